@@ -1,0 +1,41 @@
+/* The CPU model offered to the guest: a table, at least x86-64-v2, never more than an engine carries out. */
+#ifndef DOPPEL_ARCH_X86_CPUID_H
+#define DOPPEL_ARCH_X86_CPUID_H
+
+#include "arch/x86/state.h"
+
+struct x86_cpuid_leaf {
+	uint32_t leaf, subleaf, eax, ebx, ecx, edx;
+};
+
+/* Features the rest of the code asks about by name; bit numbers in x86_cpuid_model.features. */
+enum x86_feature {
+	FEAT_SSE3, FEAT_PCLMUL, FEAT_SSSE3, FEAT_FMA, FEAT_CX16, FEAT_SSE41, FEAT_SSE42, FEAT_MOVBE, FEAT_POPCNT, FEAT_AES, FEAT_XSAVE,
+	FEAT_AVX, FEAT_F16C, FEAT_RDRAND, FEAT_LAHF64, FEAT_LZCNT, FEAT_PREFETCHW, FEAT_RDTSCP, FEAT_PAGE1G, FEAT_FSGSBASE, FEAT_BMI1, FEAT_AVX2,
+	FEAT_SMEP, FEAT_BMI2, FEAT_ERMS, FEAT_INVPCID, FEAT_RDSEED, FEAT_ADX, FEAT_SMAP, FEAT_CLFLUSHOPT, FEAT_CLWB, FEAT_SHA, FEAT_UMIP, FEAT_RDPID,
+	FEAT_XSAVEOPT, FEAT_XSAVEC, FEAT_XGETBV1, FEAT_XSAVES, FEAT_PCID, FEAT_X2APIC, FEAT_TSC_DEADLINE, FEAT_CLZERO, FEAT_VAES, FEAT_VPCLMUL,
+	FEAT_GFNI, FEAT_FSRM, X86_FEATURES
+};
+
+#define X86_CPUID_MAX 64
+
+struct x86_cpuid_model {
+	uint64_t features; /* BIT(FEAT_*): claimed to the guest */
+	unsigned count;
+	struct x86_cpuid_leaf leaf[X86_CPUID_MAX];
+	unsigned cpus;	   /* logical processors, one per core, one package */
+	uint64_t tsc_hz;
+	uint8_t phys_bits;
+};
+
+/* Builds the model from what the host has and we carry out. `cpus` 1..255; tsc_hz from the host's clock. */
+void x86_cpuid_init(struct x86_cpuid_model *model, unsigned cpus, uint64_t tsc_hz);
+/* CPUID for leaf/subleaf as `cpu` sees it (APIC ID, OSXSAVE, XCR0-dependent sizes). out: eax, ebx, ecx, edx. */
+void x86_cpuid(const struct x86_cpu *cpu, uint32_t leaf, uint32_t subleaf, uint32_t out[4]);
+
+static inline bool x86_has(const struct x86_cpuid_model *m, enum x86_feature f)
+{
+	return m->features & BIT(f);
+}
+
+#endif

@@ -1,0 +1,63 @@
+/*
+ * The seam: what runs a guest's instructions. Nothing above it knows which engine ran. An engine knows the processor's state and
+ * guest memory, never a device: what it cannot do itself comes back as a typed exit.
+ */
+#ifndef DOPPEL_ENGINE_ENGINE_H
+#define DOPPEL_ENGINE_ENGINE_H
+
+#include "arch/x86/cpuid.h"
+#include "arch/x86/state.h"
+#include "bus/memory.h"
+
+struct engine;
+struct engine_vcpu;
+
+struct engine_config {
+	struct guest_memory *mem;
+	const struct x86_cpuid_model *model;
+	unsigned cpus;
+	uint64_t code_cache;	 /* bytes of translated code kept; 0: the engine's default */
+	const char *debug;	 /* comma-separated switches that turn mechanisms off, or NULL (docs/translator.md lists them) */
+};
+
+/* Counters, summed over CPUs where they are the engine's. Times in ns. */
+struct engine_stats {
+	uint64_t time_translated, time_translator, time_monitor;
+	uint64_t exits[EXIT_KINDS];
+	uint64_t blocks, guest_bytes, host_bytes, flushes, invalidations;
+	uint64_t tlb_misses, tlb_flushes, dispatches, helper_calls, single_steps;
+};
+
+struct engine_ops {
+	const char *name;
+	/* NULL: err says why (a host without what the engine needs). */
+	struct engine *(*create)(const struct engine_config *config, struct error *err);
+	void (*destroy)(struct engine *engine); /* after all its vcpus */
+	/* The engine allocates the state; *cpu lives as long as the vcpu. It has been reset by x86_cpu_reset(cpu, false). */
+	struct engine_vcpu *(*vcpu_create)(struct engine *engine, unsigned index, struct x86_cpu **cpu, struct error *err);
+	void (*vcpu_destroy)(struct engine_vcpu *vcpu);
+	/* On the vcpu's own thread, before the first run and after the last. */
+	bool (*thread_enter)(struct engine_vcpu *vcpu);
+	void (*thread_leave)(struct engine_vcpu *vcpu);
+	/*
+	 * Runs guest code until the monitor is needed; cpu->exit says for what, and is also returned. Before it is called again a
+	 * read exit must be completed (see struct x86_exit). Exceptions of the guest are delivered inside.
+	 */
+	enum x86_exit_kind (*run)(struct engine_vcpu *vcpu);
+	/* Any thread: makes run() return soon with EXIT_INTERRUPTED, or at once when next called. May come for no reason. */
+	void (*kick)(struct engine_vcpu *vcpu);
+	/*
+	 * On the vcpu's thread between runs. `interrupt` injects `vector` (x86_can_interrupt was true); `want_window` asks run() to return
+	 * EXIT_INTERRUPTED as soon as x86_can_interrupt turns true.
+	 */
+	enum verdict (*interrupt)(struct engine_vcpu *vcpu, uint8_t vector);
+	enum verdict (*nmi)(struct engine_vcpu *vcpu);
+	void (*want_window)(struct engine_vcpu *vcpu, bool want);
+	void (*stats)(struct engine *engine, struct engine_stats *stats);
+	/* Multi-line text for a crash report: last blocks of this vcpu and the like. Any amount up to `size`. */
+	void (*describe)(struct engine_vcpu *vcpu, char *buf, size_t size);
+};
+
+extern const struct engine_ops engine_translate;
+
+#endif

@@ -1,0 +1,65 @@
+/*
+ * All that doppel asks of the system it runs on, but for threads (thread.h). The only operating-system headers in the tree are
+ * included from src/host. Functions that can fail return -1 or NULL and leave the reason in host_error_text().
+ */
+#ifndef DOPPEL_HOST_HOST_H
+#define DOPPEL_HOST_HOST_H
+
+#include "base/base.h"
+
+#include <sys/types.h>
+
+/* Monotonic time in ns. */
+uint64_t host_now_ns(void);
+void host_wall_time(uint64_t *sec, uint32_t *nsec);
+void host_sleep_ns(uint64_t ns);
+/* Frequency of this processor's TSC in Hz: from CPUID where it says, else measured against the monotonic clock over ~10 ms. */
+uint64_t host_tsc_hz(void);
+/* The text of the last failure on this thread ("No such file or directory"). */
+const char *host_error_text(void);
+unsigned host_cpu_count(void);
+uint64_t host_memory_total(void);
+bool host_random(void *buf, size_t len);
+
+/* Anonymous zeroed memory, touched only when used; huge pages asked for where they help. NULL when there is none. */
+void *host_memory_alloc(uint64_t size);
+void host_memory_free(void *p, uint64_t size);
+
+/*
+ * Memory for generated code, seen twice: never writable and executable through one mapping. `near` pairs: rw and rx are
+ * the same bytes.
+ */
+struct host_code {
+	uint8_t *rw, *rx;
+	size_t size;
+};
+bool host_code_alloc(struct host_code *code, size_t size);
+void host_code_free(struct host_code *code);
+
+/* Sets this thread's GS base. */
+bool host_set_gs_base(uint64_t base);
+
+/* Files. */
+struct host_file;
+enum { HOST_FILE_READ = 1, HOST_FILE_WRITE = 2, HOST_FILE_CREATE = 4 };
+struct host_file *host_file_open(const char *path, unsigned flags);
+/* An unnamed temporary file in the host's temporary folder, for snapshot=on. */
+struct host_file *host_file_temp(void);
+void host_file_close(struct host_file *f);
+int64_t host_file_size(struct host_file *f); /* also of block devices */
+bool host_file_is_regular(struct host_file *f);
+/* Whole transfers: -1 on error, else bytes done (fewer only at the end of the file). */
+int64_t host_file_pread(struct host_file *f, void *buf, uint64_t len, uint64_t off);
+int64_t host_file_pwrite(struct host_file *f, const void *buf, uint64_t len, uint64_t off);
+struct host_iovec {
+	void *base;
+	size_t len;
+};
+int64_t host_file_preadv(struct host_file *f, const struct host_iovec *iov, unsigned n, uint64_t off);
+int64_t host_file_pwritev(struct host_file *f, const struct host_iovec *iov, unsigned n, uint64_t off);
+int host_file_sync(struct host_file *f);
+int host_file_punch(struct host_file *f, uint64_t off, uint64_t len); /* discard: the range reads as zeroes afterwards */
+/* Reads a whole file into memory owned by the caller (free). NULL: error. */
+void *host_file_slurp(const char *path, size_t *len);
+
+#endif

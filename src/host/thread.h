@@ -1,0 +1,45 @@
+/* Threads and locks, from the host's operating system. */
+#ifndef DOPPEL_HOST_THREAD_H
+#define DOPPEL_HOST_THREAD_H
+
+#include "base/base.h"
+
+#include <pthread.h>
+
+struct host_mutex {
+	pthread_mutex_t m;
+};
+struct host_cond {
+	pthread_cond_t c;
+};
+struct host_rwlock {
+	pthread_rwlock_t l;
+};
+struct host_thread {
+	pthread_t t;
+};
+
+void host_mutex_init(struct host_mutex *m);
+void host_mutex_destroy(struct host_mutex *m);
+void host_lock(struct host_mutex *m);
+void host_unlock(struct host_mutex *m);
+
+void host_cond_init(struct host_cond *c); /* waits by the monotonic clock */
+void host_cond_destroy(struct host_cond *c);
+void host_cond_wait(struct host_cond *c, struct host_mutex *m);
+/* Until signalled or host_now_ns() reaches `deadline`; false on time-out. */
+bool host_cond_wait_until(struct host_cond *c, struct host_mutex *m, uint64_t deadline);
+void host_cond_signal(struct host_cond *c);
+void host_cond_broadcast(struct host_cond *c);
+
+void host_rwlock_init(struct host_rwlock *l);
+void host_rwlock_destroy(struct host_rwlock *l);
+void host_rdlock(struct host_rwlock *l);
+void host_wrlock(struct host_rwlock *l);
+void host_rwunlock(struct host_rwlock *l);
+
+/* Starts fn(arg) on a thread named `name` (15 characters are kept). Ordinary signals are blocked on it. */
+bool host_thread_start(struct host_thread *t, const char *name, void *(*fn)(void *), void *arg);
+void host_thread_join(struct host_thread *t);
+
+#endif
