@@ -81,6 +81,12 @@ struct device {
 	void (*reset)(void *opaque);
 	void (*state)(void *opaque, struct state_stream *s);
 	void (*destroy)(void *opaque);
+	/*
+	 * For devices with threads of their own (NULL: none). Between them the device leaves guest memory and interrupt lines alone; a
+	 * snapshot pauses all devices, saves or loads all parts and memory, and resumes all.
+	 */
+	void (*pause)(void *opaque);
+	void (*resume)(void *opaque);
 };
 
 #endif
