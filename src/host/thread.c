@@ -1,0 +1,164 @@
+/* Threads and locks over POSIX threads. */
+#include "host/thread.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <time.h>
+
+#define NAME_MAX_LEN 15 /* of a thread, prctl(2) */
+#define TIMER_SLACK_NS 1000
+
+void host_mutex_init(struct host_mutex *m)
+{
+	ENSURE(!pthread_mutex_init(&m->m, NULL));
+}
+
+void host_mutex_destroy(struct host_mutex *m)
+{
+	ENSURE(!pthread_mutex_destroy(&m->m));
+}
+
+void host_lock(struct host_mutex *m)
+{
+	ENSURE(!pthread_mutex_lock(&m->m));
+}
+
+void host_unlock(struct host_mutex *m)
+{
+	ENSURE(!pthread_mutex_unlock(&m->m));
+}
+
+void host_cond_init(struct host_cond *c)
+{
+	pthread_condattr_t attr;
+
+	ENSURE(!pthread_condattr_init(&attr));
+	ENSURE(!pthread_condattr_setclock(&attr, CLOCK_MONOTONIC));
+	ENSURE(!pthread_cond_init(&c->c, &attr));
+	pthread_condattr_destroy(&attr);
+}
+
+void host_cond_destroy(struct host_cond *c)
+{
+	ENSURE(!pthread_cond_destroy(&c->c));
+}
+
+void host_cond_wait(struct host_cond *c, struct host_mutex *m)
+{
+	ENSURE(!pthread_cond_wait(&c->c, &m->m));
+}
+
+bool host_cond_wait_until(struct host_cond *c, struct host_mutex *m, uint64_t deadline)
+{
+	struct timespec ts;
+	int error;
+
+	if (deadline == UINT64_MAX) {
+		host_cond_wait(c, m);
+		return true;
+	}
+	ts.tv_sec = (time_t)(deadline / 1000000000);
+	ts.tv_nsec = (long)(deadline % 1000000000);
+	error = pthread_cond_timedwait(&c->c, &m->m, &ts);
+	ENSURE(!error || error == ETIMEDOUT);
+	return !error;
+}
+
+void host_cond_signal(struct host_cond *c)
+{
+	ENSURE(!pthread_cond_signal(&c->c));
+}
+
+void host_cond_broadcast(struct host_cond *c)
+{
+	ENSURE(!pthread_cond_broadcast(&c->c));
+}
+
+/* Writers first: a stream of readers (virtual CPUs at their devices) must not starve a region that comes or goes. */
+void host_rwlock_init(struct host_rwlock *l)
+{
+	pthread_rwlockattr_t attr;
+
+	ENSURE(!pthread_rwlockattr_init(&attr));
+	ENSURE(!pthread_rwlockattr_setkind_np(&attr, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP));
+	ENSURE(!pthread_rwlock_init(&l->l, &attr));
+	pthread_rwlockattr_destroy(&attr);
+}
+
+void host_rwlock_destroy(struct host_rwlock *l)
+{
+	ENSURE(!pthread_rwlock_destroy(&l->l));
+}
+
+void host_rdlock(struct host_rwlock *l)
+{
+	ENSURE(!pthread_rwlock_rdlock(&l->l));
+}
+
+void host_wrlock(struct host_rwlock *l)
+{
+	ENSURE(!pthread_rwlock_wrlock(&l->l));
+}
+
+void host_rwunlock(struct host_rwlock *l)
+{
+	ENSURE(!pthread_rwlock_unlock(&l->l));
+}
+
+struct start {
+	void *(*fn)(void *arg);
+	void *arg;
+	char name[NAME_MAX_LEN + 1];
+};
+
+static void *thread_main(void *p)
+{
+	struct start start = *(struct start *)p;
+
+	free(p);
+	prctl(PR_SET_NAME, start.name, 0, 0, 0);
+	/* Timers of the guest are as sharp as the waits of our threads; the default slack is 50 us. */
+	prctl(PR_SET_TIMERSLACK, (unsigned long)TIMER_SLACK_NS, 0, 0, 0);
+	return start.fn(start.arg);
+}
+
+/* All signals but those that the thread's own instructions raise: they must reach it. */
+static void ordinary_signals(sigset_t *set)
+{
+	static const int own[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS, SIGABRT};
+
+	sigfillset(set);
+	for (unsigned i = 0; i < ARRAY_LEN(own); i++)
+		sigdelset(set, own[i]);
+}
+
+bool host_thread_start(struct host_thread *t, const char *name, void *(*fn)(void *), void *arg)
+{
+	struct start *start = calloc(1, sizeof(*start));
+	sigset_t blocked, before;
+	int error;
+
+	if (!start)
+		return false;
+	start->fn = fn;
+	start->arg = arg;
+	strncpy(start->name, name, NAME_MAX_LEN);
+	/* The new thread inherits the mask: there is no moment in which it could take a signal. */
+	ordinary_signals(&blocked);
+	pthread_sigmask(SIG_SETMASK, &blocked, &before);
+	error = pthread_create(&t->t, NULL, thread_main, start);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	if (error) {
+		free(start);
+		errno = error;
+	}
+	return !error;
+}
+
+void host_thread_join(struct host_thread *t)
+{
+	ENSURE(!pthread_join(t->t, NULL));
+}
