@@ -71,8 +71,13 @@ struct state_stream {
 	size_t len, pos;
 };
 
+/* Once failed, a stream does nothing: fields keep what they have. */
 void state_bytes(struct state_stream *s, void *field, size_t len);
 #define state_field(s, lvalue) state_bytes((s), &(lvalue), sizeof(lvalue))
+/* A part's name and version, so that a stream of another machine fails here and not somewhere later. */
+void state_mark(struct state_stream *s, uint32_t mark);
+/* Frees what a saving stream owns. */
+void state_end(struct state_stream *s);
 
 /* A device on the machine: what the board needs to reset, save and remove it. */
 struct device {
