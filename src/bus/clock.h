@@ -14,8 +14,11 @@ struct vm_clock;
 struct vm_clock *clock_create(void);
 void clock_destroy(struct vm_clock *clock);
 uint64_t clock_now(const struct vm_clock *clock);
+/* After it returns no timer fires, and none is in its `fire` (unless called from there). */
 void clock_pause(struct vm_clock *clock);
 void clock_resume(struct vm_clock *clock);
+/* Makes the VM's time `now`, as when a saved VM is loaded. */
+void clock_set(struct vm_clock *clock, uint64_t now);
 /* Frequency of the host's TSC in Hz, measured or told by the host, and constant; the guest's runs at the same rate. */
 uint64_t clock_tsc_hz(const struct vm_clock *clock);
 /* Host wall-clock time in seconds and nanoseconds since 1970, UTC: what the CMOS clock shows at start. */

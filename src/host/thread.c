@@ -162,3 +162,8 @@ void host_thread_join(struct host_thread *t)
 {
 	ENSURE(!pthread_join(t->t, NULL));
 }
+
+bool host_thread_is_current(const struct host_thread *t)
+{
+	return pthread_equal(pthread_self(), t->t);
+}
