@@ -172,6 +172,7 @@ struct x86_cpu {
 	uint64_t dr[4], dr6, dr7;
 	uint8_t cpl;
 	uint8_t shadow;	 /* interrupts are held off until the next instruction retires: 1 after STI, 2 after MOV SS/POP SS */
+	uint8_t db_pending; /* data and I/O breakpoints met (DR6.B0-B3), to be reported: debug.h */
 	bool nmi_blocked;
 	bool halted;
 

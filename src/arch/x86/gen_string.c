@@ -1,0 +1,95 @@
+/*
+ * MOVS, CMPS, STOS, LODS, SCAS (SDM Vol. 1 7.3.9, Vol. 2 REP). Registers are written back after every element, so that a fault
+ * in the middle leaves the instruction where it can go on from.
+ */
+#include "arch/x86/gen.h"
+
+#include "arch/x86/debug.h"
+
+#define STRING_MAX 4096 /* elements a call */
+
+static bool describe(const struct x86_insn *insn, struct gen_string_op *op)
+{
+	op->opcode = insn->opcode | 1;
+	op->size = insn->opcode & 1 ? insn->opsize : 1;
+	op->addrsize = insn->addrsize;
+	op->src_seg = gen_data_segment(insn);
+	op->src = op->opcode == 0xa5 || op->opcode == 0xa7 || op->opcode == 0xad;
+	op->dst = op->opcode != 0xad;
+	op->compare = op->opcode == 0xa7 || op->opcode == 0xaf;
+	op->stop_zf = insn->flags & INSN_REPNE;
+	return !insn->map && (op->src || op->opcode == 0xab || op->opcode == 0xaf);
+}
+
+static void advance(struct x86_cpu *cpu, const struct gen_string_op *op)
+{
+	int64_t step = cpu->rflags & FL_DF ? -(int64_t)op->size : op->size;
+	if (op->src)
+		gen_set_reg(cpu, RSI, cpu->gpr[RSI] + step, op->addrsize);
+	if (op->dst)
+		gen_set_reg(cpu, RDI, cpu->gpr[RDI] + step, op->addrsize);
+}
+
+/* One element by the general way: any page, any memory. */
+static enum verdict one(struct x86_cpu *cpu, const struct gen_string_op *op)
+{
+	uint64_t rsi = zext(cpu->gpr[RSI], op->addrsize), rdi = zext(cpu->gpr[RDI], op->addrsize);
+	uint64_t a = zext(cpu->gpr[RAX], op->size), b;
+	enum verdict v = V_DONE;
+	if (op->src)
+		v = gen_read(cpu, op->src_seg, rsi, &a, op->size);
+	if (v == V_DONE && op->compare)
+		v = gen_read(cpu, SEG_ES, rdi, &b, op->size);
+	else if (v == V_DONE && op->dst)
+		v = gen_write(cpu, SEG_ES, rdi, a, op->size);
+	if (v != V_DONE && v != V_EXIT)
+		return v;
+	if (v == V_EXIT && (op->compare || !op->dst || !cpu->exit.write))
+		return v;
+	if (op->compare)
+		gen_flags_compare(cpu, a, b, op->size);
+	if (op->opcode == 0xad)
+		gen_set_reg(cpu, RAX, a, op->size);
+	advance(cpu, op);
+	/* each element is an instruction of its own to the replay of device reads */
+	cpu->mmio.count = cpu->mmio.next = 0;
+	return v;
+}
+
+/* Elements that may be done in one go: TF and breakpoints want every one of them seen. */
+static uint64_t quantum(const struct x86_cpu *cpu, uint64_t count)
+{
+	return x86_debug_active(cpu) ? 1 : MIN(count, STRING_MAX);
+}
+
+static enum verdict repeat(struct x86_cpu *cpu, const struct x86_insn *insn, const struct gen_string_op *op)
+{
+	uint64_t count = zext(cpu->gpr[RCX], op->addrsize);
+	if (!count)
+		return gen_retire(cpu, insn, V_DONE);
+	enum verdict v = V_DONE;
+	uint64_t n = x86_data_breakpoints_armed(cpu) ? 0 : gen_string_bulk(cpu, op, quantum(cpu, count));
+	if (!n) {
+		v = one(cpu, op);
+		if (v != V_DONE && !(v == V_EXIT && cpu->exit.write))
+			return v;
+		n = 1;
+	}
+	count -= n;
+	gen_set_reg(cpu, RCX, count, op->addrsize);
+	bool stop = op->compare && !(cpu->rflags & FL_ZF) == !op->stop_zf;
+	return count && !stop ? v : gen_retire(cpu, insn, v);
+}
+
+enum verdict gen_string(struct x86_cpu *cpu, const struct x86_insn *insn)
+{
+	struct gen_string_op op;
+	if (!describe(insn, &op))
+		return x86_raise(cpu, X86_UD);
+	if (insn->flags & (INSN_REP | INSN_REPNE))
+		return repeat(cpu, insn, &op);
+	enum verdict v = one(cpu, &op);
+	if (v != V_DONE && !(v == V_EXIT && cpu->exit.write))
+		return v;
+	return gen_retire(cpu, insn, v);
+}
