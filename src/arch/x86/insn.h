@@ -38,6 +38,8 @@ enum {
 	INSN_FPU = 1 << 16 /* x87 or MMX: #NM on CR0.TS/EM, #MF pending */, INSN_SSE = 1 << 17 /* #NM, #UD by CR0/CR4 */,
 	INSN_AVX = 1 << 18 /* needs CR4.OSXSAVE and XCR0 */, INSN_ADDR_ONLY = 1 << 19 /* LEA, NOP Ev: address formed, not used */,
 	INSN_ALIGN = 1 << 20 /* memory operand must be aligned to its size, else #GP(0) */,
+	INSN_BITOFF = 1 << 21 /* BT, BTS, BTR, BTC m, r: ModRM.reg holds a signed bit offset that moves the memory operand; SPECIAL */,
+	INSN_MAND66 = 1 << 22 /* the 66 prefix selects the opcode and is not an operand size */,
 };
 
 struct x86_insn {
@@ -59,7 +61,8 @@ struct x86_insn {
 	uint8_t opreg;	      /* register in the opcode's low 3 bits with REX.B, for PUSH r, MOV r,imm, XCHG, BSWAP */
 	uint8_t vexl, vexpp;  /* VEX.L, VEX.pp */
 	/* memory operand: seg base + base + index * scale + disp, truncated to addrsize */
-	int8_t base, index;   /* GPR number; -1 none; base 16 is RIP (disp is then relative to the next instruction) */
+	int8_t base, index;   /* GPR number; -1 none; base 16 is RIP (disp is then relative to the next instruction);
+				 index is a vector register with INSN_VSIB */
 	uint8_t scale;	      /* 1, 2, 4, 8 */
 	uint8_t seg;	      /* effective segment, enum x86_seg, overrides applied (and ignored where 64-bit mode ignores them) */
 	uint16_t mem_size;    /* bytes accessed */
@@ -67,6 +70,7 @@ struct x86_insn {
 	int64_t disp;
 	uint64_t imm, imm2;   /* sign-extended to 64 bits where the instruction does that; for near branches: the displacement */
 	uint16_t gpr_read, gpr_write; /* bit n: register n is read or written (any part; a partial write counts as both) */
+	uint16_t gpr_implicit; /* those of them that the opcode names, so that no other can take their place */
 	uint16_t fl_read;     /* RFLAGS bits read */
 	uint16_t fl_write;    /* RFLAGS bits written or left undefined */
 	bool fl_cond;	      /* flags may be left as they were (a shift by CL): then they count as read too */
