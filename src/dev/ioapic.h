@@ -21,7 +21,7 @@ struct ioapic_config {
 /* Registers itself on the bus and for EOIs of `apics`. NULL: no memory, or its addresses are taken. */
 struct ioapic *ioapic_create(const struct ioapic_config *config);
 struct device ioapic_device(struct ioapic *ioapic);
-/* Input `pin`, 0..23; true is asserted for a pin of positive polarity. Any thread. */
+/* Input `pin`, 0..23; true is asserted, whatever polarity the guest programs: the board's wires follow it. Any thread. */
 struct irq_line ioapic_line(struct ioapic *ioapic, unsigned pin);
 
 #endif
