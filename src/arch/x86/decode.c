@@ -338,6 +338,15 @@ static bool must_align(const ZydisDecodedInstruction *zi, unsigned size)
 	}
 }
 
+/* SSE without an XMM register to show for it: CVTSD2SI r, m64; CVTPS2PI mm, m64. */
+static bool legacy_sse(const ZydisDecodedInstruction *zi)
+{
+	if (zi->meta.exception_class >= ZYDIS_EXCEPTION_CLASS_SSE1 && zi->meta.exception_class <= ZYDIS_EXCEPTION_CLASS_SSE7)
+		return true;
+	return zi->encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY && zi->meta.category == ZYDIS_CATEGORY_CONVERT &&
+	       (zi->meta.isa_set == ZYDIS_ISA_SET_SSE || zi->meta.isa_set == ZYDIS_ISA_SET_SSE2);
+}
+
 /* Which vector or x87 state it needs, where the registers it names did not say so already. */
 static void take_units(struct x86_insn *insn, const ZydisDecodedInstruction *zi)
 {
@@ -365,6 +374,8 @@ static void take_units(struct x86_insn *insn, const ZydisDecodedInstruction *zi)
 		insn->flags |= INSN_AVX;
 		break;
 	default:
+		if (legacy_sse(zi))
+			insn->flags |= INSN_SSE;
 		if (zi->meta.category == ZYDIS_CATEGORY_X87_ALU || insn->mnemonic == ZYDIS_MNEMONIC_EMMS)
 			insn->flags |= INSN_FPU;
 		else if ((insn->flags & INSN_VEX) && zi->meta.isa_set != ZYDIS_ISA_SET_BMI1 &&
@@ -386,6 +397,8 @@ static void take_corrections(struct x86_insn *insn, const ZydisDecodedInstructio
 	default:
 		break;
 	}
+	if (insn->opsize == 2 && ((insn->flags & (INSN_VEX | INSN_SSE | INSN_FPU)) || insn->mnemonic == ZYDIS_MNEMONIC_MOVNTI))
+		insn->opsize = 4; /* 16-bit mode; a 66 prefix does not reach these */
 	if ((insn->flags & INSN_MEM) && must_align(zi, insn->mem_size))
 		insn->flags |= INSN_ALIGN;
 	if (insn->cls == CLS_SPECIAL && zi->meta.category == ZYDIS_CATEGORY_BITBYTE)

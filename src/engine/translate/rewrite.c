@@ -280,12 +280,20 @@ static void emit_immediates(struct emit *e, const struct x86_insn *insn)
 		emit_bytes(e, insn->bytes + insn->imm_off, insn->imm_len);
 }
 
+static bool is_wide_nop(const struct x86_insn *insn)
+{
+	return insn->map == 1 && !(insn->flags & INSN_VEX) &&
+	       ((insn->opcode >= 0x18 && insn->opcode <= 0x1f) || insn->opcode == 0x0d);
+}
+
 bool rewrite_plain(struct emit *e, const struct x86_insn *insn, const struct rewrite_map *map)
 {
 	struct encoding enc = {0};
 
+	if (is_wide_nop(insn))
+		return true; /* comes to nothing: ENDBR64 and RDSSP are not to reach a host that knows them */
 	if (insn->flags & INSN_ADDR_ONLY)
-		return insn->map != 0; /* NOP Ev comes to nothing; LEA (8D) is the caller's */
+		return false; /* LEA is the caller's */
 	if (!implicit_in_place(insn, map) || !map_registers(&enc, insn, map))
 		return false;
 	change_form(&enc, insn);
