@@ -1,0 +1,140 @@
+/*
+ * libdoppel: virtual machines inside an ordinary process, without hardware virtualization.
+ *
+ *	doppel_config *config = doppel_config_new();
+ *	doppel_config_kernel(config, "vmlinuz");
+ *	doppel_config_memory(config, 1 << 30);
+ *	doppel_error error;
+ *	doppel_vm *vm = doppel_vm_create(config, &error);
+ *	doppel_config_free(config);
+ *	if (!vm)
+ *		fprintf(stderr, "%s\n", error.text);
+ *	else
+ *		doppel_vm_run(vm, NULL), doppel_vm_destroy(vm);
+ *
+ * Who owns what. What a function named ..._new or ..._create returns is the caller's, and goes back by the ..._free or
+ * ..._destroy of the same type. Strings passed in are copied. Strings passed out belong to the library: those of a VM live as
+ * long as the VM. A config can be used for several VMs and freed as soon as they have been created.
+ *
+ * Threads. A config belongs to one thread at a time. doppel_vm_stop, _pause, _resume, _reset and _stats may be called on a VM from any
+ * thread while doppel_vm_run runs on another; doppel_vm_destroy only after it has returned. Several VMs may run in
+ * one process. Nothing in the library ends the process for what a guest or a user did.
+ */
+#ifndef DOPPEL_DOPPEL_H
+#define DOPPEL_DOPPEL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define DOPPEL_API __attribute__((visibility("default")))
+
+typedef struct doppel_config doppel_config;
+typedef struct doppel_vm doppel_vm;
+
+/* Why a call failed: one line, without a newline at its end, that names the thing and the fix. */
+typedef struct doppel_error {
+	char text[512];
+} doppel_error;
+
+/* "0.1.0" */
+DOPPEL_API const char *doppel_version(void);
+
+/* What the library itself says on standard error; the default is DOPPEL_LOG_WARN. For the whole process. */
+typedef enum doppel_log_level { DOPPEL_LOG_ERROR, DOPPEL_LOG_WARN, DOPPEL_LOG_INFO, DOPPEL_LOG_DEBUG } doppel_log_level;
+DOPPEL_API void doppel_log(doppel_log_level most);
+
+/*
+ * What a VM is to be. Nothing is checked before doppel_vm_create. NULL for a string means the default. A new config has: no
+ * kernel, 1 GiB of memory, 1 CPU, engine "auto", console "stdio".
+ */
+DOPPEL_API doppel_config *doppel_config_new(void); /* NULL: out of memory */
+DOPPEL_API void doppel_config_free(doppel_config *config);
+DOPPEL_API void doppel_config_name(doppel_config *config, const char *name); /* default "doppel" */
+DOPPEL_API void doppel_config_kernel(doppel_config *config, const char *path);
+DOPPEL_API void doppel_config_initrd(doppel_config *config, const char *path);
+DOPPEL_API void doppel_config_append(doppel_config *config, const char *command_line); /* default "console=ttyS0" */
+DOPPEL_API void doppel_config_memory(doppel_config *config, uint64_t bytes);
+DOPPEL_API void doppel_config_cpus(doppel_config *config, unsigned cpus);
+/* "auto" or "translate". */
+DOPPEL_API void doppel_config_engine(doppel_config *config, const char *engine);
+/* "stdio" (raw terminal; keys start with Ctrl-A), "file=PATH", "pty", "unix=PATH" or "none". */
+DOPPEL_API void doppel_config_console(doppel_config *config, const char *console);
+/* Bytes of translated code to keep; 0: the engine's default. */
+DOPPEL_API void doppel_config_code_cache(doppel_config *config, uint64_t bytes);
+/* Comma-separated switches of the engine, for debugging it (docs/translator.md). */
+DOPPEL_API void doppel_config_debug(doppel_config *config, const char *switches);
+
+/* Flags of a disk. SNAPSHOT: writes are kept aside and forgotten at the end. */
+enum { DOPPEL_DISK_READONLY = 1, DOPPEL_DISK_SNAPSHOT = 2 };
+/* Adds a raw image file as the next virtio block device (vda, vdb, ...). */
+DOPPEL_API void doppel_config_disk(doppel_config *config, const char *path, unsigned flags);
+
+/* Flags of a VM. NO_REBOOT: a reboot ends the VM. DEBUG_EXIT: a write of v to port 0xf4 ends it with status (v << 1) | 1. */
+enum { DOPPEL_NO_REBOOT = 1, DOPPEL_DEBUG_EXIT = 2 };
+DOPPEL_API void doppel_config_flags(doppel_config *config, unsigned flags);
+
+/* Builds the machine and loads the kernel; nothing runs yet. NULL: `error` (which may be NULL) says why. */
+DOPPEL_API doppel_vm *doppel_vm_create(const doppel_config *config, doppel_error *error);
+/* Accepts NULL. The VM must not be running. Puts the terminal back as it was. */
+DOPPEL_API void doppel_vm_destroy(doppel_vm *vm);
+
+/* Why a VM ended. */
+typedef enum doppel_end_reason {
+	DOPPEL_END_FAILED,     /* the host could not go on (no thread, no memory); doppel_vm_report says why */
+	DOPPEL_END_POWER_OFF,  /* by the guest */
+	DOPPEL_END_REBOOT,     /* by the guest, under DOPPEL_NO_REBOOT */
+	DOPPEL_END_CRASH,      /* the machine cannot go on (triple fault); doppel_vm_report shows the processor */
+	DOPPEL_END_DEBUG_EXIT, /* by the guest, through port 0xf4 */
+	DOPPEL_END_QUIT,       /* by a key on the console */
+	DOPPEL_END_STOPPED,    /* by doppel_vm_stop */
+	DOPPEL_END_SIGNAL,     /* by a signal; see doppel_vm_stop_on_signals */
+} doppel_end_reason;
+
+typedef struct doppel_end {
+	doppel_end_reason reason;
+	/* The exit status that doppel(1) ends with: 0 power-off, reboot, quit and stop; 2 failed; 3 crash; 128 + signal; debug-exit's own. */
+	int status;
+	int signal; /* of DOPPEL_END_SIGNAL */
+} doppel_end;
+
+/*
+ * Runs the VM on threads of its own until it ends; the caller waits meanwhile. `end` (which may be NULL) says why it did.
+ * Returns end->status. A VM runs once.
+ */
+DOPPEL_API int doppel_vm_run(doppel_vm *vm, doppel_end *end);
+/* Makes doppel_vm_run return soon; before it was called, makes it return at once. */
+DOPPEL_API void doppel_vm_stop(doppel_vm *vm);
+/* SIGINT, SIGTERM and SIGHUP, sent to the process, end this VM until it is destroyed. At most one VM of a process; false otherwise. */
+DOPPEL_API bool doppel_vm_stop_on_signals(doppel_vm *vm);
+/* Time stands still for the guest between the two; returns when every CPU has stopped. Calls nest. */
+DOPPEL_API void doppel_vm_pause(doppel_vm *vm);
+DOPPEL_API void doppel_vm_resume(doppel_vm *vm);
+/* As the reset button does; the kernel is loaded anew. */
+DOPPEL_API void doppel_vm_reset(doppel_vm *vm);
+
+/* What was chosen: "engine translate, CPU ..., 1 GiB of memory, 2 CPUs". */
+DOPPEL_API const char *doppel_vm_description(doppel_vm *vm);
+/* After the VM has ended: why, in full, for people: several lines; "" when there is nothing to say. */
+DOPPEL_API const char *doppel_vm_report(doppel_vm *vm);
+
+/* Counters since the VM was created, summed over its CPUs. Times in nanoseconds. */
+typedef struct doppel_stats {
+	uint64_t time_translated, time_translator, time_monitor, time_halted;
+	uint64_t exits_interrupted, exits_io, exits_mmio, exits_msr, exits_cr8, exits_halt;
+	uint64_t interrupts; /* delivered, NMIs too */
+	uint64_t blocks, guest_bytes, host_bytes, cache_flushes, invalidations;
+	uint64_t tlb_misses, tlb_flushes, dispatches, helper_calls, single_steps;
+} doppel_stats;
+/* `size` is sizeof(doppel_stats) as the caller knows it: later versions add fields at the end. */
+DOPPEL_API void doppel_vm_stats(doppel_vm *vm, doppel_stats *stats, size_t size);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,184 @@
+/* doppel run: a VM from the command line. */
+#include "cli/cli.h"
+#include "cli/options.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct run_options {
+	const char *kernel, *initrd, *append, *engine, *console, *name, *debug;
+	uint64_t memory, code_cache;
+	unsigned cpus;
+	struct string_list disks;
+	bool no_reboot, debug_exit, stats, quiet, help, version;
+};
+
+#define FIELD(name) offsetof(struct run_options, name)
+
+static const struct option options[] = {
+	{"kernel", OPT_STRING, FIELD(kernel), "FILE", "kernel to boot: a bzImage (vmlinuz), or an ELF file for PVH or multiboot"},
+	{"initrd", OPT_STRING, FIELD(initrd), "FILE", "initial RAM disk"},
+	{"append", OPT_STRING, FIELD(append), "TEXT", "the kernel's command line (default: console=ttyS0)"},
+	{"memory", OPT_SIZE, FIELD(memory), "SIZE", "guest memory (default: 1G); sizes take K, M or G"},
+	{"cpus", OPT_NUMBER, FIELD(cpus), "N", "virtual CPUs, 1 to 64 (default: 1)"},
+	{"disk", OPT_LIST, FIELD(disks), "FILE[,readonly][,snapshot=on|off]",
+	 "raw disk image, as /dev/vda, the next as /dev/vdb, and so on;\n"
+	 "snapshot=on forgets the guest's writes at the end; a comma in\n"
+	 "FILE is written twice"},
+	{"console", OPT_STRING, FIELD(console), "WHERE",
+	 "where the first serial port leads: stdio (default; Ctrl-A H lists\n"
+	 "the keys), file=FILE, pty, unix=SOCKET or none"},
+	{"engine", OPT_STRING, FIELD(engine), "NAME", "what runs the guest's code: auto (default) or translate"},
+	{"code-cache", OPT_SIZE, FIELD(code_cache), "SIZE", "memory for translated code (default: the engine's choice)"},
+	{"no-reboot", OPT_FLAG, FIELD(no_reboot), NULL, "end when the guest reboots"},
+	{"debug-exit", OPT_FLAG, FIELD(debug_exit), NULL, "a write of V to port 0xf4 ends doppel with status (V << 1) | 1"},
+	{"name", OPT_STRING, FIELD(name), "NAME", "the machine's name in messages (default: doppel)"},
+	{"stats", OPT_FLAG, FIELD(stats), NULL, "at the end, say where the time went"},
+	{"quiet", OPT_FLAG, FIELD(quiet), NULL, "say nothing but errors"},
+	{"debug", OPT_STRING, FIELD(debug), "LIST", "switches that turn parts of the engine off (docs/translator.md)"},
+	{"help", OPT_FLAG, FIELD(help), NULL, "this text"},
+	{"version", OPT_FLAG, FIELD(version), NULL, "the version of doppel"},
+	{NULL, OPT_FLAG, 0, NULL, NULL},
+};
+
+static int help(void)
+{
+	puts("Usage: doppel run --kernel FILE [OPTIONS]\n"
+	     "\n"
+	     "Runs a virtual machine until its guest powers off.\n"
+	     "\n"
+	     "Options:");
+	options_help(options);
+	puts("\n"
+	     "Exit status: 0 the guest powered off, or Ctrl-A X; 2 a mistake in the command; 3 the guest crashed;\n"
+	     "128 + N ended by signal N; with --debug-exit, what the guest says.");
+	return STATUS_OK;
+}
+
+/* Takes the next part of "a,b,,c" up to a single comma into `part` (",," stands for a comma); returns what follows, NULL at the end. */
+static const char *next_part(const char *spec, char *part)
+{
+	for (;; spec++) {
+		if (*spec == ',' && spec[1] != ',')
+			break;
+		if (!*spec)
+			break;
+		if (*spec == ',')
+			spec++;
+		*part++ = *spec;
+	}
+	*part = 0;
+	return *spec ? spec + 1 : NULL;
+}
+
+static bool disk_flag(const char *word, const char *path, unsigned *flags)
+{
+	if (!strcmp(word, "readonly"))
+		*flags |= DOPPEL_DISK_READONLY;
+	else if (!strcmp(word, "snapshot=on"))
+		*flags |= DOPPEL_DISK_SNAPSHOT;
+	else if (!strcmp(word, "snapshot=off"))
+		*flags &= ~(unsigned)DOPPEL_DISK_SNAPSHOT;
+	else
+		return complain("--disk %s: unknown word '%s': there are readonly, snapshot=on and snapshot=off (a comma in the file's "
+				"name is written twice)",
+				path, word);
+	return true;
+}
+
+static bool add_disk(doppel_config *config, const char *spec)
+{
+	size_t size = strlen(spec) + 1;
+	char *path = malloc(size), *word = malloc(size);
+	unsigned flags = 0;
+	bool good = path && word;
+
+	if (good) {
+		const char *rest = next_part(spec, path);
+		good = path[0] || complain("--disk '%s' names no file", spec);
+		while (good && rest) {
+			rest = next_part(rest, word);
+			good = disk_flag(word, path, &flags);
+		}
+		if (good)
+			doppel_config_disk(config, path, flags);
+	}
+	free(path);
+	free(word);
+	return good;
+}
+
+static bool fill_config(doppel_config *config, const struct run_options *o)
+{
+	doppel_config_name(config, o->name);
+	doppel_config_kernel(config, o->kernel);
+	doppel_config_initrd(config, o->initrd);
+	doppel_config_append(config, o->append ? o->append : "console=ttyS0");
+	doppel_config_memory(config, o->memory);
+	doppel_config_cpus(config, o->cpus);
+	doppel_config_engine(config, o->engine);
+	doppel_config_console(config, o->console);
+	doppel_config_code_cache(config, o->code_cache);
+	doppel_config_debug(config, o->debug);
+	doppel_config_flags(config, (o->no_reboot ? DOPPEL_NO_REBOOT : 0) | (o->debug_exit ? DOPPEL_DEBUG_EXIT : 0));
+	for (unsigned i = 0; i < o->disks.count; i++)
+		if (!add_disk(config, o->disks.item[i]))
+			return false;
+	return true;
+}
+
+static doppel_vm *create(const struct run_options *o)
+{
+	doppel_error error = {"out of memory"};
+	doppel_config *config = doppel_config_new();
+	doppel_vm *vm = NULL;
+
+	if (config && fill_config(config, o)) {
+		vm = doppel_vm_create(config, &error);
+		if (!vm)
+			complain("%s", error.text);
+	}
+	doppel_config_free(config);
+	return vm;
+}
+
+static int run(const struct run_options *o)
+{
+	doppel_vm *vm = create(o);
+
+	if (!vm)
+		return STATUS_USAGE;
+	if (!o->quiet)
+		fprintf(stderr, "doppel: %s\n", doppel_vm_description(vm));
+	doppel_vm_stop_on_signals(vm);
+	int status = doppel_vm_run(vm, NULL);
+	const char *report = doppel_vm_report(vm);
+	if (report[0])
+		complain("%s", report);
+	if (o->stats)
+		print_stats(vm);
+	doppel_vm_destroy(vm);
+	return status;
+}
+
+int command_run(int argc, char **argv)
+{
+	struct run_options o = {.memory = 1ull << 30, .cpus = 1};
+
+	if (!options_parse(options, &o, "run", argc, argv))
+		return STATUS_USAGE;
+	if (o.help)
+		return help();
+	if (o.version) {
+		printf("doppel %s\n", doppel_version());
+		return STATUS_OK;
+	}
+	if (o.quiet)
+		doppel_log(DOPPEL_LOG_ERROR);
+	if (!o.kernel) {
+		complain("no kernel: give one with --kernel FILE");
+		return STATUS_USAGE;
+	}
+	return run(&o);
+}

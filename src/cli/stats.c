@@ -1,0 +1,46 @@
+/* --stats: where the time went, on standard error. */
+#include "cli/cli.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+
+static void seconds(const char *what, uint64_t ns)
+{
+	fprintf(stderr, "  %-34s %12.3f s\n", what, (double)ns / 1e9);
+}
+
+static void count(const char *what, uint64_t n)
+{
+	fprintf(stderr, "  %-34s %14" PRIu64 "\n", what, n);
+}
+
+void print_stats(doppel_vm *vm)
+{
+	doppel_stats s = {0};
+
+	doppel_vm_stats(vm, &s, sizeof(s));
+	fputs("doppel: statistics, summed over the virtual CPUs\n time\n", stderr);
+	seconds("in translated code", s.time_translated);
+	seconds("in the translator", s.time_translator);
+	seconds("in the monitor", s.time_monitor);
+	seconds("halted or waiting to be started", s.time_halted);
+	fputs(" exits to the monitor\n", stderr);
+	count("port I/O", s.exits_io);
+	count("device memory", s.exits_mmio);
+	count("local APIC registers (MSR, CR8)", s.exits_msr + s.exits_cr8);
+	count("halts", s.exits_halt);
+	count("kicks and interrupt windows", s.exits_interrupted);
+	count("interrupts delivered", s.interrupts);
+	fputs(" translation\n", stderr);
+	count("blocks translated", s.blocks);
+	count("bytes of guest code", s.guest_bytes);
+	count("bytes of host code", s.host_bytes);
+	count("code cache flushed", s.cache_flushes);
+	count("pages invalidated", s.invalidations);
+	fputs(" execution\n", stderr);
+	count("TLB misses", s.tlb_misses);
+	count("TLB flushes", s.tlb_flushes);
+	count("blocks looked up", s.dispatches);
+	count("helper calls", s.helper_calls);
+	count("instructions by the slow path", s.single_steps);
+}

@@ -1,0 +1,185 @@
+/* Making a VM: what the user asked for is checked, then every part is built from the bottom up. */
+#include "host/host.h"
+#include "vm/internal.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const struct engine_ops *const engines[] = {&engine_translate};
+
+/* "auto" is the first: there is no other to be measured against yet. */
+static const struct engine_ops *find_engine(const char *name, struct error *err)
+{
+	if (!name || !strcmp(name, "auto"))
+		return engines[0];
+	for (unsigned i = 0; i < ARRAY_LEN(engines); i++)
+		if (!strcmp(name, engines[i]->name))
+			return engines[i];
+	error_set(err, "no engine '%s': there are auto and translate", name);
+	return NULL;
+}
+
+static bool check_memory(uint64_t size, struct error *err)
+{
+	uint64_t host = host_memory_total();
+
+	if (size < VM_MEMORY_MIN)
+		return error_set(err, "memory of %" PRIu64 " bytes is too little: give at least 4M (sizes take K, M or G)", size);
+	if (size % PAGE_SIZE)
+		return error_set(err, "memory of %" PRIu64 " bytes is not a multiple of 4K: give a round size, as 512M", size);
+	if (host && size > host)
+		return error_set(err, "memory of %" PRIu64 " MiB is more than this host's %" PRIu64 " MiB: give less", size >> 20,
+				 host >> 20);
+	return true;
+}
+
+static bool check_cpus(unsigned cpus, struct error *err)
+{
+	if (cpus >= 1 && cpus <= VM_CPUS_MAX)
+		return true;
+	return error_set(err, "%u CPUs are not possible: give 1 to %u", cpus, VM_CPUS_MAX);
+}
+
+/* What the guest asks for, on the thread of the processor that did it. */
+static void on_power_off(void *opaque)
+{
+	vm_stop(opaque, VM_END_POWER_OFF, 0);
+}
+
+static void on_reset(void *opaque)
+{
+	struct vm *vm = opaque;
+
+	if (vm->no_reboot)
+		vm_stop(vm, VM_END_REBOOT, 0);
+	else
+		vm_reset(vm);
+}
+
+static void on_debug_exit(void *opaque, uint32_t value)
+{
+	vm_stop(opaque, VM_END_DEBUG_EXIT, value);
+}
+
+static void on_kick(void *opaque, unsigned cpu)
+{
+	struct vm *vm = opaque;
+
+	vcpu_request(&vm->vcpu[cpu], REQ_APIC);
+}
+
+static bool make_engine(struct vm *vm, const struct vm_config *config, struct error *err)
+{
+	struct engine_config engine = {
+		.mem = &vm->mem,
+		.model = &vm->model,
+		.cpus = vm->cpus,
+		.code_cache = config->code_cache,
+		.debug = config->debug,
+	};
+
+	vm->engine = vm->ops->create(&engine, err);
+	if (!vm->engine)
+		return false;
+	for (unsigned i = 0; i < vm->cpus; i++)
+		if (!vcpu_create(vm, i, err))
+			return false;
+	return true;
+}
+
+static bool make_board(struct vm *vm, const struct vm_config *config, struct error *err)
+{
+	struct pc_config pc = {
+		.clock = vm->clock,
+		.bus = &vm->bus,
+		.mem = &vm->mem,
+		.model = &vm->model,
+		.cpus = vm->cpus,
+		.cpu = vm->cpu,
+		.kernel = config->kernel,
+		.initrd = config->initrd,
+		.cmdline = config->append,
+		.disks = config->disks,
+		.serial = vm_console_serial(vm->console),
+		.debug_exit = config->debug_exit,
+		.power_off = on_power_off,
+		.reset = on_reset,
+		.debug_exited = on_debug_exit,
+		.kick = on_kick,
+		.opaque = vm,
+	};
+
+	memcpy(pc.disk, config->disk, sizeof(pc.disk));
+	vm->pc = pc_create(&pc, err);
+	if (!vm->pc)
+		return false;
+	for (unsigned i = 0; i < vm->cpus; i++)
+		vm->vcpu[i].lapic = apic_bus_lapic(pc_apic(vm->pc), i);
+	return true;
+}
+
+/* Time stands still until vm_run. The guest's TSC counts from 0. */
+static bool make_clock(struct vm *vm, struct error *err)
+{
+	vm->clock = clock_create();
+	if (!vm->clock)
+		return error_set(err, "cannot make the VM's clock: %s", host_error_text());
+	clock_pause(vm->clock);
+	vm->time_stopped = true;
+	vm->stopped_tsc = __builtin_ia32_rdtsc();
+	return true;
+}
+
+static bool make_parts(struct vm *vm, const struct vm_config *config, struct error *err)
+{
+	if (!guest_memory_init(&vm->mem, config->memory ? config->memory : VM_MEMORY_DEFAULT, err))
+		return false;
+	vm->has_memory = true;
+	bus_init(&vm->bus);
+	vm->has_bus = true;
+	if (!make_clock(vm, err))
+		return false;
+	x86_cpuid_init(&vm->model, vm->cpus, clock_tsc_hz(vm->clock));
+	if (!make_engine(vm, config, err))
+		return false;
+	vm->console = vm_console_create(vm, config->console, err);
+	if (!vm->console || !make_board(vm, config, err) || !pc_load(vm->pc, err))
+		return false;
+	for (unsigned i = 0; i < vm->cpus; i++)
+		vcpu_set_tsc_offset(&vm->vcpu[i], 0 - vm->stopped_tsc);
+	vm_describe(vm);
+	return true;
+}
+
+struct vm *vm_create_with(const struct vm_config *config, const struct engine_ops *engine, struct error *err)
+{
+	unsigned cpus = config->cpus;
+
+	if (!check_cpus(cpus, err) || !check_memory(config->memory ? config->memory : VM_MEMORY_DEFAULT, err))
+		return NULL;
+	struct vm *vm = calloc(1, sizeof(*vm));
+	if (!vm) {
+		error_set(err, "out of memory");
+		return NULL;
+	}
+	host_mutex_init(&vm->lock);
+	host_cond_init(&vm->changed);
+	snprintf(vm->name, sizeof(vm->name), "%s", config->name ? config->name : "doppel");
+	vm->ops = engine;
+	vm->cpus = cpus;
+	vm->no_reboot = config->no_reboot;
+	vm->holds = 1;
+	if (make_parts(vm, config, err))
+		return vm;
+	vm_destroy(vm);
+	return NULL;
+}
+
+struct vm *vm_create(const struct vm_config *config, struct error *err)
+{
+	const struct engine_ops *engine = find_engine(config->engine, err);
+
+	return engine ? vm_create_with(config, engine, err) : NULL;
+}

@@ -1,0 +1,275 @@
+/* libdoppel's public functions (doppel/doppel.h), over struct vm. */
+#include "doppel/doppel.h"
+
+#include "host/signals.h"
+#include "vm/vm.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#ifndef DOPPEL_VERSION
+#define DOPPEL_VERSION "unknown"
+#endif
+
+struct doppel_config {
+	struct vm_config vm; /* its strings are the config's own */
+	bool no_memory;	     /* a setter could not copy its string */
+	bool too_many_disks;
+};
+
+struct doppel_vm {
+	struct vm *vm;
+	bool on_signals;
+};
+
+const char *doppel_version(void)
+{
+	return DOPPEL_VERSION;
+}
+
+void doppel_log(doppel_log_level most)
+{
+	log_set_level((enum log_level)most);
+}
+
+doppel_config *doppel_config_new(void)
+{
+	doppel_config *config = calloc(1, sizeof(*config));
+
+	if (config) {
+		config->vm.memory = VM_MEMORY_DEFAULT;
+		config->vm.cpus = 1;
+	}
+	return config;
+}
+
+void doppel_config_free(doppel_config *config)
+{
+	if (!config)
+		return;
+	const char *owned[] = {config->vm.name,	  config->vm.kernel,  config->vm.initrd, config->vm.append,
+			       config->vm.engine, config->vm.console, config->vm.debug};
+	for (size_t i = 0; i < ARRAY_LEN(owned); i++)
+		free((void *)(uintptr_t)owned[i]);
+	for (unsigned i = 0; i < config->vm.disks; i++)
+		free((void *)(uintptr_t)config->vm.disk[i].path);
+	free(config);
+}
+
+/* Replaces a string of the config by a copy of `value`; what cannot be copied is told by doppel_vm_create. */
+static void set_string(doppel_config *config, const char **field, const char *value)
+{
+	free((void *)(uintptr_t)*field);
+	*field = value ? strdup(value) : NULL;
+	if (value && !*field)
+		config->no_memory = true;
+}
+
+void doppel_config_name(doppel_config *config, const char *name)
+{
+	set_string(config, &config->vm.name, name);
+}
+
+void doppel_config_kernel(doppel_config *config, const char *path)
+{
+	set_string(config, &config->vm.kernel, path);
+}
+
+void doppel_config_initrd(doppel_config *config, const char *path)
+{
+	set_string(config, &config->vm.initrd, path);
+}
+
+void doppel_config_append(doppel_config *config, const char *command_line)
+{
+	set_string(config, &config->vm.append, command_line);
+}
+
+void doppel_config_memory(doppel_config *config, uint64_t bytes)
+{
+	config->vm.memory = bytes;
+}
+
+void doppel_config_cpus(doppel_config *config, unsigned cpus)
+{
+	config->vm.cpus = cpus;
+}
+
+void doppel_config_engine(doppel_config *config, const char *engine)
+{
+	set_string(config, &config->vm.engine, engine);
+}
+
+void doppel_config_console(doppel_config *config, const char *console)
+{
+	set_string(config, &config->vm.console, console);
+}
+
+void doppel_config_code_cache(doppel_config *config, uint64_t bytes)
+{
+	config->vm.code_cache = bytes;
+}
+
+void doppel_config_debug(doppel_config *config, const char *switches)
+{
+	set_string(config, &config->vm.debug, switches);
+}
+
+void doppel_config_disk(doppel_config *config, const char *path, unsigned flags)
+{
+	if (config->vm.disks == PC_DISKS) {
+		config->too_many_disks = true;
+		return;
+	}
+	struct pc_disk *disk = &config->vm.disk[config->vm.disks++];
+	set_string(config, &disk->path, path);
+	disk->readonly = flags & DOPPEL_DISK_READONLY;
+	disk->snapshot = flags & DOPPEL_DISK_SNAPSHOT;
+}
+
+void doppel_config_flags(doppel_config *config, unsigned flags)
+{
+	config->vm.no_reboot = flags & DOPPEL_NO_REBOOT;
+	config->vm.debug_exit = flags & DOPPEL_DEBUG_EXIT;
+}
+
+static bool create(doppel_vm *vm, const doppel_config *config, struct error *err)
+{
+	if (!vm || config->no_memory)
+		return error_set(err, "out of memory");
+	if (config->too_many_disks)
+		return error_set(err, "too many disks: at most %u", PC_DISKS);
+	vm->vm = vm_create(&config->vm, err);
+	return vm->vm;
+}
+
+doppel_vm *doppel_vm_create(const doppel_config *config, doppel_error *error)
+{
+	doppel_vm *vm = calloc(1, sizeof(*vm));
+	struct error err = {""};
+
+	if (create(vm, config, &err))
+		return vm;
+	free(vm);
+	if (error)
+		memcpy(error->text, err.text, MIN(sizeof(error->text), sizeof(err.text)));
+	return NULL;
+}
+
+void doppel_vm_destroy(doppel_vm *vm)
+{
+	if (!vm)
+		return;
+	if (vm->on_signals)
+		host_signals_stop();
+	vm_destroy(vm->vm);
+	free(vm);
+}
+
+static void on_signal(void *opaque, int signal)
+{
+	doppel_vm *vm = opaque;
+
+	vm_stop(vm->vm, VM_END_SIGNAL, (uint32_t)signal);
+}
+
+bool doppel_vm_stop_on_signals(doppel_vm *vm)
+{
+	vm->on_signals = vm->on_signals || host_signals_start(on_signal, vm);
+	return vm->on_signals;
+}
+
+static doppel_end public_end(struct vm_end end)
+{
+	switch (end.reason) {
+	case VM_END_POWER_OFF:
+		return (doppel_end){DOPPEL_END_POWER_OFF, 0, 0};
+	case VM_END_REBOOT:
+		return (doppel_end){DOPPEL_END_REBOOT, 0, 0};
+	case VM_END_CRASH:
+		return (doppel_end){DOPPEL_END_CRASH, 3, 0};
+	case VM_END_DEBUG_EXIT: /* QEMU's isa-debug-exit; the host keeps 8 bits */
+		return (doppel_end){DOPPEL_END_DEBUG_EXIT, (int)((end.value << 1 | 1) & 0xff), 0};
+	case VM_END_QUIT:
+		return (doppel_end){DOPPEL_END_QUIT, 0, 0};
+	case VM_END_STOPPED:
+		return (doppel_end){DOPPEL_END_STOPPED, 0, 0};
+	case VM_END_SIGNAL:
+		return (doppel_end){DOPPEL_END_SIGNAL, 128 + (int)end.value, (int)end.value};
+	case VM_END_NONE:
+	case VM_END_FAILED:
+		break;
+	}
+	return (doppel_end){DOPPEL_END_FAILED, 2, 0};
+}
+
+int doppel_vm_run(doppel_vm *vm, doppel_end *end)
+{
+	doppel_end result = public_end(vm_run(vm->vm));
+
+	if (end)
+		*end = result;
+	return result.status;
+}
+
+void doppel_vm_stop(doppel_vm *vm)
+{
+	vm_stop(vm->vm, VM_END_STOPPED, 0);
+}
+
+void doppel_vm_pause(doppel_vm *vm)
+{
+	vm_pause(vm->vm);
+}
+
+void doppel_vm_resume(doppel_vm *vm)
+{
+	vm_resume(vm->vm);
+}
+
+void doppel_vm_reset(doppel_vm *vm)
+{
+	vm_reset(vm->vm);
+}
+
+const char *doppel_vm_description(doppel_vm *vm)
+{
+	return vm_description(vm->vm);
+}
+
+const char *doppel_vm_report(doppel_vm *vm)
+{
+	return vm_report(vm->vm);
+}
+
+void doppel_vm_stats(doppel_vm *vm, doppel_stats *stats, size_t size)
+{
+	struct vm_stats from;
+
+	vm_stats(vm->vm, &from);
+	const struct engine_stats *e = &from.engine;
+	doppel_stats all = {
+		.time_translated = e->time_translated,
+		.time_translator = e->time_translator,
+		.time_monitor = e->time_monitor,
+		.time_halted = from.time_halted,
+		.exits_interrupted = e->exits[EXIT_INTERRUPTED],
+		.exits_io = e->exits[EXIT_IO],
+		.exits_mmio = e->exits[EXIT_MMIO],
+		.exits_msr = e->exits[EXIT_MSR],
+		.exits_cr8 = e->exits[EXIT_CR8],
+		.exits_halt = e->exits[EXIT_HLT],
+		.interrupts = from.interrupts,
+		.blocks = e->blocks,
+		.guest_bytes = e->guest_bytes,
+		.host_bytes = e->host_bytes,
+		.cache_flushes = e->flushes,
+		.invalidations = e->invalidations,
+		.tlb_misses = e->tlb_misses,
+		.tlb_flushes = e->tlb_flushes,
+		.dispatches = e->dispatches,
+		.helper_calls = e->helper_calls,
+		.single_steps = e->single_steps,
+	};
+	memcpy(stats, &all, MIN(size, sizeof(all)));
+}

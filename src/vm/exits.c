@@ -1,0 +1,96 @@
+/* What a processor left guest code for, by kind of exit: to the bus, the local APIC, or the end. */
+#include "vm/internal.h"
+
+/* The answer is in exit->data: the same instruction runs anew and takes it. */
+static void answer(struct vcpu *v)
+{
+	v->cpu->exit.completed = true;
+	v->completing = true;
+}
+
+static void access_bus(struct vcpu *v, enum bus_space space)
+{
+	struct x86_exit *exit = &v->cpu->exit;
+
+	if (exit->write) {
+		bus_write(&v->vm->bus, space, exit->addr, exit->len, exit->data, v->index);
+		return;
+	}
+	exit->data = bus_read(&v->vm->bus, space, exit->addr, exit->len, v->index);
+	answer(v);
+}
+
+static void handle_io(struct vcpu *v)
+{
+	access_bus(v, BUS_PORT);
+}
+
+static void handle_mmio(struct vcpu *v)
+{
+	access_bus(v, BUS_MMIO);
+}
+
+static void write_msr(struct vcpu *v)
+{
+	struct x86_exit *exit = &v->cpu->exit;
+
+	/* The guest may have moved its TSC since (IA32_TSC, IA32_TSC_ADJUST are the core's). */
+	if (exit->addr == MSR_IA32_TSC_DEADLINE && (int64_t)v->cpu->tsc_offset != v->tsc_offset)
+		vcpu_set_tsc_offset(v, v->cpu->tsc_offset);
+	exit->fault = !lapic_msr_write(v->lapic, (uint32_t)exit->addr, exit->data);
+	v->completing = exit->fault;
+	v->cpu->apic_base = lapic_base(v->lapic);
+}
+
+static void handle_msr(struct vcpu *v)
+{
+	struct x86_exit *exit = &v->cpu->exit;
+
+	if (exit->write) {
+		write_msr(v);
+		return;
+	}
+	exit->fault = !lapic_msr_read(v->lapic, (uint32_t)exit->addr, &exit->data);
+	answer(v);
+}
+
+static void handle_cr8(struct vcpu *v)
+{
+	struct x86_exit *exit = &v->cpu->exit;
+
+	if (exit->write) {
+		lapic_set_cr8(v->lapic, exit->data & 15);
+		return;
+	}
+	exit->data = lapic_cr8(v->lapic);
+	answer(v);
+}
+
+/* HLT has retired, and with it an STI before it: the processor waits for an interrupt, NMI or INIT. */
+static void handle_hlt(struct vcpu *v)
+{
+	v->cpu->halted = true;
+	v->cpu->shadow = 0;
+}
+
+/* Triple fault: a PC would reset; whoever looks for the cause is served better by an end with a report. */
+static void handle_shutdown(struct vcpu *v)
+{
+	vm_report_crash(v, "triple fault");
+	vm_stop(v->vm, VM_END_CRASH, 0);
+}
+
+static void handle_nothing(struct vcpu *v)
+{
+}
+
+static void (*const handler[EXIT_KINDS])(struct vcpu *v) = {
+	[EXIT_NONE] = handle_nothing, [EXIT_INTERRUPTED] = handle_nothing, [EXIT_IO] = handle_io,   [EXIT_MMIO] = handle_mmio,
+	[EXIT_MSR] = handle_msr,      [EXIT_CR8] = handle_cr8,		   [EXIT_HLT] = handle_hlt, [EXIT_SHUTDOWN] = handle_shutdown,
+};
+
+void vcpu_handle_exit(struct vcpu *v)
+{
+	ENSURE(v->cpu->exit.kind < EXIT_KINDS);
+	handler[v->cpu->exit.kind](v);
+}

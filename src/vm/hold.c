@@ -1,0 +1,86 @@
+/* Pausing: every processor's thread parks, and the guest's time stands still. */
+#include "vm/internal.h"
+
+static uint64_t host_tsc(void)
+{
+	return __builtin_ia32_rdtsc();
+}
+
+void vm_park(struct vm *vm)
+{
+	host_lock(&vm->lock);
+	vm->parked++;
+	host_cond_broadcast(&vm->changed);
+	while (vm->holds && !vm->over)
+		host_cond_wait(&vm->changed, &vm->lock);
+	vm->parked--;
+	host_unlock(&vm->lock);
+}
+
+/* A thread that is gone counts as parked for ever. */
+void vm_thread_ended(struct vm *vm)
+{
+	host_lock(&vm->lock);
+	vm->parked++;
+	host_cond_broadcast(&vm->changed);
+	host_unlock(&vm->lock);
+}
+
+void vm_hold_locked(struct vm *vm)
+{
+	vm->holds++;
+	for (unsigned i = 0; i < vm->threads; i++)
+		vcpu_request(&vm->vcpu[i], REQ_PAUSE);
+}
+
+static void stop_time(struct vm *vm)
+{
+	if (vm->time_stopped)
+		return;
+	vm->time_stopped = true;
+	clock_pause(vm->clock);
+	vm->stopped_tsc = host_tsc();
+}
+
+/* The guest's TSC goes on where it stood: its offset falls by what the host's has gained meanwhile. */
+static void start_time(struct vm *vm)
+{
+	uint64_t lost = host_tsc() - vm->stopped_tsc;
+
+	for (unsigned i = 0; i < vm->cpus; i++)
+		vcpu_set_tsc_offset(&vm->vcpu[i], vm->cpu[i]->tsc_offset - lost);
+	clock_resume(vm->clock);
+	vm->time_stopped = false;
+}
+
+void vm_hold_wait_locked(struct vm *vm)
+{
+	while (vm->parked < vm->threads)
+		host_cond_wait(&vm->changed, &vm->lock);
+	stop_time(vm);
+}
+
+void vm_release_locked(struct vm *vm)
+{
+	ENSURE(vm->holds);
+	if (--vm->holds)
+		return;
+	if (vm->time_stopped)
+		start_time(vm);
+	host_cond_broadcast(&vm->changed);
+}
+
+void vm_pause(struct vm *vm)
+{
+	host_lock(&vm->lock);
+	vm_hold_locked(vm);
+	vm_hold_wait_locked(vm);
+	host_unlock(&vm->lock);
+}
+
+void vm_resume(struct vm *vm)
+{
+	host_lock(&vm->lock);
+	vm_release_locked(vm);
+	host_unlock(&vm->lock);
+}

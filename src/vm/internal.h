@@ -1,0 +1,116 @@
+/* Between the files of src/vm only. */
+#ifndef DOPPEL_VM_INTERNAL_H
+#define DOPPEL_VM_INTERNAL_H
+
+#include "dev/lapic.h"
+#include "vm/vm.h"
+
+#include <stdatomic.h>
+
+/* What a processor is asked to look at before it runs on (vcpu.requests). */
+enum {
+	REQ_STOP = 1 << 0,  /* for good: never taken back */
+	REQ_PAUSE = 1 << 1, /* vm->holds was raised */
+	REQ_APIC = 1 << 2,  /* an interrupt, NMI, INIT or SIPI waits in the local APIC */
+};
+
+/* Where a processor's thread is; who makes a request acts by it. */
+enum vcpu_place { PLACE_MONITOR /* looks at its requests before it leaves */, PLACE_GUEST /* kick it */, PLACE_ASLEEP /* wake it */ };
+
+struct vcpu {
+	struct vm *vm;
+	unsigned index;
+	struct engine_vcpu *engine;
+	struct x86_cpu *cpu; /* the engine's */
+	struct lapic *lapic; /* the board's */
+	struct host_thread thread;
+
+	/*
+	 * Who asks sets `requests` and then reads `place`; the processor's thread sets `place` and then reads `requests`. Both are
+	 * sequentially consistent, so one of the two sees the other's: no request is lost, and only a processor that runs
+	 * guest code is kicked, only one asleep is woken.
+	 */
+	_Atomic unsigned requests;
+	_Atomic enum vcpu_place place;
+	struct host_mutex lock; /* a leaf; asleep is on `wake` under it */
+	struct host_cond wake;
+
+	/* The processor's own thread only (and who holds the VM paused). */
+	bool wait_sipi;	 /* an application processor before its start-up IPI */
+	bool nmi;	 /* taken from the APIC, not delivered yet */
+	bool window;	 /* the engine was asked to come back when interrupts open */
+	bool completing; /* the instruction at hand has had its answer and has not retired: nothing may come between */
+	int16_t acked;	 /* an interrupt taken from the APIC, not delivered yet; -1 none */
+	int64_t tsc_offset; /* what the local APIC was told */
+
+	_Atomic uint64_t interrupts, time_halted;
+};
+
+struct vm {
+	char name[64], description[256];
+	const struct engine_ops *ops;
+	struct engine *engine;
+	struct x86_cpuid_model model;
+	struct guest_memory mem;
+	struct bus bus;
+	struct vm_clock *clock;
+	struct pc *pc;
+	struct vm_console *console;
+	unsigned cpus;
+	struct vcpu vcpu[VM_CPUS_MAX];
+	struct x86_cpu *cpu[VM_CPUS_MAX];
+	bool no_reboot, has_memory, has_bus;
+
+	/*
+	 * For what follows. Devices may hold their own lock when they take it (power-off, reset); under it only vcpu.lock and the
+	 * clock's are taken.
+	 */
+	struct host_mutex lock;
+	struct host_cond changed;
+	struct vm_end end;
+	bool want_reset;   /* its hold is counted in `holds` */
+	bool over;	   /* vm_run is past its loop: nobody stays parked */
+	unsigned threads;  /* started */
+	unsigned holds;	   /* how many want the VM paused; 1 from the start, until vm_run */
+	unsigned parked;   /* threads that have stopped for that, or ended */
+	bool time_stopped;
+	uint64_t stopped_tsc;
+	char *report;
+};
+
+/* vcpu.c: a processor's thread. */
+bool vcpu_create(struct vm *vm, unsigned index, struct error *err);
+void vcpu_destroy(struct vcpu *v);
+bool vcpu_start(struct vcpu *v);
+/* Any thread. */
+void vcpu_request(struct vcpu *v, unsigned request);
+/* Power-on state of what is here; the processor is parked, its struct x86_cpu has been reset by the board. */
+void vcpu_reset(struct vcpu *v);
+void vcpu_state(struct vcpu *v, struct state_stream *s);
+/* Guest TSC = host TSC + offset, in the processor and its APIC. */
+void vcpu_set_tsc_offset(struct vcpu *v, uint64_t offset);
+
+/* exits.c: acts on cpu->exit. */
+void vcpu_handle_exit(struct vcpu *v);
+
+/* hold.c: pausing. vm_park is called by a processor's thread that has seen REQ_PAUSE and returns when it may go on. */
+void vm_park(struct vm *vm);
+void vm_thread_ended(struct vm *vm);
+void vm_hold_locked(struct vm *vm);
+void vm_hold_wait_locked(struct vm *vm);
+void vm_release_locked(struct vm *vm);
+
+/* report.c. The text is kept in vm->report if there is none yet. */
+void vm_report_crash(struct vcpu *v, const char *what);
+void vm_report_text(struct vm *vm, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+void vm_describe(struct vm *vm);
+
+/* console.c: where the guest's first serial port leads. */
+struct vm_console *vm_console_create(struct vm *vm, const char *spec, struct error *err);
+void vm_console_destroy(struct vm_console *console);
+/* What the board is to call. */
+struct pc_console vm_console_serial(struct vm_console *console);
+/* The board is there: input may flow. */
+bool vm_console_start(struct vm_console *console, struct error *err);
+
+#endif

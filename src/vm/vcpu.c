@@ -1,0 +1,264 @@
+/* A virtual processor's thread: requests, interrupts, guest code, exits, in turn. */
+#include "arch/x86/emulate.h"
+#include "host/host.h"
+#include "vm/internal.h"
+
+#include <stdio.h>
+
+bool vcpu_create(struct vm *vm, unsigned index, struct error *err)
+{
+	struct vcpu *v = &vm->vcpu[index];
+
+	v->vm = vm;
+	v->index = index;
+	host_mutex_init(&v->lock);
+	host_cond_init(&v->wake);
+	v->engine = vm->ops->vcpu_create(vm->engine, index, &v->cpu, err);
+	if (!v->engine)
+		return false;
+	vm->cpu[index] = v->cpu;
+	v->requests = REQ_PAUSE;
+	v->acked = -1;
+	v->wait_sipi = index != 0;
+	return true;
+}
+
+void vcpu_destroy(struct vcpu *v)
+{
+	if (!v->vm)
+		return;
+	if (v->engine)
+		v->vm->ops->vcpu_destroy(v->engine);
+	host_cond_destroy(&v->wake);
+	host_mutex_destroy(&v->lock);
+}
+
+void vcpu_request(struct vcpu *v, unsigned request)
+{
+	atomic_fetch_or(&v->requests, request);
+	switch (atomic_load(&v->place)) {
+	case PLACE_GUEST:
+		v->vm->ops->kick(v->engine);
+		break;
+	case PLACE_ASLEEP:
+		host_lock(&v->lock);
+		host_cond_signal(&v->wake);
+		host_unlock(&v->lock);
+		break;
+	case PLACE_MONITOR:
+		break;
+	}
+}
+
+/* What an engine may have cached of the processor's state is worth nothing any more. */
+static void vcpu_state_replaced(struct vcpu *v)
+{
+	if (!v->cpu->ops)
+		return;
+	v->cpu->ops->flush_all(v->cpu, true, -1);
+	v->cpu->ops->mode_changed(v->cpu);
+}
+
+void vcpu_reset(struct vcpu *v)
+{
+	v->wait_sipi = v->index != 0;
+	v->nmi = v->completing = false;
+	v->acked = -1;
+	v->cpu->halted = false;
+	vcpu_state_replaced(v);
+}
+
+void vcpu_set_tsc_offset(struct vcpu *v, uint64_t offset)
+{
+	v->cpu->tsc_offset = offset;
+	v->tsc_offset = (int64_t)offset;
+	lapic_set_tsc_offset(v->lapic, (int64_t)offset);
+}
+
+void vcpu_state(struct vcpu *v, struct state_stream *s)
+{
+	struct x86_cpu *cpu = v->cpu;
+	uint64_t tsc_offset = cpu->tsc_offset;
+
+	state_mark(s, 0x75706376); /* "vcpu" */
+	/* All but the pointers, which stand between the two parts. */
+	state_bytes(s, cpu, offsetof(struct x86_cpu, mem));
+	state_bytes(s, cpu->xsave, sizeof(cpu->xsave));
+	state_field(s, v->wait_sipi);
+	state_field(s, v->nmi);
+	state_field(s, v->completing);
+	state_field(s, v->acked);
+	if (s->saving)
+		return;
+	cpu->tsc_offset = tsc_offset; /* of another host; vm_state sets it */
+	vcpu_state_replaced(v);
+}
+
+/* INIT: SDM Vol. 3A 9.1. The boot processor would begin at the reset vector, in firmware that resets the machine. */
+static void take_init(struct vcpu *v)
+{
+	if (v->index == 0) {
+		vm_reset(v->vm);
+		return;
+	}
+	lapic_reset(v->lapic, true);
+	x86_cpu_reset(v->cpu, true);
+	vcpu_reset(v);
+}
+
+static void take_sipi(struct vcpu *v, uint8_t vector)
+{
+	if (!v->wait_sipi)
+		return; /* only the first of the two counts */
+	v->wait_sipi = false;
+	x86_start_ap(v->cpu, vector);
+	vcpu_state_replaced(v);
+}
+
+static void take_events(struct vcpu *v)
+{
+	uint8_t vector = 0;
+	uint32_t events = lapic_take_events(v->lapic, &vector);
+
+	if (events & BIT(APIC_EVENT_INIT))
+		take_init(v);
+	if (events & BIT(APIC_EVENT_SIPI))
+		take_sipi(v, vector);
+	if (events & BIT(APIC_EVENT_NMI))
+		v->nmi = true;
+}
+
+/* What came of delivering an interrupt: true when it has been, or was replaced by the exception that it met. */
+static bool delivered(struct vcpu *v, enum verdict verdict)
+{
+	switch (verdict) {
+	case V_DONE:
+		break;
+	case V_RETRY:
+		return false;
+	case V_INJECT:
+		if (x86_deliver_exception(v->cpu) == V_EXIT)
+			vcpu_handle_exit(v);
+		break;
+	case V_EXIT: /* a table or stack in device memory: a read is answered and the delivery tried again */
+		vcpu_handle_exit(v);
+		if (!v->cpu->exit.write && v->cpu->exit.kind == EXIT_MMIO) {
+			v->completing = false;
+			return false;
+		}
+		break;
+	}
+	v->cpu->halted = false;
+	atomic_fetch_add_explicit(&v->interrupts, 1, memory_order_relaxed);
+	return true;
+}
+
+static void want_window(struct vcpu *v, bool want)
+{
+	if (v->window == want)
+		return;
+	v->window = want;
+	v->vm->ops->want_window(v->engine, want);
+}
+
+/* Delivers what can be: an NMI before an interrupt (SDM Vol. 3A table 6-2). False: to be tried again. */
+static bool inject(struct vcpu *v)
+{
+	struct x86_cpu *cpu = v->cpu;
+
+	if (v->nmi && !cpu->nmi_blocked && !cpu->shadow) {
+		if (!delivered(v, v->vm->ops->nmi(v->engine)))
+			return false;
+		v->nmi = false;
+	}
+	bool pending = v->acked >= 0 || lapic_pending(v->lapic) != LAPIC_NONE;
+	/* After an NMI behind a shadow the engine comes back as for an interrupt. */
+	want_window(v, (pending && !x86_can_interrupt(cpu)) || (v->nmi && !cpu->nmi_blocked));
+	if (!pending || !x86_can_interrupt(cpu))
+		return true;
+	if (v->acked < 0)
+		v->acked = (int16_t)lapic_ack(v->lapic);
+	if (v->acked < 0)
+		return true;
+	if (!delivered(v, v->vm->ops->interrupt(v->engine, (uint8_t)v->acked)))
+		return false;
+	v->acked = -1;
+	return true;
+}
+
+static void vcpu_sleep(struct vcpu *v)
+{
+	uint64_t from = host_now_ns();
+
+	host_lock(&v->lock);
+	atomic_store(&v->place, PLACE_ASLEEP);
+	while (!atomic_load(&v->requests))
+		host_cond_wait(&v->wake, &v->lock);
+	atomic_store(&v->place, PLACE_MONITOR);
+	host_unlock(&v->lock);
+	atomic_fetch_add_explicit(&v->time_halted, host_now_ns() - from, memory_order_relaxed);
+}
+
+/* Whatever is to be done before guest code runs on; sleeps while there is none to run. False: the VM has ended. */
+static bool vcpu_service(struct vcpu *v)
+{
+	for (;;) {
+		unsigned requests = atomic_exchange(&v->requests, 0);
+		if (requests & REQ_STOP)
+			return false;
+		if (requests & REQ_PAUSE) {
+			vm_park(v->vm);
+			continue;
+		}
+		if (v->completing)
+			return true;
+		take_events(v);
+		if (!v->wait_sipi && !inject(v))
+			continue;
+		if (!v->wait_sipi && !v->cpu->halted)
+			return true;
+		vcpu_sleep(v);
+	}
+}
+
+static void vcpu_run_guest(struct vcpu *v)
+{
+	atomic_store(&v->place, PLACE_GUEST);
+	unsigned requests = atomic_load(&v->requests);
+	if (requests == REQ_APIC && v->completing) {
+		/* It waits until the instruction is through: a kick ends run() after that. */
+		v->vm->ops->kick(v->engine);
+	} else if (requests) {
+		atomic_store(&v->place, PLACE_MONITOR);
+		return;
+	}
+	v->vm->ops->run(v->engine);
+	atomic_store(&v->place, PLACE_MONITOR);
+	v->completing = v->cpu->mmio.count != 0;
+	vcpu_handle_exit(v);
+}
+
+static void *vcpu_main(void *arg)
+{
+	struct vcpu *v = arg;
+	const struct engine_ops *ops = v->vm->ops;
+
+	if (ops->thread_enter(v->engine)) {
+		while (vcpu_service(v))
+			vcpu_run_guest(v);
+		ops->thread_leave(v->engine);
+	} else {
+		vm_report_text(v->vm, "the engine cannot run CPU %u on this host: %s", v->index, host_error_text());
+		vm_stop(v->vm, VM_END_FAILED, 0);
+	}
+	vm_thread_ended(v->vm);
+	return NULL;
+}
+
+bool vcpu_start(struct vcpu *v)
+{
+	char name[16];
+
+	snprintf(name, sizeof(name), "cpu%u", v->index);
+	return host_thread_start(&v->thread, name, vcpu_main, v);
+}

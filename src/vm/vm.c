@@ -1,0 +1,132 @@
+/* A VM from its making to its end. */
+#include "vm/vm.h"
+
+#include "host/host.h"
+#include "vm/internal.h"
+
+#include <stdlib.h>
+
+static void post_all(struct vm *vm, unsigned request)
+{
+	for (unsigned i = 0; i < vm->threads; i++)
+		vcpu_request(&vm->vcpu[i], request);
+}
+
+void vm_stop(struct vm *vm, enum vm_end_reason reason, uint32_t value)
+{
+	host_lock(&vm->lock);
+	if (vm->end.reason == VM_END_NONE)
+		vm->end = (struct vm_end){reason, value};
+	post_all(vm, REQ_STOP);
+	host_cond_broadcast(&vm->changed);
+	host_unlock(&vm->lock);
+}
+
+void vm_reset(struct vm *vm)
+{
+	host_lock(&vm->lock);
+	if (!vm->want_reset) {
+		vm->want_reset = true;
+		vm_hold_locked(vm);
+		host_cond_broadcast(&vm->changed);
+	}
+	host_unlock(&vm->lock);
+}
+
+/* Called with the lock held, which it gives up while the machine is reset and the kernel loaded again. */
+static void do_reset(struct vm *vm)
+{
+	struct error err;
+
+	vm_hold_wait_locked(vm);
+	if (vm->end.reason != VM_END_NONE)
+		return;
+	host_unlock(&vm->lock);
+	pc_reset(vm->pc);
+	for (unsigned i = 0; i < vm->cpus; i++)
+		vcpu_reset(&vm->vcpu[i]);
+	if (!pc_load(vm->pc, &err)) {
+		vm_report_text(vm, "the machine was reset and cannot start again: %s", err.text);
+		vm_stop(vm, VM_END_FAILED, 0);
+	}
+	host_lock(&vm->lock);
+	vm->want_reset = false;
+	vm_release_locked(vm);
+}
+
+static void start_threads(struct vm *vm)
+{
+	for (unsigned i = 0; i < vm->cpus; i++) {
+		host_lock(&vm->lock);
+		bool started = vcpu_start(&vm->vcpu[i]);
+		vm->threads += started;
+		host_unlock(&vm->lock);
+		if (!started) {
+			vm_report_text(vm, "no thread for CPU %u: %s", i, host_error_text());
+			vm_stop(vm, VM_END_FAILED, 0);
+			return;
+		}
+	}
+}
+
+struct vm_end vm_run(struct vm *vm)
+{
+	start_threads(vm);
+	vm_resume(vm);
+	host_lock(&vm->lock);
+	while (vm->end.reason == VM_END_NONE) {
+		if (vm->want_reset)
+			do_reset(vm);
+		else
+			host_cond_wait(&vm->changed, &vm->lock);
+	}
+	vm->over = true;
+	post_all(vm, REQ_STOP);
+	host_cond_broadcast(&vm->changed);
+	host_unlock(&vm->lock);
+	for (unsigned i = 0; i < vm->threads; i++)
+		host_thread_join(&vm->vcpu[i].thread);
+	return vm->end;
+}
+
+void vm_stats(struct vm *vm, struct vm_stats *stats)
+{
+	*stats = (struct vm_stats){0};
+	vm->ops->stats(vm->engine, &stats->engine);
+	for (unsigned i = 0; i < vm->cpus; i++) {
+		stats->interrupts += atomic_load_explicit(&vm->vcpu[i].interrupts, memory_order_relaxed);
+		stats->time_halted += atomic_load_explicit(&vm->vcpu[i].time_halted, memory_order_relaxed);
+	}
+}
+
+const char *vm_description(const struct vm *vm)
+{
+	return vm->description;
+}
+
+const char *vm_report(const struct vm *vm)
+{
+	return vm->report ? vm->report : "";
+}
+
+void vm_destroy(struct vm *vm)
+{
+	if (!vm)
+		return;
+	vm_console_stop(vm->console);
+	pc_destroy(vm->pc);
+	vm_console_destroy(vm->console);
+	for (unsigned i = 0; i < vm->cpus; i++)
+		vcpu_destroy(&vm->vcpu[i]);
+	if (vm->engine)
+		vm->ops->destroy(vm->engine);
+	clock_destroy(vm->clock);
+	if (vm->has_bus)
+		bus_destroy(&vm->bus);
+	if (vm->has_memory)
+		guest_memory_destroy(&vm->mem);
+	host_cond_destroy(&vm->changed);
+	host_mutex_destroy(&vm->lock);
+	free(vm->report);
+	free(vm);
+}

@@ -1,0 +1,73 @@
+/*
+ * A virtual machine's life: create, run, pause, reset, save, load, destroy. It owns guest memory, the bus, the clock, the engine, the
+ * processors, the board and the console.
+ */
+#ifndef DOPPEL_VM_VM_H
+#define DOPPEL_VM_VM_H
+
+#include "engine/engine.h"
+#include "machine/pc.h"
+
+#define VM_CPUS_MAX 64
+#define VM_MEMORY_MIN MiB(4)
+#define VM_MEMORY_DEFAULT GiB(1)
+
+/* Everything is borrowed until vm_create returns. NULL and 0 mean the default. */
+struct vm_config {
+	const char *name, *kernel, *initrd, *append;
+	uint64_t memory;
+	unsigned cpus;
+	struct pc_disk disk[PC_DISKS];
+	unsigned disks;
+	const char *engine;  /* "auto" or an engine's name */
+	const char *console; /* "stdio", "file=PATH", "pty", "unix=PATH", "none" */
+	uint64_t code_cache;
+	const char *debug;
+	bool no_reboot, debug_exit;
+};
+
+enum vm_end_reason { VM_END_NONE, VM_END_FAILED, VM_END_POWER_OFF, VM_END_REBOOT, VM_END_CRASH, VM_END_DEBUG_EXIT, VM_END_QUIT,
+		     VM_END_STOPPED, VM_END_SIGNAL };
+
+struct vm_end {
+	enum vm_end_reason reason;
+	uint32_t value; /* what debug-exit was given; the signal's number */
+};
+
+struct vm_stats {
+	struct engine_stats engine;
+	uint64_t interrupts, time_halted;
+};
+
+struct vm;
+
+/* Builds the machine and loads the kernel; nothing runs. NULL: err says why, for the user. */
+struct vm *vm_create(const struct vm_config *config, struct error *err);
+/* The same with an engine of the caller's (tests). */
+struct vm *vm_create_with(const struct vm_config *config, const struct engine_ops *engine, struct error *err);
+/* The VM is not running. NULL is accepted. */
+void vm_destroy(struct vm *vm);
+
+/* Starts the processors' threads and waits until the VM has ended and they are gone. Once in a VM's life. */
+struct vm_end vm_run(struct vm *vm);
+/* Ends the VM from any thread; the first reason given is the one that counts. */
+void vm_stop(struct vm *vm, enum vm_end_reason reason, uint32_t value);
+/* Any thread but a processor's own. When vm_pause returns no processor runs and time stands still. Calls nest. */
+void vm_pause(struct vm *vm);
+void vm_resume(struct vm *vm);
+/* The reset button. Any thread; it happens soon. */
+void vm_reset(struct vm *vm);
+
+/*
+ * Saves or loads every part: what the machine is, memory, processors, devices. The VM is paused or has not run yet. A stream
+ * saved by a machine of another shape (memory, CPUs, CPU features) sets s->failed and changes nothing.
+ */
+void vm_state(struct vm *vm, struct state_stream *s);
+
+void vm_stats(struct vm *vm, struct vm_stats *stats);
+/* Any thread; not after vm_destroy. "engine translate, CPU AMD EPYC (…), 1 GiB of memory, 2 CPUs". */
+const char *vm_description(const struct vm *vm);
+/* Why the VM crashed or failed, many lines; "" otherwise. After vm_run has returned. */
+const char *vm_report(const struct vm *vm);
+
+#endif
