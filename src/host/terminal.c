@@ -18,20 +18,10 @@ bool host_terminal_is_one(void)
 	return isatty(STDIN_FILENO);
 }
 
-/* A process in the background is stopped by SIGTTOU when it sets the terminal, unless it blocks the signal. */
 static bool set_modes(const struct termios *modes)
 {
-	sigset_t block, old;
-	int result, error;
-
-	sigemptyset(&block);
-	sigaddset(&block, SIGTTOU);
-	pthread_sigmask(SIG_BLOCK, &block, &old);
-	result = RETRY_EINTR(tcsetattr(STDIN_FILENO, TCSADRAIN, modes));
-	error = errno;
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	errno = error;
-	return !result;
+	/* TCSANOW: a terminal that was stopped with Ctrl-S would never be drained. */
+	return !RETRY_EINTR(tcsetattr(STDIN_FILENO, TCSANOW, modes));
 }
 
 static bool set_raw(void)
@@ -40,15 +30,25 @@ static bool set_raw(void)
 
 	cfmakeraw(&raw);
 	raw.c_oflag |= OPOST | ONLCR;
-	return set_modes(&raw) || !host_fail();
+	/* A read that finds nothing returns: the reader polls, and must not hang when another process takes the bytes. */
+	raw.c_cc[VMIN] = 0;
+	raw.c_cc[VTIME] = 0;
+	return set_modes(&raw);
 }
 
 void host_terminal_restore(void)
 {
 	int error = errno;
+	sigset_t block, old;
 
-	if (atomic_exchange(&is_raw, false))
+	if (atomic_exchange(&is_raw, false)) {
+		/* Who sets the terminal from the background is stopped by SIGTTOU, unless he blocks it. */
+		sigemptyset(&block);
+		sigaddset(&block, SIGTTOU);
+		pthread_sigmask(SIG_BLOCK, &block, &old);
 		set_modes(&before);
+		pthread_sigmask(SIG_SETMASK, &old, NULL);
+	}
 	errno = error;
 }
 
@@ -77,6 +77,6 @@ bool host_terminal_raw(void)
 
 void host_terminal_again(void)
 {
-	if (atomic_load(&is_raw))
+	if (atomic_load(&is_raw) && tcgetpgrp(STDIN_FILENO) == getpgrp())
 		set_raw();
 }

@@ -1,0 +1,18 @@
+/* Between console.c and console_open.c: the open ends of a console. */
+#ifndef DOPPEL_HOST_CONSOLE_IO_H
+#define DOPPEL_HOST_CONSOLE_IO_H
+
+#include "base/base.h"
+
+struct console_io {
+	int in, out; /* -1: none (now). Equal for a pty and a socket's client */
+	int listen;  /* socket waiting for clients, or -1 */
+	bool terminal, pty;
+	bool close_in, close_out; /* ours to close */
+	char where[256];
+};
+
+bool console_open(struct console_io *io, const char *spec, struct error *err);
+void console_close(struct console_io *io);
+
+#endif
