@@ -1,0 +1,191 @@
+/*
+ * virtio 1.2, the part that all devices share: split virtqueues (2.7), status and features (2.1, 2.2, 3.1), and the threads that
+ * serve the queues. The transport (virtio_pci.c) lies below it and the kinds of device above.
+ *
+ * The guest writes the rings at any time. Each field is read once, checked, and only the copy used. What breaks the rules marks the
+ * device DEVICE_NEEDS_RESET (2.1.2); a chain has at most VIRTQ_SEGMENTS pieces and as many bytes as the device allows.
+ *
+ * virtio_device.lock protects everything but what is constant after creation. A virtual CPU's access to the queues only wakes the
+ * device's threads. They hold the lock but for the transfer itself (virtio_busy_begin, virtio_busy_end).
+ */
+#ifndef DOPPEL_DEV_VIRTIO_H
+#define DOPPEL_DEV_VIRTIO_H
+
+#include "bus/bus.h"
+#include "bus/memory.h"
+#include "dev/pci.h"
+#include "host/thread.h"
+
+#define VIRTQ_SIZE_MAX 256
+#define VIRTQ_SEGMENTS 256
+#define VIRTIO_QUEUES 2
+#define VIRTIO_THREADS 4
+
+/* Device status (2.1). */
+enum {
+	VIRTIO_ACKNOWLEDGE = 1,
+	VIRTIO_DRIVER = 2,
+	VIRTIO_DRIVER_OK = 4,
+	VIRTIO_FEATURES_OK = 8,
+	VIRTIO_NEEDS_RESET = 0x40,
+	VIRTIO_FAILED = 0x80,
+};
+
+/* Features of all devices (6). */
+#define VIRTIO_F_INDIRECT_DESC BIT(28)
+#define VIRTIO_F_EVENT_IDX BIT(29)
+#define VIRTIO_F_VERSION_1 BIT(32)
+
+enum virtio_type { VIRTIO_TYPE_BLOCK = 2, VIRTIO_TYPE_CONSOLE = 3, VIRTIO_TYPE_ENTROPY = 4 };
+
+/* ---- Virtqueues ---- */
+
+struct virtqueue {
+	uint16_t size, size_max;
+	bool enabled;
+	uint16_t vector;	    /* the transport's */
+	uint64_t desc, avail, used; /* guest-physical addresses, as the driver told them */
+
+	/* Made by virtq_map: the three areas, each checked for its whole length. NULL: not there. */
+	struct guest_memory *mem;
+	const uint8_t *desc_at;
+	uint8_t *avail_at, *used_at;
+
+	bool event_idx, indirect; /* features agreed on */
+	bool silenced;		  /* the driver was told that it need not notify */
+	uint16_t next_avail;	  /* next entry of the available ring to take */
+	uint16_t next_used;	  /* next entry of the used ring to fill */
+	uint16_t signalled;	  /* next_used when the driver was last interrupted */
+	bool signalled_valid;
+};
+
+struct virtq_segment {
+	uint64_t gpa;
+	uint8_t *host; /* to `len` bytes; writable for those that the device writes */
+	uint32_t len;
+};
+
+/* A buffer of the driver: pieces for the device to read, then pieces for it to write. */
+struct virtq_chain {
+	uint16_t head;
+	unsigned readable, writable;
+	uint64_t read_len, write_len;
+	struct virtq_segment seg[VIRTQ_SEGMENTS];
+};
+
+enum virtq_result { VIRTQ_EMPTY, VIRTQ_CHAIN, VIRTQ_BROKEN };
+
+void virtq_reset(struct virtqueue *q);
+/* Finds the three areas in guest memory. False: not aligned, or not RAM. */
+bool virtq_map(struct virtqueue *q, struct guest_memory *mem);
+/* Takes the next chain of at most `max_bytes`. VIRTQ_BROKEN: *why says how the driver broke the rules. */
+enum virtq_result virtq_pop(struct virtqueue *q, struct virtq_chain *chain, uint64_t max_bytes, const char **why);
+/* Gives a chain back, with `len` bytes written to it. */
+void virtq_push(struct virtqueue *q, uint16_t head, uint32_t len);
+/* Whether the driver wants an interrupt for what was pushed since it was last asked (2.7.7). */
+bool virtq_wants_interrupt(struct virtqueue *q);
+/* Asks to be notified of new chains; true: there are some already. */
+bool virtq_arm(struct virtqueue *q);
+/* Tells the driver that it need not notify. */
+void virtq_silence(struct virtqueue *q);
+bool virtq_has_more(const struct virtqueue *q);
+
+/* Copies out of the readable part, or into the writable part, from byte `off`; returns the bytes copied, up to `len`. */
+size_t virtq_chain_read(const struct virtq_chain *chain, uint64_t off, void *dst, size_t len);
+size_t virtq_chain_write(struct guest_memory *mem, const struct virtq_chain *chain, uint64_t off, const void *src,
+			 size_t len);
+
+/* ---- Devices ---- */
+
+struct virtio_device;
+
+struct virtio_ops {
+	/*
+	 * On a thread of the device, with the lock held: serves one chain; false when there is nothing to do. It may let go of the lock
+	 * between virtio_busy_begin and virtio_busy_end, and then returns true.
+	 */
+	bool (*work)(struct virtio_device *dev);
+	/* The kind's own state, beyond queues and negotiation; lock held, no work going on. Each may be NULL. */
+	void (*reset)(struct virtio_device *dev);
+	void (*state)(struct virtio_device *dev, struct state_stream *s);
+	/* Frees what surrounds *dev, after the last use. */
+	void (*free)(struct virtio_device *dev);
+};
+
+struct virtio_spec {
+	const char *name; /* for people: error texts, thread names */
+	enum virtio_type type;
+	uint32_t pci_class;
+	unsigned queues, threads;
+	uint16_t queue_size;
+	uint64_t max_bytes; /* of one chain */
+	unsigned config_len; /* of the device configuration (2.5), which the guest only reads */
+	const struct virtio_ops *ops;
+};
+
+struct virtio_device {
+	/* Set by the kind before virtio_device_create. */
+	const struct virtio_spec *spec;
+	const void *config;
+	uint64_t offered; /* features of the kind; those of all devices are added */
+
+	struct guest_memory *mem;
+	struct virtio_pci *pci;
+
+	struct host_mutex lock;
+	struct host_cond work, idle;
+	struct host_thread thread[VIRTIO_THREADS];
+	unsigned threads;
+	unsigned busy; /* threads between busy_begin and busy_end */
+	unsigned held; /* while not 0, no thread starts work */
+	bool stop;
+	bool master; /* the transport lets the device at memory */
+	bool warned;
+
+	uint8_t status, generation;
+	uint64_t accepted;
+	struct virtqueue queue[VIRTIO_QUEUES];
+};
+
+/*
+ * Puts *dev, part of a zeroed struct of the kind's, on the PCI bus and starts its threads. Fills *out, whose `destroy` ends with
+ * spec->ops->free. False: err says why, and free was not called.
+ */
+bool virtio_device_create(struct virtio_device *dev, struct pci_bus *pci, struct guest_memory *mem, struct device *out,
+			  struct error *err);
+
+/* For `work`, with the lock held. pop: false when there is no chain to serve. push: interrupts the driver if it wants that. */
+bool virtio_pop(struct virtio_device *dev, unsigned queue, struct virtq_chain *chain);
+void virtio_push(struct virtio_device *dev, unsigned queue, const struct virtq_chain *chain, uint32_t len);
+void virtio_busy_begin(struct virtio_device *dev); /* lets go of the lock; a reset waits for busy_end */
+void virtio_busy_end(struct virtio_device *dev);
+/* The driver broke the rules, or the device cannot go on: DEVICE_NEEDS_RESET. */
+void virtio_fail(struct virtio_device *dev, const char *why);
+void virtio_wake(struct virtio_device *dev);
+/* The device configuration changed: tells the driver. */
+void virtio_config_changed(struct virtio_device *dev);
+
+/* For the transport, with the lock held. */
+void virtio_set_status(struct virtio_device *dev, uint8_t status);
+void virtio_accept(struct virtio_device *dev, unsigned select, uint32_t features);
+void virtio_enable_queue(struct virtio_device *dev, unsigned queue);
+void virtio_reset(struct virtio_device *dev);
+void virtio_state(struct virtio_device *dev, struct state_stream *s);
+
+/* virtio_worker.c: threads. hold: waits until none works, and lets none start. */
+bool virtio_threads_start(struct virtio_device *dev, unsigned count);
+void virtio_threads_stop(struct virtio_device *dev);
+void virtio_hold(struct virtio_device *dev);
+void virtio_release(struct virtio_device *dev);
+
+/* virtio_pci.c: the transport. interrupt: lock held. */
+struct virtio_pci *virtio_pci_create(struct virtio_device *dev, struct pci_bus *bus, struct error *err);
+void virtio_pci_destroy(struct virtio_pci *vp);
+void virtio_pci_reset(struct virtio_pci *vp);
+void virtio_pci_state(struct virtio_pci *vp, struct state_stream *s);
+void virtio_pci_interrupt_queue(struct virtio_pci *vp, uint16_t vector);
+void virtio_pci_interrupt_config(struct virtio_pci *vp);
+/* Negotiation starts over (status 0 was written). */
+void virtio_pci_restart(struct virtio_pci *vp);
+
+#endif
