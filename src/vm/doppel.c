@@ -161,7 +161,7 @@ void doppel_vm_destroy(doppel_vm *vm)
 	if (!vm)
 		return;
 	if (vm->on_signals)
-		host_signals_stop();
+		host_signals_unwatch();
 	vm_destroy(vm->vm);
 	free(vm);
 }
@@ -175,7 +175,7 @@ static void on_signal(void *opaque, int signal)
 
 bool doppel_vm_stop_on_signals(doppel_vm *vm)
 {
-	vm->on_signals = vm->on_signals || host_signals_start(on_signal, vm);
+	vm->on_signals = vm->on_signals || host_signals_watch(on_signal, vm);
 	return vm->on_signals;
 }
 

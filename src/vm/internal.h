@@ -107,10 +107,13 @@ void vm_describe(struct vm *vm);
 
 /* console.c: where the guest's first serial port leads. */
 struct vm_console *vm_console_create(struct vm *vm, const char *spec, struct error *err);
-void vm_console_destroy(struct vm_console *console);
-/* What the board is to call. */
+/* What the board is to call; it may be called until the console is destroyed. */
 struct pc_console vm_console_serial(struct vm_console *console);
-/* The board is there: input may flow. */
+const char *vm_console_where(const struct vm_console *console);
+/* A terminal becomes raw, and input goes to the board, which is there by now. */
 bool vm_console_start(struct vm_console *console, struct error *err);
+/* No input goes to the board any more; output on its way goes out, later output is dropped; the terminal is put back. */
+void vm_console_close(struct vm_console *console);
+void vm_console_destroy(struct vm_console *console);
 
 #endif

@@ -166,7 +166,8 @@ void vm_describe(struct vm *vm)
 	bool gib = bytes % GiB(1) == 0;
 
 	brand(vm, name, sizeof(name));
-	snprintf(vm->description, sizeof(vm->description), "engine %s, CPU %s (%s), %" PRIu64 " %s of memory, %u CPU%s", vm->ops->name,
+	snprintf(vm->description, sizeof(vm->description),
+		 "engine %s, CPU %s (%s), %" PRIu64 " %s of memory, %u CPU%s, console on %s", vm->ops->name,
 		 name[0] ? name : "unnamed", level(&vm->model), bytes >> (gib ? 30 : 20), gib ? "GiB" : "MiB", vm->cpus,
-		 vm->cpus == 1 ? "" : "s");
+		 vm->cpus == 1 ? "" : "s", vm_console_where(vm->console));
 }

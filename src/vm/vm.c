@@ -69,10 +69,22 @@ static void start_threads(struct vm *vm)
 	}
 }
 
-struct vm_end vm_run(struct vm *vm)
+static void start(struct vm *vm)
 {
+	struct error err;
+
+	if (!vm_console_start(vm->console, &err)) {
+		vm_report_text(vm, "%s", err.text);
+		vm_stop(vm, VM_END_FAILED, 0);
+		return;
+	}
 	start_threads(vm);
 	vm_resume(vm);
+}
+
+struct vm_end vm_run(struct vm *vm)
+{
+	start(vm);
 	host_lock(&vm->lock);
 	while (vm->end.reason == VM_END_NONE) {
 		if (vm->want_reset)
@@ -86,6 +98,7 @@ struct vm_end vm_run(struct vm *vm)
 	host_unlock(&vm->lock);
 	for (unsigned i = 0; i < vm->threads; i++)
 		host_thread_join(&vm->vcpu[i].thread);
+	vm_console_close(vm->console);
 	return vm->end;
 }
 
@@ -113,14 +126,15 @@ void vm_destroy(struct vm *vm)
 {
 	if (!vm)
 		return;
-	vm_console_stop(vm->console);
-	pc_destroy(vm->pc);
+	if (vm->pc)
+		pc_destroy(vm->pc);
 	vm_console_destroy(vm->console);
 	for (unsigned i = 0; i < vm->cpus; i++)
 		vcpu_destroy(&vm->vcpu[i]);
 	if (vm->engine)
 		vm->ops->destroy(vm->engine);
-	clock_destroy(vm->clock);
+	if (vm->clock)
+		clock_destroy(vm->clock);
 	if (vm->has_bus)
 		bus_destroy(&vm->bus);
 	if (vm->has_memory)
