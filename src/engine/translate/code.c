@@ -1,0 +1,360 @@
+#include "engine/translate/code.h"
+
+#include "engine/translate/asm.h"
+#include "engine/translate/light.h"
+
+#include <stdlib.h>
+
+/* Metadata of blocks: chunks that are freed together. */
+struct arena_chunk {
+	struct arena_chunk *next;
+	size_t used;
+	_Alignas(16) uint8_t data[];
+};
+
+#define ARENA_CHUNK (1u << 20)
+
+void *code_alloc(struct tr_engine *eng, size_t size)
+{
+	size = align_up(size, 16);
+	ENSURE(size <= ARENA_CHUNK);
+	if (!eng->arena || eng->arena->used + size > ARENA_CHUNK) {
+		struct arena_chunk *c = malloc(sizeof(*c) + ARENA_CHUNK);
+		ENSURE(c);
+		c->next = eng->arena;
+		c->used = 0;
+		eng->arena = c;
+	}
+	void *p = eng->arena->data + eng->arena->used;
+	eng->arena->used += size;
+	return p;
+}
+
+static void arena_free(struct tr_engine *eng)
+{
+	while (eng->arena) {
+		struct arena_chunk *next = eng->arena->next;
+		free(eng->arena);
+		eng->arena = next;
+	}
+}
+
+bool code_init(struct tr_engine *eng, uint64_t size, struct error *err)
+{
+	if (!host_code_alloc(&eng->code, size))
+		return error_set(err, "no memory for a code cache of %llu MiB (%s); give a smaller --code-cache",
+				 (unsigned long long)(size >> 20), host_error_text());
+	eng->emit = (struct emit){eng->code.rw, eng->code.rw + eng->code.size};
+	glue_emit(eng);
+	while ((uintptr_t)eng->emit.p & 15)
+		emit8(&eng->emit, 0xcc);
+	eng->code_start = eng->emit.p;
+	eng->blocks_max = (unsigned)(eng->code.size / 128 + 64);
+	eng->page = calloc(eng->mem->pages, sizeof(*eng->page));
+	eng->sorted = malloc(eng->blocks_max * sizeof(*eng->sorted));
+	host_mutex_init(&eng->lock);
+	host_mutex_init(&eng->excl_lock);
+	host_mutex_init(&eng->excl_owner);
+	host_cond_init(&eng->excl_cond);
+	if (!eng->page || !eng->sorted)
+		return error_set(err, "no memory for the code cache's index; give the guest less --memory");
+	return true;
+}
+
+static void free_pages(struct tr_engine *eng)
+{
+	for (uint64_t i = 0; eng->page && i < eng->mem->pages; i++) {
+		struct code_page *page = atomic_load(&eng->page[i]);
+		if (!page)
+			continue;
+		atomic_store(&eng->mem->code[i], 0);
+		atomic_store(&eng->page[i], NULL);
+		free(page);
+	}
+}
+
+void code_destroy(struct tr_engine *eng)
+{
+	free_pages(eng);
+	arena_free(eng);
+	free(eng->page);
+	free(eng->sorted);
+	if (eng->code.rw)
+		host_code_free(&eng->code);
+	host_mutex_destroy(&eng->lock);
+	host_mutex_destroy(&eng->excl_lock);
+	host_mutex_destroy(&eng->excl_owner);
+	host_cond_destroy(&eng->excl_cond);
+}
+
+void vcpu_code_enter(struct tr_vcpu *v)
+{
+	struct tr_engine *eng = v->engine;
+	for (;;) {
+		atomic_store(&v->in_code, true);
+		if (likely(!atomic_load(&eng->excl_pending)))
+			return;
+		atomic_store(&v->in_code, false);
+		host_lock(&eng->excl_lock);
+		host_cond_broadcast(&eng->excl_cond);
+		while (atomic_load(&eng->excl_pending))
+			host_cond_wait(&eng->excl_cond, &eng->excl_lock);
+		host_unlock(&eng->excl_lock);
+	}
+}
+
+void vcpu_code_leave(struct tr_vcpu *v)
+{
+	struct tr_engine *eng = v->engine;
+	atomic_store(&v->in_code, false);
+	if (unlikely(atomic_load(&eng->excl_pending))) {
+		host_lock(&eng->excl_lock);
+		host_cond_broadcast(&eng->excl_cond);
+		host_unlock(&eng->excl_lock);
+	}
+}
+
+static bool others_in_code(struct tr_engine *eng, struct tr_vcpu *self)
+{
+	bool any = false;
+	for (unsigned i = 0; i < eng->cpus; i++) {
+		struct tr_vcpu *v = eng->vcpu[i];
+		if (v && v != self && atomic_load(&v->in_code)) {
+			poll_set(v);
+			any = true;
+		}
+	}
+	return any;
+}
+
+void exclusive_begin(struct tr_engine *eng, struct tr_vcpu *self)
+{
+	ENSURE(!self || !atomic_load(&self->in_code));
+	host_lock(&eng->excl_owner);
+	host_lock(&eng->excl_lock);
+	atomic_store(&eng->excl_pending, 1);
+	while (others_in_code(eng, self))
+		host_cond_wait(&eng->excl_cond, &eng->excl_lock);
+	host_unlock(&eng->excl_lock);
+}
+
+void exclusive_end(struct tr_engine *eng)
+{
+	host_lock(&eng->excl_lock);
+	atomic_store(&eng->excl_pending, 0);
+	host_cond_broadcast(&eng->excl_cond);
+	host_unlock(&eng->excl_lock);
+	host_unlock(&eng->excl_owner);
+}
+
+/* Empties the cache. Exclusive, with the lock held. */
+static void flush(struct tr_engine *eng)
+{
+	free_pages(eng);
+	arena_free(eng);
+	eng->blocks = 0;
+	eng->emit.p = eng->code_start;
+	eng->stats.flushes++;
+	for (unsigned i = 0; i < eng->cpus; i++)
+		if (eng->vcpu[i])
+			jc_flush(eng->vcpu[i]);
+}
+
+static bool full(const struct tr_engine *eng)
+{
+	return emit_room(&eng->emit) < BLOCK_HOST_MAX + 64 || eng->blocks == eng->blocks_max;
+}
+
+/* The page's record, made when it is the first time. A virtual CPU that could write the page unseen is stopped first. */
+static struct code_page *page_get(struct tr_engine *eng, uint64_t gpa)
+{
+	uint64_t index = guest_memory_page_index(eng->mem, gpa);
+	struct code_page *page = atomic_load(&eng->page[index]);
+	if (page)
+		return page;
+	page = calloc(1, sizeof(*page));
+	ENSURE(page);
+	page->gpa = gpa;
+	page->index = index;
+	atomic_store(&eng->mem->code[index], 1);
+	atomic_thread_fence(memory_order_seq_cst);
+	tlb_protect(eng, gpa);
+	atomic_store(&eng->page[index], page);
+	return page;
+}
+
+static struct block *make(struct tr_vcpu *v, uint64_t gpa, uint16_t off, uint32_t key)
+{
+	struct tr_engine *eng = v->engine;
+	struct code_page *page = page_get(eng, gpa);
+	struct block *b = block_find(page, off, key);
+	if (b)
+		return b;
+	uint8_t *before = eng->emit.p;
+	const uint8_t *bytes = guest_memory_ptr(eng->mem, gpa, PAGE_SIZE, false);
+	ENSURE(bytes);
+	uint64_t t0 = __builtin_ia32_rdtsc();
+	b = translate_block(v, page, bytes, off, key);
+	eng->tsc_translator += __builtin_ia32_rdtsc() - t0;
+	eng->sorted[eng->blocks++] = b;
+	page->blocks++;
+	b->next = atomic_load(&page->bucket[off % PAGE_BUCKETS]);
+	atomic_store_explicit(&page->bucket[off % PAGE_BUCKETS], b, memory_order_release);
+	eng->stats.blocks++;
+	eng->stats.guest_bytes += b->len;
+	eng->stats.host_bytes += (uint64_t)(eng->emit.p - before);
+	return b;
+}
+
+struct block *code_get(struct tr_vcpu *v, uint64_t gpa, uint16_t off, uint32_t key)
+{
+	struct tr_engine *eng = v->engine;
+	host_lock(&eng->lock);
+	uint64_t index = guest_memory_page_index(eng->mem, gpa);
+	struct code_page *page = atomic_load(&eng->page[index]);
+	struct block *b = block_find(page, off, key);
+	if (b) {
+		host_unlock(&eng->lock);
+		return b;
+	}
+	bool alone = page && !full(eng);
+	if (!alone) { /* a first translation of the page, or a flush: nobody may be in between a TLB hit and its store */
+		host_unlock(&eng->lock);
+		exclusive_begin(eng, v);
+		host_lock(&eng->lock);
+		if (full(eng))
+			flush(eng);
+	}
+	b = make(v, gpa, off, key);
+	host_unlock(&eng->lock);
+	if (!alone)
+		exclusive_end(eng);
+	return b;
+}
+
+void code_link(struct tr_engine *eng, struct tr_link *link, struct block *to)
+{
+	host_lock(&eng->lock);
+	if (!link->to && !link->from->dead && !to->dead) {
+		link->to = to;
+		link->next = to->incoming;
+		to->incoming = link;
+		const uint8_t *entry = link->flags_in_host ? to->entry_host : to->entry_saved;
+		asm_patch32(link->rel32, eng->code.rw + (entry - eng->code.rx));
+	}
+	host_unlock(&eng->lock);
+}
+
+static void unlink_incoming(struct block *b)
+{
+	for (struct tr_link *l = b->incoming, *next; l; l = next) {
+		next = l->next;
+		l->to = NULL;
+		l->next = NULL;
+		asm_patch32(l->rel32, l->stub);
+	}
+	b->incoming = NULL;
+}
+
+/* Takes `b`'s own links out of their targets' lists, so that nobody patches them later. */
+static void unlink_outgoing(struct block *b)
+{
+	for (unsigned i = 0; i < b->links; i++) {
+		struct tr_link *l = &b->link[i];
+		if (!l->to)
+			continue;
+		struct tr_link **p = &l->to->incoming;
+		while (*p != l)
+			p = &(*p)->next;
+		*p = l->next;
+		l->to = NULL;
+		asm_patch32(l->rel32, l->stub);
+	}
+}
+
+static void drop(struct code_page *page, struct block *_Atomic *bucket, struct block *b)
+{
+	struct block *prev = atomic_load(bucket);
+	if (prev == b) {
+		atomic_store(bucket, b->next);
+	} else {
+		while (prev->next != b)
+			prev = prev->next;
+		prev->next = b->next;
+	}
+	b->dead = true;
+	page->blocks--;
+	unlink_incoming(b);
+	unlink_outgoing(b);
+}
+
+/* Drops the blocks of `page` that cover a byte of [from, to); all of them if `all`. Returns how many. */
+static unsigned drop_range(struct code_page *page, unsigned from, unsigned to, bool all)
+{
+	unsigned n = 0;
+	for (unsigned i = 0; i < PAGE_BUCKETS; i++) {
+		for (struct block *b = atomic_load(&page->bucket[i]), *next; b; b = next) {
+			next = b->next;
+			if (!all && (b->off >= to || b->off + b->len <= from))
+				continue;
+			drop(page, &page->bucket[i], b);
+			n++;
+		}
+	}
+	return n;
+}
+
+/* So many writes beside its code, and a page counts as data that once was code. */
+#define STRAY_WRITES 16
+
+static void page_written(struct tr_engine *eng, struct code_page *page, unsigned from, unsigned to)
+{
+	unsigned n = drop_range(page, from, to, false);
+	if (!n && ++page->stray_writes > STRAY_WRITES)
+		n = drop_range(page, 0, PAGE_SIZE, true);
+	if (n) {
+		eng->stats.invalidations += n;
+		for (unsigned i = 0; i < eng->cpus; i++)
+			if (eng->vcpu[i])
+				jc_flush(eng->vcpu[i]);
+	}
+	if (!page->blocks) {
+		atomic_store(&eng->mem->code[page->index], 0);
+		atomic_store(&eng->page[page->index], NULL);
+		/* jc_flush has emptied every itlb, so nobody holds the page's record any more; blocks that still run are
+		   reached by their own memory only. */
+		for (unsigned i = 0; !n && i < eng->cpus; i++)
+			if (eng->vcpu[i])
+				jc_flush(eng->vcpu[i]);
+		free(page);
+	}
+}
+
+void code_written(struct tr_engine *eng, struct tr_vcpu *self, uint64_t gpa, uint64_t len)
+{
+	exclusive_begin(eng, self);
+	host_lock(&eng->lock);
+	uint64_t end = gpa + len;
+	for (uint64_t at = gpa; at < end; at = (at & PAGE_MASK) + PAGE_SIZE) {
+		if (!guest_memory_ptr(eng->mem, at, 1, false))
+			continue;
+		struct code_page *page = atomic_load(&eng->page[guest_memory_page_index(eng->mem, at)]);
+		if (page)
+			page_written(eng, page, at & ~PAGE_MASK, (unsigned)MIN(end - (at & PAGE_MASK), PAGE_SIZE));
+	}
+	host_unlock(&eng->lock);
+	exclusive_end(eng);
+}
+
+struct block *code_find_host(struct tr_engine *eng, const uint8_t *pc)
+{
+	unsigned lo = 0, hi = eng->blocks;
+	while (lo < hi) {
+		unsigned mid = (lo + hi) / 2;
+		if (eng->sorted[mid]->start <= pc)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	return lo && pc < eng->sorted[lo - 1]->end ? eng->sorted[lo - 1] : NULL;
+}

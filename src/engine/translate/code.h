@@ -1,0 +1,164 @@
+/*
+ * The code cache: blocks of translated code, indexed by guest-physical page, offset and mode, linked to each other; and the rule that
+ * no virtual CPU runs a translation of bytes that have been changed.
+ */
+#ifndef DOPPEL_ENGINE_TRANSLATE_CODE_H
+#define DOPPEL_ENGINE_TRANSLATE_CODE_H
+
+#include "engine/translate/emit.h"
+#include "engine/translate/vcpu.h"
+#include "host/host.h"
+#include "host/thread.h"
+
+/*
+ * What translated code was made for, beside its bytes: all state that decides what an instruction means and that translated code does not
+ * look at when it runs. Blocks of different keys never mix.
+ */
+enum {
+	KEY_MODE = 3,		/* enum x86_mode */
+	KEY_MMU_SHIFT = 2,	/* enum MMU_*: which TLB */
+	KEY_MMU = 3 << 2,
+	KEY_NO_FPU = 1 << 4,	/* CR0.TS or EM: x87 and MMX instructions trap or wait */
+	KEY_NO_SSE = 1 << 5,
+	KEY_NO_AVX = 1 << 6,
+	KEY_GATES = KEY_NO_FPU | KEY_NO_SSE | KEY_NO_AVX,
+	KEY_SS32 = 1 << 7,	/* legacy modes: stack pointer is ESP, not SP */
+	KEY_USER = 1 << 8,	/* CPL 3 */
+	KEY_SLOW = 1 << 9,	/* not translated but stepped: segments with bases or limits, TF, breakpoints, alignment checks */
+};
+
+uint32_t mode_key(const struct x86_cpu *cpu);
+
+static inline unsigned key_mmu(uint32_t key)
+{
+	return (key & KEY_MMU) >> KEY_MMU_SHIFT;
+}
+
+static inline unsigned key_jc(uint32_t key)
+{
+	return (key & KEY_MODE) == MODE_64 ? key_mmu(key) : JC_LEGACY;
+}
+
+struct block;
+
+/* A direct jump out of a block to a fixed place in the same page. */
+struct tr_link {
+	struct block *from, *to;
+	struct tr_link *next;	/* in to->incoming */
+	uint8_t *rel32;		/* of the jump, writable view, 4-byte aligned */
+	uint8_t *stub;		/* where it goes while it is not linked */
+	uint32_t key;		/* of the target */
+	uint16_t off;		/* of the target in the page */
+	bool flags_in_host;	/* the guest's flags are in the host's at this jump, not in saved_flags */
+};
+
+/* Where an instruction's own host code is, to find the guest's from a host fault. */
+struct insn_map {
+	uint16_t host;		/* first byte after the block's start that belongs to this instruction or a later one */
+	uint16_t off;		/* of the guest instruction in the page */
+	bool flags_in_host;
+};
+
+#define BLOCK_LINKS 2
+
+struct block {
+	struct code_page *page;
+	struct block *next;	/* in its bucket */
+	uint32_t key;
+	uint16_t off, len;	/* guest bytes covered, within the page */
+	bool dead;
+	uint8_t links, insns;
+	const uint8_t *start, *end;		   /* host code, executable view */
+	const uint8_t *entry_host, *entry_saved;   /* with the guest's flags in the host's; in saved_flags */
+	struct tr_link *incoming;
+	struct insn_map *map;
+	struct tr_link link[BLOCK_LINKS];
+};
+
+#define PAGE_BUCKETS 64
+
+struct code_page {
+	uint64_t gpa;
+	uint64_t index;	      /* in guest_memory.code */
+	unsigned blocks;
+	unsigned stray_writes; /* to the page, but to no translated byte */
+	struct block *_Atomic bucket[PAGE_BUCKETS];
+};
+
+struct tr_engine {
+	struct guest_memory *mem;
+	const struct x86_cpuid_model *model;
+	unsigned cpus;
+	struct tr_vcpu *vcpu[255];
+
+	/* The code cache; `lock` guards all of it and every change to blocks. */
+	struct host_mutex lock;
+	struct host_code code;
+	uint8_t *code_start;   /* after the glue, writable view */
+	struct emit emit;
+	struct code_page *_Atomic *page; /* by guest_memory_page_index */
+	struct block **sorted;		 /* live and dead blocks by host address */
+	unsigned blocks, blocks_max;
+	struct arena_chunk *arena;
+
+	/* Stop-the-world: see exclusive_begin. */
+	struct host_mutex excl_lock;
+	struct host_cond excl_cond;
+	struct host_mutex excl_owner;
+	_Atomic int excl_pending;
+
+	void (*enter)(struct tr_vcpu *v, const uint8_t *pc);
+	const uint8_t *glue_exit, *glue_call, *glue_miss; /* executable view */
+	bool no_link, step_only; /* debug switches */
+	uint64_t tsc_translator;
+	struct engine_stats stats;
+};
+
+static inline const uint8_t *code_rx(const struct tr_engine *eng, const uint8_t *rw)
+{
+	return eng->code.rx + (rw - eng->code.rw);
+}
+
+static inline struct block *block_find(struct code_page *page, uint16_t off, uint32_t key)
+{
+	if (!page)
+		return NULL;
+	struct block *b = atomic_load_explicit(&page->bucket[off % PAGE_BUCKETS], memory_order_acquire);
+	while (b && (b->off != off || b->key != key))
+		b = b->next;
+	return b;
+}
+
+bool code_init(struct tr_engine *eng, uint64_t size, struct error *err);
+void code_destroy(struct tr_engine *eng);
+
+/* The block at page offset `off` of RAM page `gpa`, made if need be. May flush the cache. Never NULL. */
+struct block *code_get(struct tr_vcpu *v, uint64_t gpa, uint16_t off, uint32_t key);
+/* Makes `link` jump to `to` from now on. */
+void code_link(struct tr_engine *eng, struct tr_link *link, struct block *to);
+/* The block whose host code contains `pc`, or NULL. */
+struct block *code_find_host(struct tr_engine *eng, const uint8_t *pc);
+/* Guest memory changed: forget translations of it. Any thread that is not in translated code or a light helper. */
+void code_written(struct tr_engine *eng, struct tr_vcpu *self, uint64_t gpa, uint64_t len);
+/* Metadata that lives as long as the cache's content. */
+void *code_alloc(struct tr_engine *eng, size_t size);
+
+/*
+ * Between begin and end no other virtual CPU runs translated code. `self` is the caller's own, or NULL on another thread; it must have left
+ * translated code (in_code false).
+ */
+void exclusive_begin(struct tr_engine *eng, struct tr_vcpu *self);
+void exclusive_end(struct tr_engine *eng);
+/* Around translated code. enter waits while somebody is exclusive. */
+void vcpu_code_enter(struct tr_vcpu *v);
+void vcpu_code_leave(struct tr_vcpu *v);
+
+/* translate.c: emits the block into eng->emit and fills it in. The lock is held. */
+struct block *translate_block(struct tr_vcpu *v, struct code_page *page, const uint8_t *bytes, uint16_t off, uint32_t key);
+/* glue.c */
+void glue_emit(struct tr_engine *eng);
+
+#define BLOCK_INSNS 64
+#define BLOCK_HOST_MAX 49152 /* host bytes one block can take, cold part and all */
+
+#endif

@@ -1,0 +1,206 @@
+/* The engine `translate`: creation, destruction and the operations of engine.h. */
+#include "arch/x86/emulate.h"
+#include "engine/translate/light.h"
+#include "engine/translate/run.h"
+#include "engine/translate/thunk.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#define CODE_CACHE_DEFAULT MiB(256)
+#define CODE_CACHE_MIN MiB(1)
+#define CODE_CACHE_MAX MiB(1024) /* jumps within it are 32 bits wide */
+
+static bool has_switch(const char *list, const char *name)
+{
+	size_t n = strlen(name);
+	for (const char *p = list; p && (p = strstr(p, name)); p += n)
+		if ((p == list || p[-1] == ',') && (p[n] == 0 || p[n] == ','))
+			return true;
+	return false;
+}
+
+static bool host_has_xsave(void)
+{
+	uint32_t a = 1, b, c = 0, d;
+	__asm__("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
+	return c & BIT(27); /* OSXSAVE */
+}
+
+static void destroy(struct engine *e)
+{
+	struct tr_engine *eng = (struct tr_engine *)e;
+	eng->mem->code_written = NULL;
+	code_destroy(eng);
+	free(eng);
+}
+
+static struct engine *create(const struct engine_config *config, struct error *err)
+{
+	if (!host_has_xsave()) {
+		error_set(err, "this processor, or its system, has no XSAVE, which engine 'translate' needs");
+		return NULL;
+	}
+	if (!host_guest_signals_init(run_claim_fault)) {
+		error_set(err, "cannot handle processor faults: %s", host_error_text());
+		return NULL;
+	}
+	struct tr_engine *eng = calloc(1, sizeof(*eng));
+	if (!eng) {
+		error_set(err, "no memory for the engine");
+		return NULL;
+	}
+	uint64_t cache = config->code_cache ? config->code_cache : CODE_CACHE_DEFAULT;
+	eng->mem = config->mem;
+	eng->model = config->model;
+	eng->cpus = config->cpus;
+	eng->step_only = has_switch(config->debug, "step");
+	eng->no_link = has_switch(config->debug, "no-link");
+	if (!code_init(eng, MIN(MAX(cache, CODE_CACHE_MIN), CODE_CACHE_MAX), err)) {
+		destroy((struct engine *)eng);
+		return NULL;
+	}
+	eng->mem->code_opaque = eng;
+	eng->mem->code_written = light_code_written;
+	return (struct engine *)eng;
+}
+
+static const struct x86_cpu_ops cpu_ops = {
+	.flush_page = tlb_flush_page,
+	.flush_all = tlb_flush_all,
+	.mode_changed = tlb_mode_changed,
+};
+
+static struct engine_vcpu *vcpu_create(struct engine *e, unsigned index, struct x86_cpu **cpu, struct error *err)
+{
+	struct tr_engine *eng = (struct tr_engine *)e;
+	struct tr_vcpu *v = host_memory_alloc(sizeof(*v));
+	if (!v) {
+		error_set(err, "no memory for a virtual CPU");
+		return NULL;
+	}
+	v->engine = eng;
+	v->index = index;
+	v->self = (uint64_t)(uintptr_t)v;
+	v->run_on = 1;
+	v->cpu.id = index;
+	v->cpu.mem = eng->mem;
+	v->cpu.model = eng->model;
+	v->cpu.ops = &cpu_ops;
+	jc_flush(v);
+	tlb_flush_all(&v->cpu, true, -1);
+	x86_cpu_reset(&v->cpu, false);
+	tlb_mode_changed(&v->cpu);
+	eng->vcpu[index] = v;
+	*cpu = &v->cpu;
+	return (struct engine_vcpu *)v;
+}
+
+static void vcpu_destroy(struct engine_vcpu *ev)
+{
+	struct tr_vcpu *v = (struct tr_vcpu *)ev;
+	v->engine->vcpu[v->index] = NULL;
+	host_memory_free(v, sizeof(*v));
+}
+
+static bool thread_enter(struct engine_vcpu *ev)
+{
+	struct tr_vcpu *v = (struct tr_vcpu *)ev;
+	v->thunk = thunk_create();
+	if (!v->thunk || !host_guest_signals_thread_enter() || !host_set_gs_base(v->self))
+		return false;
+	tr_current = v;
+	return true;
+}
+
+static void thread_leave(struct engine_vcpu *ev)
+{
+	struct tr_vcpu *v = (struct tr_vcpu *)ev;
+	tr_current = NULL;
+	host_set_gs_base(0);
+	host_guest_signals_thread_leave();
+	thunk_destroy(v->thunk);
+	v->thunk = NULL;
+}
+
+static enum x86_exit_kind engine_run(struct engine_vcpu *ev)
+{
+	return run((struct tr_vcpu *)ev);
+}
+
+static void kick(struct engine_vcpu *ev)
+{
+	poll_set((struct tr_vcpu *)ev);
+}
+
+static enum verdict finish_delivery(struct tr_vcpu *v, enum verdict r)
+{
+	tlb_mode_changed(&v->cpu);
+	return r;
+}
+
+static enum verdict interrupt(struct engine_vcpu *ev, uint8_t vector)
+{
+	struct tr_vcpu *v = (struct tr_vcpu *)ev;
+	return finish_delivery(v, x86_deliver_interrupt(&v->cpu, vector));
+}
+
+static enum verdict nmi(struct engine_vcpu *ev)
+{
+	struct tr_vcpu *v = (struct tr_vcpu *)ev;
+	return finish_delivery(v, x86_deliver_nmi(&v->cpu));
+}
+
+static void want_window(struct engine_vcpu *ev, bool want)
+{
+	((struct tr_vcpu *)ev)->window = want;
+}
+
+static void stats(struct engine *e, struct engine_stats *out)
+{
+	struct tr_engine *eng = (struct tr_engine *)e;
+	*out = eng->stats;
+	uint64_t hz = eng->model->tsc_hz ? eng->model->tsc_hz : 1;
+	for (unsigned i = 0; i < eng->cpus; i++) {
+		const struct tr_vcpu *v = eng->vcpu[i];
+		if (!v)
+			continue;
+		out->time_translated += (uint64_t)((__uint128_t)v->tsc_translated * 1000000000 / hz);
+		for (unsigned k = 0; k < EXIT_KINDS; k++)
+			out->exits[k] += v->stats.exits[k];
+		out->tlb_misses += v->stats.tlb_misses;
+		out->tlb_flushes += v->stats.tlb_flushes;
+		out->dispatches += v->stats.dispatches;
+		out->helper_calls += v->stats.helper_calls;
+		out->single_steps += v->stats.single_steps;
+	}
+	out->time_translator = (uint64_t)((__uint128_t)eng->tsc_translator * 1000000000 / hz);
+}
+
+#define DESCRIBE_BLOCKS 32
+
+static void describe(struct engine_vcpu *ev, char *buf, size_t size)
+{
+	struct tr_vcpu *v = (struct tr_vcpu *)ev;
+	size_t at = (size_t)snprintf(buf, size, "last blocks looked up, newest first:\n");
+	for (unsigned i = 1; i <= DESCRIBE_BLOCKS && i <= v->trace_next && at < size; i++)
+		at += (size_t)snprintf(buf + at, size - at, "%s%016llx", i % 4 == 1 ? "\n  " : " ",
+				       (unsigned long long)v->trace[(v->trace_next - i) % ARRAY_LEN(v->trace)]);
+}
+
+const struct engine_ops engine_translate = {
+	.name = "translate",
+	.create = create,
+	.destroy = destroy,
+	.vcpu_create = vcpu_create,
+	.vcpu_destroy = vcpu_destroy,
+	.thread_enter = thread_enter,
+	.thread_leave = thread_leave,
+	.run = engine_run,
+	.kick = kick,
+	.interrupt = interrupt,
+	.nmi = nmi,
+	.want_window = want_window,
+	.stats = stats,
+	.describe = describe,
+};

@@ -1,0 +1,126 @@
+/*
+ * The few pieces of host code between C and translated code. They are emitted rather than assembled, so that offsets come from the
+ * structures themselves and translated code reaches them by a direct jump.
+ */
+#include "engine/translate/asm.h"
+#include "engine/translate/code.h"
+
+/* Registers that translated code holds guest registers in; R9, R10, R11 are in memory at all times. */
+static bool in_host(unsigned reg)
+{
+	return reg != R9 && reg != R10 && reg != R11;
+}
+
+static void store_guest(struct emit *e)
+{
+	for (unsigned r = 0; r < X86_GPRS; r++)
+		if (in_host(r))
+			asm_store_gs(e, 8, r, (int32_t)r * 8);
+}
+
+static void load_guest(struct emit *e)
+{
+	for (unsigned r = 0; r < X86_GPRS; r++)
+		if (in_host(r))
+			asm_load_gs(e, 8, r, (int32_t)r * 8);
+}
+
+static void push(struct emit *e, unsigned reg, bool pop)
+{
+	if (reg >= 8)
+		emit8(e, 0x41);
+	emit8(e, (uint8_t)((pop ? 0x58 : 0x50) | (reg & 7)));
+}
+
+static const uint8_t callee_saved[] = {RBX, RBP, R12, R13, R14, R15};
+
+/* XSAVE64 (ext 4) or XRSTOR64 (ext 5) of the guest's x87, SSE and AVX state at [rdi + xsave]. */
+static void vector_state(struct emit *e, unsigned ext)
+{
+	asm_mov_imm(e, RAX, XCR0_X87 | XCR0_SSE | XCR0_AVX);
+	asm_mov_imm(e, RDX, 0);
+	asm_rm(e, 0x0fae, 8, ext, false, RDI, VCPU_OFF(cpu.xsave));
+}
+
+/* void enter(struct tr_vcpu *v, const uint8_t *pc) */
+static void emit_enter(struct emit *e)
+{
+	for (unsigned i = 0; i < ARRAY_LEN(callee_saved); i++)
+		push(e, callee_saved[i], false);
+	asm_alu_imm(e, ALU_SUB, 8, RSP, 8); /* the stack is 16-byte aligned from here on */
+	asm_rm(e, 0x89, 8, RSP, false, RDI, VCPU_OFF(host_rsp));
+	asm_mov(e, R11, RSI);
+	vector_state(e, 5);
+	load_guest(e);
+	asm_rr(e, 0xff, 4, 4, R11); /* jmp r11 */
+}
+
+static void emit_exit(struct emit *e)
+{
+	static const uint8_t ldmxcsr_default[] = {0x0f, 0xae, 0x14, 0x24}; /* ldmxcsr [rsp] */
+	static const uint8_t fninit[] = {0xdb, 0xe3};
+
+	store_guest(e);
+	asm_load_gs(e, 8, RSP, VCPU_OFF(host_rsp));
+	asm_load_gs(e, 8, RDI, VCPU_OFF(self));
+	vector_state(e, 4);
+	asm_rm(e, 0xc7, 4, 0, false, RSP, 0); /* mov dword [rsp], 0x1f80 */
+	emit32(e, 0x1f80);
+	emit_bytes(e, ldmxcsr_default, sizeof(ldmxcsr_default));
+	emit_bytes(e, fninit, sizeof(fninit));
+	asm_alu_imm(e, ALU_ADD, 8, RSP, 8);
+	for (unsigned i = ARRAY_LEN(callee_saved); i-- > 0;)
+		push(e, callee_saved[i], true);
+	emit8(e, 0xc3);
+}
+
+/* Back from a light helper: RAX is where to go on; H_ADDR and H_DELTA are what a TLB miss filled in. */
+static void emit_resume(struct emit *e)
+{
+	asm_store_gs(e, 8, RAX, VCPU_OFF(next_pc));
+	load_guest(e);
+	asm_load_gs(e, 8, H_ADDR, VCPU_OFF(tlb_va));
+	asm_load_gs(e, 8, H_DELTA, VCPU_OFF(tlb_delta));
+	asm_jmp_gs(e, -1, VCPU_OFF(next_pc));
+}
+
+/* R9: the helper; R11: its second argument. */
+static void emit_call(struct emit *e)
+{
+	store_guest(e);
+	asm_load_gs(e, 8, RSP, VCPU_OFF(host_rsp));
+	asm_load_gs(e, 8, RDI, VCPU_OFF(self));
+	asm_mov(e, RSI, R11);
+	asm_rr(e, 0xff, 4, 2, R9); /* call r9 */
+	emit_resume(e);
+}
+
+/* R10: linear address; R11: description; R9: where to resume. */
+static void emit_miss(struct emit *e, uint64_t helper)
+{
+	asm_store_gs(e, 8, H_ADDR, VCPU_OFF(tlb_va));
+	store_guest(e);
+	asm_load_gs(e, 8, RSP, VCPU_OFF(host_rsp));
+	asm_load_gs(e, 8, RDI, VCPU_OFF(self));
+	asm_mov(e, RSI, H_ADDR);
+	asm_mov(e, RDX, R11);
+	asm_mov(e, RCX, R9);
+	asm_mov_imm(e, RAX, helper);
+	asm_rr(e, 0xff, 4, 2, RAX);
+	emit_resume(e);
+}
+
+uint64_t light_miss(struct tr_vcpu *v, uint64_t va, uint32_t desc, uint64_t resume);
+
+void glue_emit(struct tr_engine *eng)
+{
+	struct emit *e = &eng->emit;
+	eng->enter = (void (*)(struct tr_vcpu *, const uint8_t *))(uintptr_t)code_rx(eng, e->p);
+	emit_enter(e);
+	eng->glue_exit = code_rx(eng, e->p);
+	emit_exit(e);
+	eng->glue_call = code_rx(eng, e->p);
+	emit_call(e);
+	eng->glue_miss = code_rx(eng, e->p);
+	emit_miss(e, (uint64_t)(uintptr_t)light_miss);
+}

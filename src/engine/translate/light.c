@@ -1,0 +1,235 @@
+/*
+ * Helpers of translated code. They run on the host's stack with the guest's general registers stored in cpu.gpr and its vector state still
+ * in the host's registers, which is why this file is compiled for general registers only.
+ */
+#include "engine/translate/light.h"
+
+_Thread_local struct tr_vcpu *tr_current;
+
+void light_code_written(void *engine, uint64_t gpa, uint64_t len)
+{
+	struct tr_engine *eng = engine;
+	struct tr_vcpu *v = tr_current && tr_current->engine == eng ? tr_current : NULL;
+	if (!v || !atomic_load(&v->in_code)) {
+		code_written(eng, v, gpa, len);
+		return;
+	}
+	unsigned n = v->wrote_count < ARRAY_LEN(v->wrote) ? v->wrote_count++ : ARRAY_LEN(v->wrote) - 1;
+	if (v->wrote[n].len) { /* no room: one range that spans both */
+		uint64_t end = MAX(gpa + len, v->wrote[n].gpa + v->wrote[n].len);
+		gpa = MIN(gpa, v->wrote[n].gpa);
+		len = end - gpa;
+	}
+	v->wrote[n].gpa = gpa;
+	v->wrote[n].len = len;
+}
+
+static uint64_t leave(struct tr_vcpu *v, enum tr_exit code)
+{
+	v->exit_code = code;
+	v->rip_off = RIP_KNOWN;
+	return (uint64_t)(uintptr_t)v->engine->glue_exit;
+}
+
+/* On to the block at cpu->rip, or out if there is none yet. */
+static uint64_t go_on(struct tr_vcpu *v)
+{
+	if (v->wrote_count || atomic_load_explicit(&v->poll, memory_order_relaxed))
+		return leave(v, TRX_POLL);
+	uint64_t pc = light_lookup(v);
+	return pc ? pc : leave(v, TRX_LOOKUP);
+}
+
+/* Delivers cpu->exc; false when the monitor is needed (shutdown). */
+static bool deliver(struct tr_vcpu *v)
+{
+	enum verdict r = x86_deliver_exception(&v->cpu);
+	tlb_mode_changed(&v->cpu);
+	return r != V_EXIT;
+}
+
+/* RF matters to code breakpoints only; with none enabled it is as good as the one instruction old that it would live to. */
+static void clear_rf(struct x86_cpu *cpu)
+{
+	if (!(cpu->dr7 & 0xff))
+		cpu->rflags &= ~(uint64_t)FL_RF;
+}
+
+/* Back to translated code after the processor's state has changed: flags to where translated code has them. */
+static uint64_t resume_changed(struct tr_vcpu *v)
+{
+	clear_rf(&v->cpu);
+	flags_from_cpu(v);
+	tlb_mode_changed(&v->cpu);
+	if (v->window && x86_can_interrupt(&v->cpu))
+		poll_set(v);
+	return go_on(v);
+}
+
+static uint64_t exception(struct tr_vcpu *v)
+{
+	if (!deliver(v)) {
+		flags_from_cpu(v);
+		return leave(v, TRX_EXIT);
+	}
+	return resume_changed(v);
+}
+
+static uint64_t finish(struct tr_vcpu *v, const struct call_insn *call, enum verdict verdict, uint64_t next, uint8_t shadow)
+{
+	struct x86_cpu *cpu = &v->cpu;
+	v->stats.helper_calls++;
+	if (verdict == V_INJECT)
+		return exception(v);
+	if (verdict == V_EXIT) {
+		flags_from_cpu(v);
+		tlb_mode_changed(cpu);
+		return leave(v, TRX_EXIT);
+	}
+	if (shadow && cpu->shadow == shadow)
+		cpu->shadow = 0;
+	uint32_t key = v->key;
+	clear_rf(cpu);
+	flags_from_cpu(v);
+	tlb_mode_changed(cpu);
+	if (v->window && (cpu->rflags & FL_IF))
+		poll_set(v);
+	if (call->resume && cpu->rip == next && v->key == key && !v->wrote_count)
+		return (uint64_t)(uintptr_t)call->resume;
+	return go_on(v);
+}
+
+uint64_t light_system(struct tr_vcpu *v, const struct call_insn *call)
+{
+	set_rip(v, call->off);
+	flags_to_cpu(v);
+	uint64_t next = v->cpu.rip + call->insn.len;
+	uint8_t shadow = v->cpu.shadow;
+	enum verdict r = x86_emulate_system(&v->cpu, &call->insn);
+	return finish(v, call, r, next, shadow);
+}
+
+uint64_t light_general(struct tr_vcpu *v, const struct call_insn *call)
+{
+	set_rip(v, call->off);
+	flags_to_cpu(v);
+	uint64_t next = v->cpu.rip + call->insn.len;
+	uint8_t shadow = v->cpu.shadow;
+	enum verdict r = x86_emulate_general(&v->cpu, &call->insn);
+	return finish(v, call, r, next, shadow);
+}
+
+/* Puts the mapping of RAM page `host` into the TLB; true if a write may go through it. */
+static bool tlb_fill(struct tr_vcpu *v, unsigned mmu, uint64_t va, const struct x86_mapping *m, uint8_t *host, bool readonly)
+{
+	uint64_t page = va & PAGE_MASK, gpa = m->gpa & PAGE_MASK;
+	struct tlb_entry *e = &v->tlb[mmu][(page >> PAGE_SHIFT) % TLB_ENTRIES];
+	_Atomic uint8_t *code = &v->engine->mem->code[guest_memory_page_index(v->engine->mem, gpa)];
+	bool write = m->writable && !readonly;
+
+	/* A translator on another thread marks the page first and then looks for write tags: one of us sees the other. */
+	atomic_store_explicit(&e->tag_write, TLB_NONE, memory_order_relaxed);
+	e->tag_read = TLB_NONE;
+	e->delta = (uint64_t)(uintptr_t)host - va;
+	e->meta = gpa | (m->page_shift > PAGE_SHIFT ? TLB_META_LARGE : 0) | (m->global ? TLB_META_GLOBAL : 0);
+	atomic_store(&e->tag_write, write ? page : TLB_NONE);
+	if (write && atomic_load(code)) {
+		atomic_store(&e->tag_write, TLB_NONE);
+		write = false;
+	}
+	e->tag_read = page;
+	if (m->page_shift > PAGE_SHIFT) {
+		if (va >> 63)
+			v->large_kernel = true;
+		else
+			v->large_user = true;
+	}
+	return write;
+}
+
+uint64_t light_miss(struct tr_vcpu *v, uint64_t va, uint32_t desc, uint64_t resume)
+{
+	struct x86_cpu *cpu = &v->cpu;
+	struct x86_mapping m;
+	unsigned access = (desc & MISS_WRITE ? ACC_WRITE : ACC_READ) | x86_access_mode(cpu);
+
+	v->stats.tlb_misses++;
+	set_rip(v, MISS_OFF(desc));
+	if (!x86_canonical(va) || (va & ~PAGE_MASK) + MISS_SIZE(desc) > PAGE_SIZE)
+		return leave(v, TRX_STEP);
+	if (mmu_translate(cpu, va, access, &m) != V_DONE) {
+		flags_to_cpu(v);
+		return exception(v);
+	}
+	const struct guest_range *r = guest_range_find(v->engine->mem, m.gpa, 1);
+	if (!r)
+		return leave(v, TRX_STEP);
+	uint8_t *host = r->host + (m.gpa - r->gpa);
+	bool writable = tlb_fill(v, key_mmu(v->key), va, &m, host, r->readonly);
+	if ((desc & MISS_WRITE) && !writable)
+		return leave(v, TRX_STEP);
+	v->tlb_delta = (uint64_t)(uintptr_t)host - va;
+	return resume;
+}
+
+uint64_t light_jump(struct tr_vcpu *v, uint64_t arg)
+{
+	struct x86_cpu *cpu = &v->cpu;
+	bool code64 = (v->key & KEY_MODE) == MODE_64;
+	v->stats.dispatches++;
+	if (code64 && !x86_canonical(v->tlb_va)) {
+		cpu->gpr[RSP] -= (uint64_t)(int64_t)(int32_t)(arg >> 16);
+		set_rip(v, arg & 0xffff);
+		return leave(v, TRX_STEP);
+	}
+	cpu->rip = code64 ? v->tlb_va : (uint32_t)(v->tlb_va - cpu->seg[SEG_CS].base);
+	if (!code64)
+		v->tlb_va = linear_rip(cpu);
+	return go_on(v);
+}
+
+static struct code_page *itlb_fill(struct tr_vcpu *v, struct itlb_entry *e, uint64_t linear, bool *fault)
+{
+	struct x86_mapping m;
+	enum verdict r = mmu_translate(&v->cpu, linear, ACC_EXEC | x86_access_mode(&v->cpu), &m);
+	*fault = r == V_INJECT;
+	if (r != V_DONE || !guest_memory_ptr(v->engine->mem, m.gpa, 1, false))
+		return NULL;
+	struct code_page *page = atomic_load(&v->engine->page[guest_memory_page_index(v->engine->mem, m.gpa)]);
+	if (!page)
+		return NULL;
+	e->page = linear & PAGE_MASK;
+	e->code = page;
+	unsigned h = exec_hash(e->page);
+	v->exec_filter[h / 64] |= 1ull << (h % 64);
+	v->jc_used = true;
+	if (m.page_shift > PAGE_SHIFT)
+		v->exec_large[linear >> 63] = true;
+	return page;
+}
+
+uint64_t light_lookup(struct tr_vcpu *v)
+{
+	struct x86_cpu *cpu = &v->cpu;
+	bool fault = false;
+	if ((v->key & KEY_SLOW) || cpu->shadow)
+		return 0;
+	uint64_t linear = linear_rip(cpu);
+	if (!x86_canonical(linear))
+		return 0;
+	struct jc_entry *jc = &v->jc[key_jc(v->key)][(linear ^ linear >> 10) % JC_ENTRIES];
+	if (jc->tag == linear) {
+		v->vpage = linear & PAGE_MASK;
+		return jc->host;
+	}
+	struct itlb_entry *it = &v->itlb[key_mmu(v->key)][(linear >> PAGE_SHIFT) % ITLB_ENTRIES];
+	struct code_page *page = it->page == (linear & PAGE_MASK) ? it->code : itlb_fill(v, it, linear, &fault);
+	struct block *b = block_find(page, linear & ~PAGE_MASK, v->key);
+	if (!b)
+		return 0; /* a fault, too, is the slow path's to deliver */
+	jc->tag = linear;
+	jc->host = (uint64_t)(uintptr_t)b->entry_saved;
+	v->vpage = linear & PAGE_MASK;
+	v->trace[v->trace_next++ % ARRAY_LEN(v->trace)] = linear;
+	return jc->host;
+}

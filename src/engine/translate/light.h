@@ -1,0 +1,80 @@
+/*
+ * Helpers that translated code calls while the guest's vector state stays in the host's registers: compiled for general registers
+ * only, no C library. Each returns the host address to go on at.
+ */
+#ifndef DOPPEL_ENGINE_TRANSLATE_LIGHT_H
+#define DOPPEL_ENGINE_TRANSLATE_LIGHT_H
+
+#include "engine/translate/code.h"
+
+/* One instruction carried out by emulate.h, from translated code. */
+struct call_insn {
+	struct x86_insn insn;
+	const uint8_t *resume; /* the code after it, or NULL: look the next block up */
+	uint16_t off;	       /* of the instruction in its page */
+};
+
+uint64_t light_system(struct tr_vcpu *v, const struct call_insn *call);
+uint64_t light_general(struct tr_vcpu *v, const struct call_insn *call);
+
+/* A miss in the inlined TLB: fills it, or delivers the fault, or leaves for the slow path. */
+#define MISS_OFF(desc) ((desc)&0xfff)
+#define MISS_SIZE(desc) ((desc) >> 12 & 0xff)
+#define MISS_WRITE (1u << 20)
+uint64_t light_miss(struct tr_vcpu *v, uint64_t va, uint32_t desc, uint64_t resume);
+
+/*
+ * An indirect jump that the jump cache does not know; tlb_va holds the linear target. `arg`: page offset of the instruction in the
+ * low 16 bits, what it has added to RSP above, to be undone when the target is not canonical.
+ */
+uint64_t light_jump(struct tr_vcpu *v, uint64_t arg);
+
+/* Host address of the block at cpu->rip; translated code is entered there with flags in saved_flags. 0: needs the translator or a step. */
+uint64_t light_lookup(struct tr_vcpu *v);
+
+/* TLB maintenance; also the engine's x86_cpu_ops. */
+void tlb_flush_page(struct x86_cpu *cpu, uint64_t va, int pcid);
+void tlb_flush_all(struct x86_cpu *cpu, bool global, int pcid);
+void tlb_mode_changed(struct x86_cpu *cpu);
+void jc_flush(struct tr_vcpu *v); /* empties itlb too */
+unsigned exec_hash(uint64_t page);
+/* No virtual CPU may write page `gpa` through its TLB any more. True when one could have until now. */
+bool tlb_protect(struct tr_engine *eng, uint64_t gpa);
+
+/* Flags between the two forms that C sees. */
+static inline void flags_to_cpu(struct tr_vcpu *v)
+{
+	uint64_t s = v->saved_flags;
+	v->cpu.rflags = (v->cpu.rflags & ~(uint64_t)FL_ARITH) | (s >> 8 & 0xd5) | (s & 1) << 11;
+}
+
+static inline void flags_from_cpu(struct tr_vcpu *v)
+{
+	v->saved_flags = (v->cpu.rflags & 0xd5) << 8 | (v->cpu.rflags >> 11 & 1);
+}
+
+static inline void set_rip(struct tr_vcpu *v, uint16_t off)
+{
+	uint64_t linear = v->vpage + off;
+	v->cpu.rip = (v->key & KEY_MODE) == MODE_64 ? linear : (uint32_t)(linear - v->cpu.seg[SEG_CS].base);
+}
+
+static inline uint64_t linear_rip(const struct x86_cpu *cpu)
+{
+	return x86_code64(cpu) ? cpu->rip : (uint32_t)(cpu->rip + cpu->seg[SEG_CS].base);
+}
+
+static inline void poll_set(struct tr_vcpu *v)
+{
+	atomic_store(&v->run_on, 0);
+	atomic_store(&v->poll, 1);
+}
+
+
+/* The virtual CPU whose thread this is, or NULL. */
+extern _Thread_local struct tr_vcpu *tr_current;
+
+/* guest_memory's code_written: at once, or, from translated code and light helpers, when they have been left. */
+void light_code_written(void *engine, uint64_t gpa, uint64_t len);
+
+#endif

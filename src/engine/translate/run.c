@@ -1,0 +1,154 @@
+/* The run loop: between translated code, the translator, the slow path and the monitor. */
+#include "engine/translate/run.h"
+
+#include "engine/translate/light.h"
+#include "engine/translate/step.h"
+#include "engine/translate/thunk.h"
+
+/* Stores into translated code that helpers noted while it ran. */
+static void settle_writes(struct tr_vcpu *v)
+{
+	for (unsigned i = 0; i < v->wrote_count; i++) {
+		code_written(v->engine, v, v->wrote[i].gpa, v->wrote[i].len);
+		v->wrote[i].len = 0;
+	}
+	v->wrote_count = 0;
+}
+
+/* Delivers cpu->exc. False: the monitor is needed. */
+static bool deliver(struct tr_vcpu *v)
+{
+	return x86_deliver_exception(&v->cpu) != V_EXIT;
+}
+
+/* One instruction the slow way. False: the monitor is needed. */
+static bool run_step(struct tr_vcpu *v)
+{
+	enum verdict r = step(v);
+	if (r == V_INJECT)
+		return deliver(v);
+	return r != V_EXIT;
+}
+
+/* Makes the block at cpu->rip, or, where there can be none, runs one instruction. False: the monitor is needed. */
+static bool run_lookup(struct tr_vcpu *v)
+{
+	struct x86_cpu *cpu = &v->cpu;
+	struct x86_mapping m;
+	uint64_t linear = linear_rip(cpu);
+	if ((v->key & KEY_SLOW) || cpu->shadow || !x86_canonical(linear))
+		return run_step(v);
+	if (mmu_translate(cpu, linear, ACC_EXEC | x86_access_mode(cpu), &m) != V_DONE)
+		return deliver(v);
+	if (!guest_memory_ptr(v->engine->mem, m.gpa, 1, false))
+		return run_step(v);
+	code_get(v, m.gpa & PAGE_MASK, m.gpa & ~PAGE_MASK, v->key);
+	return true;
+}
+
+/* Still in code, so that no block goes away: links the jump just taken if its target is there. */
+static void try_link(struct tr_vcpu *v, struct tr_link *link)
+{
+	if (link->from->dead || v->engine->no_link)
+		return;
+	struct block *to = block_find(link->from->page, link->off, link->key);
+	if (to)
+		code_link(v->engine, link, to);
+}
+
+static void enter(struct tr_vcpu *v, uint64_t pc)
+{
+	struct x86_cpu *cpu = &v->cpu;
+	flags_from_cpu(v);
+	uint64_t t0 = __builtin_ia32_rdtsc();
+	v->engine->enter(v, (const uint8_t *)(uintptr_t)pc);
+	v->tsc_translated += __builtin_ia32_rdtsc() - t0;
+	if (v->rip_off != RIP_KNOWN)
+		set_rip(v, (uint16_t)v->rip_off);
+	flags_to_cpu(v);
+	cpu->rflags |= FL_FIXED1;
+}
+
+/* Runs translated code if there is any for cpu->rip. False: the monitor is needed. */
+static bool run_some(struct tr_vcpu *v)
+{
+	struct tr_link *link = v->want_link;
+	v->want_link = NULL;
+	vcpu_code_enter(v);
+	if (link && v->link_flushes == v->engine->stats.flushes)
+		try_link(v, link);
+	uint64_t pc = light_lookup(v);
+	if (!pc) {
+		vcpu_code_leave(v);
+		return run_lookup(v);
+	}
+	enter(v, pc);
+	enum tr_exit code = v->exit_code;
+	if (code == TRX_LINK) {
+		link = (struct tr_link *)(uintptr_t)v->exit_arg;
+		v->link_flushes = v->engine->stats.flushes;
+		v->want_link = link;
+		try_link(v, link);
+	}
+	vcpu_code_leave(v);
+	settle_writes(v);
+	return code == TRX_STEP ? run_step(v) : code != TRX_EXIT;
+}
+
+/* The answer to a read has come: the instruction runs again and finds it. */
+static bool answered(const struct x86_cpu *cpu)
+{
+	return cpu->exit.completed && !cpu->exit.write && cpu->exit.kind != EXIT_NONE;
+}
+
+static enum x86_exit_kind interrupted(struct tr_vcpu *v)
+{
+	atomic_store(&v->poll, 0);
+	atomic_store(&v->run_on, 1);
+	v->cpu.exit = (struct x86_exit){.kind = EXIT_INTERRUPTED};
+	return EXIT_INTERRUPTED;
+}
+
+enum x86_exit_kind run(struct tr_vcpu *v)
+{
+	struct x86_cpu *cpu = &v->cpu;
+	enum verdict r = x86_resume(cpu);
+	if (r == V_EXIT || (r == V_INJECT && !deliver(v)))
+		return cpu->exit.kind;
+	bool must_step = answered(cpu);
+	for (;;) {
+		tlb_mode_changed(cpu);
+		if (!must_step && (atomic_load(&v->poll) || (v->window && x86_can_interrupt(cpu))))
+			return interrupted(v);
+		bool on = must_step ? run_step(v) : run_some(v);
+		settle_writes(v);
+		must_step = false;
+		if (!on) {
+			v->stats.exits[cpu->exit.kind]++;
+			tlb_mode_changed(cpu);
+			return cpu->exit.kind;
+		}
+	}
+}
+
+bool run_claim_fault(struct host_fault_context *ctx)
+{
+	struct tr_vcpu *v = tr_current;
+	const uint8_t *pc = (const uint8_t *)(uintptr_t)ctx->rip;
+	if (thunk_claim_fault(ctx))
+		return true;
+	if (!v || !atomic_load(&v->in_code) || ctx->fault == HOST_FAULT_MEMORY || ctx->fault == HOST_FAULT_BUS)
+		return false;
+	struct block *b = code_find_host(v->engine, pc);
+	if (!b)
+		return false;
+	const struct insn_map *m = b->map;
+	while (m[1].host <= pc - b->start)
+		m++;
+	if (m->flags_in_host)
+		v->saved_flags = (ctx->rflags & 0xd5) << 8 | (ctx->rflags >> 11 & 1);
+	v->rip_off = m->off;
+	v->exit_code = TRX_STEP;
+	ctx->rip = (uint64_t)(uintptr_t)v->engine->glue_exit;
+	return true;
+}

@@ -1,0 +1,95 @@
+#include "engine/translate/step.h"
+
+#include "arch/x86/debug.h"
+#include "engine/translate/light.h"
+#include "engine/translate/thunk.h"
+
+#include <Zydis/Mnemonic.h>
+
+bool step_is_general(const struct x86_insn *insn)
+{
+	static const uint16_t general[] = {
+		ZYDIS_MNEMONIC_CLD, ZYDIS_MNEMONIC_STD, ZYDIS_MNEMONIC_XLAT, ZYDIS_MNEMONIC_PREFETCH, ZYDIS_MNEMONIC_PREFETCHW,
+		ZYDIS_MNEMONIC_PREFETCHWT1, ZYDIS_MNEMONIC_PREFETCHNTA, ZYDIS_MNEMONIC_PREFETCHT0, ZYDIS_MNEMONIC_PREFETCHT1,
+		ZYDIS_MNEMONIC_PREFETCHT2, ZYDIS_MNEMONIC_CLFLUSH, ZYDIS_MNEMONIC_CLFLUSHOPT, ZYDIS_MNEMONIC_CLWB, ZYDIS_MNEMONIC_BOUND,
+		ZYDIS_MNEMONIC_AAA, ZYDIS_MNEMONIC_AAD, ZYDIS_MNEMONIC_AAM, ZYDIS_MNEMONIC_AAS, ZYDIS_MNEMONIC_DAA, ZYDIS_MNEMONIC_DAS,
+		ZYDIS_MNEMONIC_SALC,
+	};
+	for (unsigned i = 0; i < ARRAY_LEN(general); i++)
+		if (insn->mnemonic == general[i])
+			return true;
+	return false;
+}
+
+/* Fetches and decodes the instruction at rip. V_INJECT: it, or its fetch, faults. */
+static enum verdict fetch(struct tr_vcpu *v, struct x86_insn *insn)
+{
+	struct x86_cpu *cpu = &v->cpu;
+	uint8_t bytes[15];
+	enum verdict verdict = V_DONE;
+	if (x86_code64(cpu) ? !x86_canonical(cpu->rip) : cpu->rip > cpu->seg[SEG_CS].limit)
+		return x86_raise_error(cpu, X86_GP, 0);
+	unsigned n = mem_fetch(cpu, linear_rip(cpu), bytes, sizeof(bytes), &verdict);
+	x86_decode(insn, bytes, n, x86_mode(cpu), v->engine->model);
+	switch (insn->cls) {
+	case CLS_PARTIAL:
+		if (verdict == V_DONE || verdict == V_EXIT) /* from where there is no memory */
+			return x86_raise(cpu, X86_UD);
+		return verdict;
+	case CLS_TOOLONG:
+		return x86_raise_error(cpu, X86_GP, 0);
+	case CLS_INVALID:
+		return x86_raise(cpu, X86_UD);
+	default:
+		break;
+	}
+	if (!x86_code64(cpu) && cpu->rip + insn->len - 1 > cpu->seg[SEG_CS].limit)
+		return x86_raise_error(cpu, X86_GP, 0);
+	return V_DONE;
+}
+
+static enum verdict carry_out(struct tr_vcpu *v, const struct x86_insn *insn)
+{
+	switch (insn->cls) {
+	case CLS_SYSTEM:
+		return x86_emulate_system(&v->cpu, insn);
+	case CLS_BRANCH:
+	case CLS_STACK:
+	case CLS_STRING:
+		return x86_emulate_general(&v->cpu, insn);
+	case CLS_SPECIAL:
+		if (step_is_general(insn))
+			return x86_emulate_general(&v->cpu, insn);
+		break;
+	default:
+		break;
+	}
+	return thunk_step(v->thunk, &v->cpu, insn);
+}
+
+enum verdict step(struct tr_vcpu *v)
+{
+	struct x86_cpu *cpu = &v->cpu;
+	struct x86_insn insn;
+	uint64_t was = cpu->rflags;
+	uint8_t shadow = cpu->shadow;
+	bool debug = x86_debug_active(cpu);
+	enum verdict verdict = V_DONE;
+
+	v->stats.single_steps++;
+	cpu->mmio.next = 0;
+	if (debug)
+		verdict = x86_before_instruction(cpu);
+	if (verdict == V_DONE)
+		verdict = fetch(v, &insn);
+	if (verdict == V_DONE)
+		verdict = carry_out(v, &insn);
+	bool retired = verdict == V_DONE || (verdict == V_EXIT && (cpu->exit.write || cpu->exit.kind == EXIT_HLT));
+	if (retired || verdict == V_INJECT)
+		cpu->mmio.count = 0;
+	if (retired && shadow && cpu->shadow == shadow)
+		cpu->shadow = 0;
+	if (debug && retired && x86_after_instruction(cpu, was) == V_INJECT && verdict == V_DONE)
+		verdict = V_INJECT;
+	return verdict;
+}

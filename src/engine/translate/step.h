@@ -1,0 +1,13 @@
+/* The slow path: one instruction, fetched, decoded and carried out in C. Exact for all of them; what translated code is checked against. */
+#ifndef DOPPEL_ENGINE_TRANSLATE_STEP_H
+#define DOPPEL_ENGINE_TRANSLATE_STEP_H
+
+#include "engine/translate/vcpu.h"
+
+/* Runs the instruction at cpu->rip; rflags is whole. V_INJECT: cpu->exc is to be delivered. */
+enum verdict step(struct tr_vcpu *v);
+
+/* A CLS_SPECIAL instruction that needs no vector state: x86_emulate_general carries it out. */
+bool step_is_general(const struct x86_insn *insn);
+
+#endif

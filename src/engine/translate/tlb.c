@@ -1,0 +1,171 @@
+/*
+ * The software TLB's upkeep, and the address-translation caches beside it: itlb (linear page → code page) and the jump cache.
+ * Compiled for general registers only: light helpers call it.
+ */
+#include "engine/translate/light.h"
+
+static struct tr_vcpu *vcpu_of(struct x86_cpu *cpu)
+{
+	return container_of(cpu, struct tr_vcpu, cpu);
+}
+
+void jc_flush(struct tr_vcpu *v)
+{
+	for (unsigned m = 0; m < JC_MODES; m++)
+		for (unsigned i = 0; i < JC_ENTRIES; i++)
+			v->jc[m][i].tag = JC_NONE;
+	for (unsigned m = 0; m < MMU_MODES; m++)
+		for (unsigned i = 0; i < ITLB_ENTRIES; i++)
+			v->itlb[m][i].page = TLB_NONE;
+	for (unsigned i = 0; i < ARRAY_LEN(v->exec_filter); i++)
+		v->exec_filter[i] = 0;
+	v->exec_large[0] = v->exec_large[1] = v->jc_used = false;
+}
+
+static void entry_drop(struct tlb_entry *e)
+{
+	atomic_store_explicit(&e->tag_read, TLB_NONE, memory_order_relaxed);
+	atomic_store_explicit(&e->tag_write, TLB_NONE, memory_order_relaxed);
+	e->meta = 0;
+}
+
+void tlb_flush_all(struct x86_cpu *cpu, bool global, int pcid)
+{
+	struct tr_vcpu *v = vcpu_of(cpu);
+	v->stats.tlb_flushes++;
+	for (unsigned m = 0; m < MMU_MODES; m++)
+		for (unsigned i = 0; i < TLB_ENTRIES; i++)
+			if (global || !(v->tlb[m][i].meta & TLB_META_GLOBAL))
+				entry_drop(&v->tlb[m][i]);
+	if (v->jc_used)
+		jc_flush(v);
+	if (global)
+		v->large_user = v->large_kernel = false;
+}
+
+static void flush_one(struct tr_vcpu *v, uint64_t page)
+{
+	for (unsigned m = 0; m < MMU_MODES; m++) {
+		struct tlb_entry *e = &v->tlb[m][(page >> PAGE_SHIFT) % TLB_ENTRIES];
+		if (e->tag_read == page || e->tag_write == page)
+			entry_drop(e);
+	}
+}
+
+/* INVLPG drops the whole of a larger page: the entries of its 4 KiB pieces, wherever they are. */
+static void flush_large(struct tr_vcpu *v, bool kernel)
+{
+	for (unsigned m = 0; m < MMU_MODES; m++) {
+		for (unsigned i = 0; i < TLB_ENTRIES; i++) {
+			struct tlb_entry *e = &v->tlb[m][i];
+			uint64_t tag = e->tag_read != TLB_NONE ? e->tag_read : e->tag_write;
+			if ((e->meta & TLB_META_LARGE) && tag >> 63 == kernel)
+				entry_drop(e);
+		}
+	}
+	if (kernel)
+		v->large_kernel = false;
+	else
+		v->large_user = false;
+}
+
+unsigned exec_hash(uint64_t page)
+{
+	uint64_t n = page >> PAGE_SHIFT;
+	return (unsigned)((n ^ n >> 12) % EXEC_FILTER_BITS);
+}
+
+void tlb_flush_page(struct x86_cpu *cpu, uint64_t va, int pcid)
+{
+	struct tr_vcpu *v = vcpu_of(cpu);
+	uint64_t page = va & PAGE_MASK;
+	bool kernel = va >> 63;
+	flush_one(v, page);
+	if (kernel ? v->large_kernel : v->large_user)
+		flush_large(v, kernel);
+	unsigned h = exec_hash(page);
+	if (v->exec_large[kernel] || v->exec_filter[h / 64] >> (h % 64) & 1)
+		jc_flush(v);
+}
+
+/* Leaves entries whose write tag another thread reads in place: only its store is atomic, and only towards TLB_NONE. */
+bool tlb_protect(struct tr_engine *eng, uint64_t gpa)
+{
+	bool any = false;
+	for (unsigned c = 0; c < eng->cpus; c++) {
+		struct tr_vcpu *v = eng->vcpu[c];
+		for (unsigned m = 0; v && m < MMU_MODES; m++) {
+			for (unsigned i = 0; i < TLB_ENTRIES; i++) {
+				struct tlb_entry *e = &v->tlb[m][i];
+				if ((e->meta & PAGE_MASK) != gpa || e->tag_write == TLB_NONE)
+					continue;
+				atomic_store(&e->tag_write, TLB_NONE);
+				any = true;
+			}
+		}
+	}
+	return any;
+}
+
+static bool flat(const struct x86_segment *s)
+{
+	return s->base == 0 && s->limit == 0xffffffff && (s->attr & SEG_ATTR_P);
+}
+
+/* Segments that translated code of the legacy modes may take for granted: everything readable and writable from 0 to 4 GiB. */
+static bool legacy_flat(const struct x86_cpu *cpu)
+{
+	static const uint8_t data[] = {SEG_DS, SEG_ES, SEG_SS};
+	for (unsigned i = 0; i < ARRAY_LEN(data); i++) {
+		const struct x86_segment *s = &cpu->seg[data[i]];
+		if (!flat(s) || (s->attr & 0xe) != 2) /* data, expand up, writable */
+			return false;
+	}
+	return flat(&cpu->seg[SEG_CS]) && (cpu->cr0 & CR0_PE) && (cpu->seg[SEG_SS].attr & SEG_ATTR_DB);
+}
+
+static bool must_step(const struct x86_cpu *cpu, enum x86_mode mode)
+{
+	if ((cpu->rflags & FL_TF) || (cpu->dr7 & 0xff) || cpu->db_pending)
+		return true;
+	if (cpu->cpl == 3 && (cpu->rflags & FL_AC) && (cpu->cr0 & CR0_AM))
+		return true;
+	return mode != MODE_64 && (mode == MODE_16 || (cpu->rflags & FL_VM) || !legacy_flat(cpu));
+}
+
+uint32_t mode_key(const struct x86_cpu *cpu)
+{
+	enum x86_mode mode = x86_mode(cpu);
+	unsigned mmu = cpu->cpl == 3				     ? MMU_USER
+		       : (cpu->cr4 & CR4_SMAP) && !(cpu->rflags & FL_AC) ? MMU_KERNEL
+									 : MMU_KERNEL_AC;
+	uint32_t key = mode | mmu << KEY_MMU_SHIFT;
+	if (cpu->cr0 & (CR0_TS | CR0_EM))
+		key |= KEY_NO_FPU | KEY_NO_SSE | KEY_NO_AVX;
+	if (!(cpu->cr4 & CR4_OSFXSR))
+		key |= KEY_NO_SSE;
+	if (!(cpu->cr4 & CR4_OSXSAVE) || (cpu->xcr0 & (XCR0_SSE | XCR0_AVX)) != (XCR0_SSE | XCR0_AVX))
+		key |= KEY_NO_AVX;
+	if (cpu->cpl == 3)
+		key |= KEY_USER;
+	if (must_step(cpu, mode))
+		key |= KEY_SLOW;
+	return key;
+}
+
+/*
+ * Blocks of different keys must not meet in the jump cache. Its tables tell 64-bit code's ways of looking at memory apart; all else that makes
+ * a key changes seldom, and empties it.
+ */
+void tlb_mode_changed(struct x86_cpu *cpu)
+{
+	struct tr_vcpu *v = vcpu_of(cpu);
+	uint32_t key = mode_key(cpu);
+	if (key == v->key)
+		return;
+	v->key = key;
+	uint32_t *seen = &v->jc_key[key_jc(key)];
+	if (*seen != key && *seen != 0)
+		jc_flush(v);
+	*seen = key;
+}

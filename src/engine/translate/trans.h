@@ -1,0 +1,122 @@
+/* Inside the translator: the block being made, and the parts that make it. docs/translator.md explains the whole. */
+#ifndef DOPPEL_ENGINE_TRANSLATE_TRANS_H
+#define DOPPEL_ENGINE_TRANSLATE_TRANS_H
+
+#include "engine/translate/asm.h"
+#include "engine/translate/code.h"
+#include "engine/translate/light.h"
+
+#include <Zydis/Mnemonic.h>
+
+/* Where the guest's arithmetic flags are. */
+enum flags_at {
+	FLAGS_HOST,  /* in the host's flags; saved_flags is stale */
+	FLAGS_SAVED, /* in saved_flags; the host's are free */
+	FLAGS_BOTH,
+};
+
+/* Code that is seldom run, put after the block: one for each place that jumps to it. */
+enum cold_kind { COLD_MISS, COLD_LINK, COLD_POLL, COLD_FAR };
+
+struct cold {
+	uint8_t kind;
+	uint8_t flags;		/* enum flags_at on arrival */
+	bool rcx_in_addr;	/* COLD_POLL from poll_quiet: RCX has to be taken back from H_ADDR */
+	uint16_t off;		/* COLD_MISS, COLD_POLL: of the instruction */
+	uint32_t arg;		/* COLD_MISS: description */
+	int64_t target;		/* COLD_FAR: offset from the page's start */
+	uint8_t *from;		/* rel32 that jumps here */
+	uint8_t *resume;	/* COLD_MISS */
+	struct tr_link *link;	/* COLD_LINK */
+};
+
+#define COLD_MAX (BLOCK_INSNS * 4 + 8)
+#define MAP_MAX (BLOCK_INSNS * 2 + 1)
+
+struct trans {
+	struct emit e;
+	struct tr_vcpu *v;
+	struct tr_engine *eng;
+	struct block *b;
+	uint8_t *start;		   /* writable view */
+	enum flags_at flags;
+	enum x86_mode mode;
+	unsigned mmu;
+	uint32_t key;
+	const struct x86_insn *insn; /* at hand */
+	uint16_t off, next;	     /* its offset in the page, and the next one's (up to 4096) */
+	bool shadow;		     /* the last instruction was STI or a load of SS */
+	bool ended;		     /* the block has its last jump */
+	uint8_t *quiet_poll;	     /* rel8 of a poll_quiet whose landing is still to be placed */
+	unsigned colds, maps;
+	struct cold cold[COLD_MAX];
+	struct insn_map map[MAP_MAX];
+	struct x86_insn insns[BLOCK_INSNS];
+};
+
+static inline bool spilled(unsigned reg)
+{
+	return reg >= R9 && reg <= R11;
+}
+
+static inline unsigned stack_bytes(const struct trans *t)
+{
+	return t->mode == MODE_64 ? 8 : 4;
+}
+
+/* trans_flags.c: flags are saved only before host code that would destroy them, and restored only before who reads them. */
+void flags_clobber(struct trans *t); /* after it the host's flags are free */
+void flags_need(struct trans *t);    /* after it the host's flags are the guest's. Uses H_TMP */
+void flags_emit_save(struct emit *e);
+/* Emits a jump that is taken when the guest's condition `cc` holds, from wherever the flags are; returns its rel32, 4-byte aligned. */
+uint8_t *flags_jcc(struct trans *t, enum cc cc);
+bool flags_merge(const struct x86_insn *insn); /* reads flags, or leaves some of them as they were */
+
+/* trans_mem.c */
+void mem_address(struct trans *t, const struct x86_insn *insn, bool segment); /* H_ADDR = linear (or, without segment, effective) address */
+void mem_stack_address(struct trans *t, int32_t disp);			      /* H_ADDR = stack pointer + disp */
+/* Looks H_ADDR up for `size` bytes: [H_ADDR + H_DELTA] is then the host's address. Flags must be saved. Uses H_TMP. */
+void mem_check(struct trans *t, unsigned size, bool write);
+void trans_plain(struct trans *t, const struct x86_insn *insn);
+void map_here(struct trans *t); /* host code from here on belongs to the instruction at hand */
+
+/* trans_branch.c: each returns false when it leaves the instruction to the slow path, with nothing emitted. */
+bool trans_branch(struct trans *t, const struct x86_insn *insn);
+bool trans_stack(struct trans *t, const struct x86_insn *insn);
+/* Ends the block with a jump to offset `target` from the page's start (it may be in another page). */
+void jump_to(struct trans *t, int64_t target, uint32_t key);
+/* Ends the block with a jump to the linear address in H_ADDR. `undo`: see light_jump. Flags must be saved. */
+void jump_indirect(struct trans *t, uint32_t key, int32_t undo);
+void poll_flagged(struct trans *t, uint16_t off);
+void cold_emit_far(struct trans *t, const struct cold *c);
+
+/* trans_system.c */
+void trans_call(struct trans *t, const struct x86_insn *insn); /* CLS_SYSTEM, or one left to x86_emulate_general */
+void trans_step(struct trans *t);				/* ends the block by leaving for the slow path at the instruction at hand */
+void exit_code(struct trans *t, enum tr_exit code, uint16_t off);
+
+static inline struct cold *cold_add(struct trans *t, enum cold_kind kind, uint8_t *from)
+{
+	ENSURE(t->colds < COLD_MAX);
+	struct cold *c = &t->cold[t->colds++];
+	*c = (struct cold){.kind = kind, .flags = t->flags, .from = from, .off = t->off};
+	return c;
+}
+
+static inline void emit_store16(struct trans *t, unsigned reg, int32_t off)
+{
+	asm_store16_gs(&t->e, reg, off);
+}
+
+/* Loads guest register `reg` into `scratch` if it lives in memory; returns the host register that has it. */
+static inline unsigned guest_reg(struct trans *t, unsigned reg, unsigned scratch)
+{
+	if (!spilled(reg))
+		return reg;
+	asm_load_gs(&t->e, 8, scratch, (int32_t)reg * 8);
+	return scratch;
+}
+
+void jmp_glue(struct trans *t, const uint8_t *glue); /* direct jump to a piece of glue, executable view address */
+
+#endif

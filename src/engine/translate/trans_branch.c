@@ -1,0 +1,370 @@
+/* Near branches and the stack. */
+#include "engine/translate/trans.h"
+
+static bool in_page(int64_t target)
+{
+	return target >= 0 && target < (int64_t)PAGE_SIZE;
+}
+
+void jmp_glue(struct trans *t, const uint8_t *glue)
+{
+	uint8_t *rel = asm_jmp(&t->e);
+	asm_patch32(rel, t->eng->code.rw + (glue - t->eng->code.rx));
+}
+
+void exit_code(struct trans *t, enum tr_exit code, uint16_t off)
+{
+	asm_store_gs_imm(&t->e, 4, VCPU_OFF(rip_off), off);
+	asm_store_gs_imm(&t->e, 4, VCPU_OFF(exit_code), code);
+	jmp_glue(t, t->eng->glue_exit);
+}
+
+void poll_flagged(struct trans *t, uint16_t off)
+{
+	ENSURE(t->flags != FLAGS_HOST);
+	asm_alu_gs_imm(&t->e, ALU_CMP, 4, VCPU_OFF(poll), 0);
+	t->flags = FLAGS_SAVED;
+	cold_add(t, COLD_POLL, asm_jcc(&t->e, CC_NE))->off = off;
+}
+
+/*
+ * The same when the flags are in the host's: run_on is 0 when somebody asked. RCX comes back from H_ADDR on either way; the way out is
+ * placed after the block's last jump by quiet_poll_land, for JRCXZ reaches no further.
+ */
+static void poll_quiet(struct trans *t)
+{
+	asm_mov(&t->e, H_ADDR, RCX);
+	asm_load_gs(&t->e, 8, RCX, VCPU_OFF(run_on));
+	t->quiet_poll = asm_jrcxz(&t->e);
+	asm_mov(&t->e, RCX, H_ADDR);
+}
+
+static void quiet_poll_land(struct trans *t, enum flags_at flags)
+{
+	if (!t->quiet_poll)
+		return;
+	asm_patch8(t->quiet_poll, t->e.p);
+	asm_mov(&t->e, RCX, H_ADDR);
+	struct cold *c = cold_add(t, COLD_POLL, asm_jmp(&t->e));
+	c->flags = flags;
+	t->quiet_poll = NULL;
+}
+
+/* Before a jump backwards: the loop must be left when somebody asks. The instruction at hand is then run again later. */
+static void poll_backward(struct trans *t, int64_t target)
+{
+	if (target > t->off || !in_page(target)) /* jump_far polls */
+		return;
+	if (t->flags == FLAGS_HOST && in_page(t->next)) {
+		poll_quiet(t);
+		return;
+	}
+	flags_clobber(t);
+	poll_flagged(t, t->off);
+}
+
+/* Makes the rel32 at `from` a link to offset `target` of this page. */
+static void link_add(struct trans *t, uint8_t *from, int64_t target, uint32_t key)
+{
+	struct block *b = t->b;
+	ENSURE(b->links < BLOCK_LINKS);
+	struct tr_link *link = &b->link[b->links++];
+	*link = (struct tr_link){.from = b, .rel32 = from, .key = key, .off = (uint16_t)target};
+	link->flags_in_host = t->flags == FLAGS_HOST;
+	cold_add(t, COLD_LINK, from)->link = link;
+}
+
+void jump_indirect(struct trans *t, uint32_t key, int32_t undo)
+{
+	struct emit *e = &t->e;
+	int32_t table = VCPU_OFF(jc) + (int32_t)(key_jc(key) * sizeof(struct jc_entry[JC_ENTRIES]));
+	flags_clobber(t);
+	uint8_t *miss[2];
+	asm_alu_gs_imm(e, ALU_CMP, 4, VCPU_OFF(poll), 0);
+	miss[0] = asm_jcc(e, CC_NE);
+	asm_mov(e, H_DELTA, H_ADDR);
+	asm_shift_imm(e, SH_SHR, 8, H_DELTA, 10);
+	asm_rr(e, 0x33, 4, H_DELTA, H_ADDR); /* xor */
+	asm_alu_imm(e, ALU_AND, 4, H_DELTA, JC_ENTRIES - 1);
+	asm_shift_imm(e, SH_SHL, 4, H_DELTA, 4);
+	asm_rm(e, 0x3b, 8, H_ADDR, true, H_DELTA, table + (int32_t)offsetof(struct jc_entry, tag));
+	miss[1] = asm_jcc(e, CC_NE);
+	asm_alu_imm(e, ALU_AND, 8, H_ADDR, (int32_t)PAGE_MASK);
+	asm_store_gs(e, 8, H_ADDR, VCPU_OFF(vpage));
+	asm_jmp_gs(e, H_DELTA, table + (int32_t)offsetof(struct jc_entry, host));
+	asm_patch32(miss[0], e->p);
+	asm_patch32(miss[1], e->p);
+	asm_store_gs(e, 8, H_ADDR, VCPU_OFF(tlb_va));
+	asm_mov_imm(e, R11, (uint64_t)(uint32_t)undo << 16 | t->off);
+	asm_mov_imm(e, R9, (uint64_t)(uintptr_t)light_jump);
+	jmp_glue(t, t->eng->glue_call);
+	t->ended = true;
+}
+
+/* Jump to another page: a place relative to this one's linear address, whatever that is when it runs. */
+static void jump_far(struct trans *t, int64_t target, uint32_t key)
+{
+	flags_clobber(t);
+	asm_load_gs(&t->e, 8, H_ADDR, VCPU_OFF(vpage));
+	if (t->mode == MODE_64 && target == (int32_t)target) {
+		asm_lea(&t->e, 8, H_ADDR, H_ADDR, -1, 1, (int32_t)target);
+	} else if (t->mode == MODE_64) {
+		asm_mov_imm(&t->e, H_DELTA, (uint64_t)target);
+		asm_lea(&t->e, 8, H_ADDR, H_ADDR, H_DELTA, 1, 0);
+	} else {
+		asm_lea(&t->e, 4, H_ADDR, H_ADDR, -1, 1, (int32_t)target);
+	}
+	jump_indirect(t, key, 0);
+}
+
+void cold_emit_far(struct trans *t, const struct cold *c)
+{
+	t->flags = c->flags;
+	t->off = c->off;
+	jump_far(t, c->target, t->key);
+}
+
+void jump_to(struct trans *t, int64_t target, uint32_t key)
+{
+	if (!in_page(target)) {
+		jump_far(t, target, key);
+		return;
+	}
+	link_add(t, asm_jmp_patchable(&t->e), target, key);
+	t->ended = true;
+}
+
+/* A conditional jump whose rel32 at `from` has been emitted: taken to `target`, else on to the next instruction. */
+static void conditional(struct trans *t, uint8_t *from, int64_t target)
+{
+	if (in_page(target))
+		link_add(t, from, target, t->key);
+	else
+		cold_add(t, COLD_FAR, from)->target = target;
+	jump_to(t, t->next, t->key);
+}
+
+/* Offset from the page's start of a relative branch's target; in legacy modes the instruction pointer wraps at 32 bits. */
+static int64_t branch_target(const struct trans *t, const struct x86_insn *insn)
+{
+	return (int64_t)t->next + (int64_t)insn->imm;
+}
+
+static void trans_jcc(struct trans *t, const struct x86_insn *insn)
+{
+	int64_t target = branch_target(t, insn);
+	poll_backward(t, target);
+	enum flags_at polled = t->flags;
+	uint8_t *from = flags_jcc(t, (enum cc)(insn->opcode & 15));
+	conditional(t, from, target);
+	quiet_poll_land(t, polled);
+}
+
+static void trans_jrcxz(struct trans *t, const struct x86_insn *insn)
+{
+	int64_t target = branch_target(t, insn);
+	if (target <= t->off) {
+		flags_clobber(t);
+		poll_flagged(t, t->off);
+	}
+	uint8_t *zero = asm_jrcxz(&t->e);
+	emit8(&t->e, 0xeb); /* jmp over the next */
+	uint8_t *skip = t->e.p;
+	emit8(&t->e, 0);
+	asm_patch8(zero, t->e.p);
+	uint8_t *from = asm_jmp_patchable(&t->e);
+	asm_patch8(skip, t->e.p);
+	conditional(t, from, target);
+}
+
+static bool trans_loop(struct trans *t, const struct x86_insn *insn)
+{
+	if (insn->mnemonic != ZYDIS_MNEMONIC_LOOP || insn->addrsize != 8 || branch_target(t, insn) == t->off)
+		return false;
+	int64_t target = branch_target(t, insn);
+	if (target <= t->off) {
+		flags_clobber(t);
+		poll_flagged(t, t->off);
+	}
+	asm_lea(&t->e, 8, RCX, RCX, -1, 1, -1);
+	uint8_t *zero = asm_jrcxz(&t->e);
+	uint8_t *from = asm_jmp_patchable(&t->e);
+	asm_patch8(zero, t->e.p);
+	conditional(t, from, target);
+	return true;
+}
+
+static void store_stack(struct trans *t, unsigned reg)
+{
+	asm_rmx(&t->e, 0x89, stack_bytes(t), reg, H_ADDR, H_DELTA);
+}
+
+/* rsp += by, and the high half clear outside 64-bit mode. */
+static void move_stack(struct trans *t, int32_t by)
+{
+	asm_lea(&t->e, stack_bytes(t) == 8 ? 8 : 4, RSP, RSP, -1, 1, by);
+}
+
+static void push_return(struct trans *t)
+{
+	int32_t n = (int32_t)stack_bytes(t);
+	flags_clobber(t);
+	mem_stack_address(t, -n);
+	mem_check(t, (unsigned)n, true);
+	asm_load_gs(&t->e, 8, H_TMP, VCPU_OFF(vpage));
+	asm_lea(&t->e, (unsigned)n, H_TMP, H_TMP, -1, 1, t->next);
+	store_stack(t, H_TMP);
+	move_stack(t, -n);
+}
+
+static void trans_call_direct(struct trans *t, const struct x86_insn *insn)
+{
+	int64_t target = branch_target(t, insn);
+	flags_clobber(t);
+	poll_backward(t, target);
+	push_return(t);
+	jump_to(t, target, t->key);
+}
+
+/* The operand of an indirect CALL or JMP, in `reg` of the host or a scratch one. Memory: in H_TMP. */
+static unsigned branch_operand(struct trans *t, const struct x86_insn *insn)
+{
+	if (!(insn->flags & INSN_MEM))
+		return guest_reg(t, insn->rm, H_TMP);
+	mem_address(t, insn, true);
+	mem_check(t, insn->mem_size, false);
+	asm_rmx(&t->e, 0x8b, stack_bytes(t), H_TMP, H_ADDR, H_DELTA);
+	return H_TMP;
+}
+
+static void trans_jmp_indirect(struct trans *t, const struct x86_insn *insn)
+{
+	flags_clobber(t);
+	asm_rr(&t->e, 0x8b, stack_bytes(t), H_ADDR, branch_operand(t, insn));
+	jump_indirect(t, t->key, 0);
+}
+
+static void trans_call_indirect(struct trans *t, const struct x86_insn *insn)
+{
+	flags_clobber(t);
+	asm_store_gs(&t->e, 8, branch_operand(t, insn), VCPU_OFF(temp));
+	push_return(t);
+	asm_load_gs(&t->e, stack_bytes(t), H_ADDR, VCPU_OFF(temp));
+	jump_indirect(t, t->key, (int32_t)-(int)stack_bytes(t));
+}
+
+static void trans_ret(struct trans *t, const struct x86_insn *insn)
+{
+	int32_t by = (int32_t)stack_bytes(t) + (insn->imm_len ? (uint16_t)insn->imm : 0);
+	flags_clobber(t);
+	mem_stack_address(t, 0);
+	mem_check(t, stack_bytes(t), false);
+	asm_rmx(&t->e, 0x8b, stack_bytes(t), H_ADDR, H_ADDR, H_DELTA);
+	move_stack(t, by);
+	jump_indirect(t, t->key, by);
+}
+
+bool trans_branch(struct trans *t, const struct x86_insn *insn)
+{
+	bool wide = insn->opsize == stack_bytes(t);
+	switch (insn->mnemonic) {
+	case ZYDIS_MNEMONIC_JMP:
+		if (!wide)
+			return false;
+		if (insn->flags & INSN_MODRM)
+			return trans_jmp_indirect(t, insn), true;
+		poll_backward(t, branch_target(t, insn));
+		enum flags_at polled = t->flags;
+		jump_to(t, branch_target(t, insn), t->key);
+		quiet_poll_land(t, polled);
+		return true;
+	case ZYDIS_MNEMONIC_CALL:
+		if (!wide)
+			return false;
+		if (insn->flags & INSN_MODRM)
+			trans_call_indirect(t, insn);
+		else
+			trans_call_direct(t, insn);
+		return true;
+	case ZYDIS_MNEMONIC_RET:
+		return wide ? trans_ret(t, insn), true : false;
+	case ZYDIS_MNEMONIC_JRCXZ:
+		return wide && branch_target(t, insn) != t->off ? trans_jrcxz(t, insn), true : false;
+	case ZYDIS_MNEMONIC_LOOP:
+	case ZYDIS_MNEMONIC_LOOPE:
+	case ZYDIS_MNEMONIC_LOOPNE:
+	case ZYDIS_MNEMONIC_JECXZ:
+	case ZYDIS_MNEMONIC_JCXZ:
+		return trans_loop(t, insn);
+	default:
+		return wide ? trans_jcc(t, insn), true : false;
+	}
+}
+
+static void trans_push(struct trans *t, const struct x86_insn *insn)
+{
+	int32_t n = (int32_t)stack_bytes(t);
+	flags_clobber(t);
+	if (insn->flags & INSN_MEM)
+		asm_store_gs(&t->e, 8, branch_operand(t, insn), VCPU_OFF(temp));
+	mem_stack_address(t, -n);
+	mem_check(t, (unsigned)n, true);
+	if (insn->flags & INSN_MEM) {
+		asm_load_gs(&t->e, 8, H_TMP, VCPU_OFF(temp));
+		store_stack(t, H_TMP);
+	} else if (insn->flags & INSN_OPREG_GPR) {
+		store_stack(t, guest_reg(t, insn->opreg, H_TMP));
+	} else if (insn->flags & INSN_RM_GPR) {
+		store_stack(t, guest_reg(t, insn->rm, H_TMP));
+	} else {
+		asm_mov_imm(&t->e, H_TMP, zext(insn->imm, (unsigned)n));
+		store_stack(t, H_TMP);
+	}
+	move_stack(t, -n);
+}
+
+static void trans_pop(struct trans *t, unsigned reg)
+{
+	unsigned n = stack_bytes(t);
+	flags_clobber(t);
+	mem_stack_address(t, 0);
+	mem_check(t, n, false);
+	unsigned host = spilled(reg) ? H_TMP : reg;
+	asm_rmx(&t->e, 0x8b, n, host, H_ADDR, H_DELTA);
+	if (reg != RSP)
+		move_stack(t, (int32_t)n);
+	if (host != reg)
+		asm_store_gs(&t->e, 8, host, (int32_t)reg * 8);
+}
+
+static void trans_leave(struct trans *t)
+{
+	unsigned n = stack_bytes(t);
+	flags_clobber(t);
+	asm_rr(&t->e, 0x8b, n, H_ADDR, RBP);
+	mem_check(t, n, false);
+	asm_rmx(&t->e, 0x8b, n, H_TMP, H_ADDR, H_DELTA);
+	asm_lea(&t->e, n, RSP, RBP, -1, 1, (int32_t)n);
+	asm_mov(&t->e, RBP, H_TMP);
+}
+
+bool trans_stack(struct trans *t, const struct x86_insn *insn)
+{
+	if (insn->opsize != stack_bytes(t))
+		return false;
+	switch (insn->mnemonic) {
+	case ZYDIS_MNEMONIC_PUSH:
+		trans_push(t, insn);
+		return true;
+	case ZYDIS_MNEMONIC_POP:
+		if (insn->flags & INSN_MEM)
+			return false;
+		trans_pop(t, insn->flags & INSN_OPREG_GPR ? insn->opreg : insn->rm);
+		return true;
+	case ZYDIS_MNEMONIC_LEAVE:
+		trans_leave(t);
+		return true;
+	default:
+		return false;
+	}
+}

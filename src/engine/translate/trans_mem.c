@@ -1,0 +1,208 @@
+/* Memory operands, and the instructions that are copied. */
+#include "engine/translate/rewrite.h"
+#include "engine/translate/trans.h"
+
+void map_here(struct trans *t)
+{
+	size_t host = (size_t)(t->e.p - t->start);
+	ENSURE(host <= UINT16_MAX && t->maps < MAP_MAX);
+	t->map[t->maps++] = (struct insn_map){(uint16_t)host, t->off, t->flags == FLAGS_HOST};
+}
+
+/* H_ADDR = the page's linear address + off. */
+static void page_address(struct trans *t, int64_t off)
+{
+	asm_load_gs(&t->e, 8, H_ADDR, VCPU_OFF(vpage));
+	if (off != (int32_t)off) {
+		asm_mov_imm(&t->e, H_DELTA, (uint64_t)off);
+		asm_lea(&t->e, 8, H_ADDR, H_ADDR, H_DELTA, 1, 0);
+	} else if (off) {
+		asm_lea(&t->e, 8, H_ADDR, H_ADDR, -1, 1, (int32_t)off);
+	}
+}
+
+static void effective_address(struct trans *t, const struct x86_insn *insn)
+{
+	struct emit *e = &t->e;
+	if (insn->base == 16) {
+		page_address(t, t->next + insn->disp);
+		if (insn->addrsize == 4)
+			asm_rr(e, 0x8b, 4, H_ADDR, H_ADDR);
+		return;
+	}
+	if (insn->base < 0 && insn->index < 0) {
+		asm_mov_imm(e, H_ADDR, insn->addrsize == 8 ? (uint64_t)insn->disp : zext((uint64_t)insn->disp, insn->addrsize));
+		return;
+	}
+	int base = insn->base < 0 ? -1 : (int)guest_reg(t, (unsigned)insn->base, H_ADDR);
+	int index = insn->index < 0 ? -1 : (int)guest_reg(t, (unsigned)insn->index, H_DELTA);
+	asm_lea(e, insn->addrsize == 8 ? 8 : 4, H_ADDR, base, index, insn->scale ? insn->scale : 1, (int32_t)insn->disp);
+	if (insn->addrsize == 2)
+		asm_rr(e, 0x0fb7, 4, H_ADDR, H_ADDR);
+}
+
+void mem_address(struct trans *t, const struct x86_insn *insn, bool segment)
+{
+	effective_address(t, insn);
+	if (!segment || (insn->seg != SEG_FS && insn->seg != SEG_GS))
+		return;
+	/* Only 64-bit code comes here: mem_direct sends the other modes' FS and GS to the slow path. */
+	asm_rm(&t->e, 0x03, 8, H_ADDR, true, -1, VCPU_OFF(cpu.seg[0].base) + insn->seg * (int32_t)sizeof(struct x86_segment));
+}
+
+void mem_stack_address(struct trans *t, int32_t disp)
+{
+	asm_lea(&t->e, t->mode == MODE_64 ? 8 : 4, H_ADDR, RSP, -1, 1, disp);
+}
+
+void mem_check(struct trans *t, unsigned size, bool write)
+{
+	struct emit *e = &t->e;
+	int32_t table = VCPU_OFF(tlb) + (int32_t)(t->mmu * sizeof(struct tlb_entry[TLB_ENTRIES]));
+	ENSURE(t->flags != FLAGS_HOST && size >= 1 && size <= 64);
+	asm_mov(e, H_DELTA, H_ADDR);
+	asm_shift_imm(e, SH_SHR, 8, H_DELTA, PAGE_SHIFT - 5);
+	asm_alu_imm(e, ALU_AND, 4, H_DELTA, (TLB_ENTRIES - 1) << 5);
+	asm_lea(e, 8, H_TMP, H_ADDR, -1, 1, (int32_t)size - 1); /* the last byte's page must be the first's */
+	asm_alu_imm(e, ALU_AND, 8, H_TMP, (int32_t)PAGE_MASK);
+	asm_rm(e, 0x3b, 8, H_TMP, true, H_DELTA,
+	       table + (write ? (int32_t)offsetof(struct tlb_entry, tag_write) : (int32_t)offsetof(struct tlb_entry, tag_read)));
+	t->flags = FLAGS_SAVED;
+	struct cold *c = cold_add(t, COLD_MISS, asm_jcc(e, CC_NE));
+	asm_rm(e, 0x8b, 8, H_DELTA, true, H_DELTA, table + (int32_t)offsetof(struct tlb_entry, delta));
+	c->arg = t->off | size << 12 | (write ? MISS_WRITE : 0);
+	c->resume = e->p;
+}
+_Static_assert(sizeof(struct tlb_entry) == 32, "mem_check's shift by 5");
+
+/* The general registers that the instruction names in its encoding, as a mask. */
+static unsigned named_gprs(const struct x86_insn *insn)
+{
+	unsigned m = 0;
+	if (insn->flags & INSN_REG_GPR)
+		m |= 1u << insn->reg;
+	if (insn->flags & INSN_RM_GPR)
+		m |= 1u << insn->rm;
+	if (insn->flags & INSN_VVVV_GPR)
+		m |= 1u << insn->vvvv;
+	if (insn->flags & INSN_OPREG_GPR)
+		m |= 1u << insn->opreg;
+	return m;
+}
+
+static const struct rewrite_map identity = {
+	.gpr = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15},
+	.mem_base = H_ADDR,
+	.mem_index = H_DELTA,
+};
+
+static void load_spilled(struct trans *t, const struct x86_insn *insn, unsigned reg, unsigned host)
+{
+	if (insn->gpr_read & 1u << reg)
+		asm_load_gs(&t->e, 8, host, (int32_t)reg * 8);
+}
+
+static void store_spilled(struct trans *t, const struct x86_insn *insn, unsigned reg, unsigned host)
+{
+	if (insn->gpr_write & 1u << reg)
+		asm_store_gs(&t->e, 8, host, (int32_t)reg * 8);
+}
+
+static void copy_registers(struct trans *t, const struct x86_insn *insn)
+{
+	unsigned named = named_gprs(insn);
+	for (unsigned r = R9; r <= R11; r++)
+		if (named & 1u << r)
+			load_spilled(t, insn, r, r);
+	map_here(t);
+	if (t->mode == MODE_64)
+		emit_bytes(&t->e, insn->bytes, insn->len);
+	else
+		ENSURE(rewrite_plain(&t->e, insn, &identity));
+	for (unsigned r = R9; r <= R11; r++)
+		if (named & 1u << r)
+			store_spilled(t, insn, r, r);
+}
+
+/* AH, CH, DH and BH cannot be named beside [r10 + r11]: a low register lends itself for the address. */
+static void copy_high8(struct trans *t, const struct x86_insn *insn)
+{
+	unsigned used = insn->gpr_read | insn->gpr_write;
+	unsigned low = !(used & 1u << RSI) ? RSI : RDI;
+	struct rewrite_map map = identity;
+	map.mem_base = (int8_t)low;
+	map.mem_index = -1;
+	asm_lea(&t->e, 8, H_ADDR, H_ADDR, H_DELTA, 1, 0);
+	asm_mov(&t->e, H_DELTA, low);
+	asm_mov(&t->e, low, H_ADDR);
+	ENSURE(rewrite_plain(&t->e, insn, &map));
+	asm_mov(&t->e, low, H_DELTA);
+}
+
+static void copy_memory(struct trans *t, const struct x86_insn *insn)
+{
+	struct rewrite_map map = identity;
+	unsigned named = named_gprs(insn) & (1u << R9 | 1u << R10 | 1u << R11), used = 0;
+	for (unsigned r = R9; r <= R11; r++) {
+		if (!(named & 1u << r))
+			continue;
+		map.gpr[r] = used++ ? H_DELTA : H_TMP;
+		if (used == 2) {
+			asm_lea(&t->e, 8, H_ADDR, H_ADDR, H_DELTA, 1, 0);
+			map.mem_index = -1;
+		}
+		load_spilled(t, insn, r, map.gpr[r]);
+	}
+	ENSURE(used <= 2);
+	map_here(t);
+	if (!rewrite_plain(&t->e, insn, &map))
+		copy_high8(t, insn);
+	for (unsigned r = R9; r <= R11; r++)
+		if (named & 1u << r)
+			store_spilled(t, insn, r, map.gpr[r]);
+}
+
+static void trans_lea(struct trans *t, const struct x86_insn *insn)
+{
+	if (t->mode == MODE_64 && insn->base != 16 && insn->addrsize >= 4 && !(insn->base >= 0 && spilled((unsigned)insn->base)) &&
+	    !(insn->index >= 0 && spilled((unsigned)insn->index)) && !spilled(insn->reg)) {
+		emit_bytes(&t->e, insn->bytes, insn->len);
+		return;
+	}
+	mem_address(t, insn, false);
+	if (insn->opsize == 4 && insn->addrsize != 4)
+		asm_rr(&t->e, 0x8b, 4, H_ADDR, H_ADDR);
+	if (insn->opsize == 2 && spilled(insn->reg)) {
+		emit_store16(t, H_ADDR, insn->reg * 8);
+	} else if (insn->opsize == 2) {
+		emit8(&t->e, 0x66);
+		asm_rr(&t->e, 0x8b, 4, insn->reg, H_ADDR);
+	} else if (spilled(insn->reg)) {
+		asm_store_gs(&t->e, 8, H_ADDR, insn->reg * 8);
+	} else {
+		asm_mov(&t->e, insn->reg, H_ADDR);
+	}
+}
+
+void trans_plain(struct trans *t, const struct x86_insn *insn)
+{
+	if (insn->flags & INSN_ADDR_ONLY) {
+		if (insn->mnemonic == ZYDIS_MNEMONIC_LEA)
+			trans_lea(t, insn);
+		return;
+	}
+	if (insn->flags & INSN_MEM) {
+		flags_clobber(t);
+		mem_address(t, insn, true);
+		mem_check(t, insn->mem_size, insn->mem_write);
+		if (flags_merge(insn))
+			flags_need(t);
+		copy_memory(t, insn);
+	} else {
+		if (flags_merge(insn))
+			flags_need(t);
+		copy_registers(t, insn);
+	}
+	if (insn->fl_write & FL_ARITH)
+		t->flags = FLAGS_HOST;
+}

@@ -1,0 +1,74 @@
+/* Instructions that translated code hands to C: light helpers for most, the slow path for the rest. */
+#include "engine/translate/trans.h"
+
+void trans_step(struct trans *t)
+{
+	flags_clobber(t);
+	exit_code(t, TRX_STEP, t->off);
+	t->ended = true;
+}
+
+/* Control goes elsewhere, or what the next instruction's bytes or meaning are may have changed: the block ends here. */
+static bool ends_block(const struct x86_insn *insn)
+{
+	switch (insn->mnemonic) {
+	case ZYDIS_MNEMONIC_CLI:
+	case ZYDIS_MNEMONIC_STI:
+	case ZYDIS_MNEMONIC_RDTSC:
+	case ZYDIS_MNEMONIC_RDTSCP:
+	case ZYDIS_MNEMONIC_CPUID:
+	case ZYDIS_MNEMONIC_RDMSR:
+	case ZYDIS_MNEMONIC_WRMSR:
+	case ZYDIS_MNEMONIC_SWAPGS:
+	case ZYDIS_MNEMONIC_PUSHF:
+	case ZYDIS_MNEMONIC_PUSHFD:
+	case ZYDIS_MNEMONIC_PUSHFQ:
+	case ZYDIS_MNEMONIC_POPF:
+	case ZYDIS_MNEMONIC_POPFD:
+	case ZYDIS_MNEMONIC_POPFQ:
+	case ZYDIS_MNEMONIC_IN:
+	case ZYDIS_MNEMONIC_OUT:
+	case ZYDIS_MNEMONIC_SGDT:
+	case ZYDIS_MNEMONIC_SIDT:
+	case ZYDIS_MNEMONIC_LGDT:
+	case ZYDIS_MNEMONIC_LIDT:
+	case ZYDIS_MNEMONIC_LLDT:
+	case ZYDIS_MNEMONIC_LTR:
+	case ZYDIS_MNEMONIC_SLDT:
+	case ZYDIS_MNEMONIC_STR:
+	case ZYDIS_MNEMONIC_SMSW:
+	case ZYDIS_MNEMONIC_LAR:
+	case ZYDIS_MNEMONIC_LSL:
+	case ZYDIS_MNEMONIC_VERR:
+	case ZYDIS_MNEMONIC_VERW:
+	case ZYDIS_MNEMONIC_XGETBV:
+	case ZYDIS_MNEMONIC_RDPID:
+	case ZYDIS_MNEMONIC_RDPMC:
+	case ZYDIS_MNEMONIC_RDFSBASE:
+	case ZYDIS_MNEMONIC_RDGSBASE:
+	case ZYDIS_MNEMONIC_WRFSBASE:
+	case ZYDIS_MNEMONIC_WRGSBASE:
+		return false;
+	case ZYDIS_MNEMONIC_MOV:
+		return insn->map == 1 && insn->opcode >= 0x21 && insn->opcode <= 0x23;
+	case ZYDIS_MNEMONIC_PUSH:
+	case ZYDIS_MNEMONIC_POP:
+		return false;
+	default:
+		return insn->cls == CLS_SYSTEM;
+	}
+}
+
+void trans_call(struct trans *t, const struct x86_insn *insn)
+{
+	bool system = insn->cls == CLS_SYSTEM, end = ends_block(insn) || insn->cls == CLS_BRANCH;
+	struct call_insn *call = code_alloc(t->eng, sizeof(*call));
+	flags_clobber(t);
+	asm_mov_imm(&t->e, R11, (uint64_t)(uintptr_t)call);
+	asm_mov_imm(&t->e, R9, system ? (uint64_t)(uintptr_t)light_system : (uint64_t)(uintptr_t)light_general);
+	jmp_glue(t, t->eng->glue_call);
+	*call = (struct call_insn){.insn = *insn, .off = t->off, .resume = end ? NULL : code_rx(t->eng, t->e.p)};
+	t->ended = end;
+	if (insn->mnemonic == ZYDIS_MNEMONIC_STI || (system && (insn->mnemonic == ZYDIS_MNEMONIC_MOV || insn->mnemonic == ZYDIS_MNEMONIC_POP)))
+		t->shadow = true;
+}

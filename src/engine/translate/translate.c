@@ -1,0 +1,242 @@
+/* Making a block: decode, choose for each instruction, copy or rewrite it, and lay the cold code out behind. */
+#include "engine/translate/step.h"
+#include "engine/translate/trans.h"
+
+/* True for the instructions after which no other of this block can run. */
+static bool ends(const struct x86_insn *insn)
+{
+	switch (insn->cls) {
+	case CLS_BRANCH:
+	case CLS_INVALID:
+	case CLS_TOOLONG:
+	case CLS_PARTIAL:
+		return true;
+	default:
+		return false;
+	}
+}
+
+static unsigned decode_block(struct trans *t, const uint8_t *bytes, uint16_t off)
+{
+	unsigned n = 0;
+	while (n < BLOCK_INSNS && off < PAGE_SIZE) {
+		struct x86_insn *insn = &t->insns[n++];
+		x86_decode(insn, bytes + off, PAGE_SIZE - off, t->mode, t->eng->model);
+		if (ends(insn))
+			break;
+		off += insn->len;
+	}
+	return n;
+}
+
+static bool gated(const struct trans *t, const struct x86_insn *insn)
+{
+	return ((insn->flags & INSN_FPU) && (t->key & KEY_NO_FPU)) || ((insn->flags & INSN_SSE) && (t->key & KEY_NO_SSE)) ||
+	       ((insn->flags & INSN_AVX) && (t->key & KEY_NO_AVX));
+}
+
+/* FS and GS have bases and limits outside 64-bit mode, which translated code does not check. */
+static bool mem_direct(const struct trans *t, const struct x86_insn *insn)
+{
+	return t->mode == MODE_64 || !(insn->flags & INSN_MEM) || (insn->seg != SEG_FS && insn->seg != SEG_GS);
+}
+
+static void trans_insn(struct trans *t, const struct x86_insn *insn)
+{
+	if (t->eng->step_only || gated(t, insn) || !mem_direct(t, insn)) {
+		trans_step(t);
+		return;
+	}
+	switch (insn->cls) {
+	case CLS_PLAIN:
+		trans_plain(t, insn);
+		return;
+	case CLS_BRANCH:
+		if (t->shadow || !trans_branch(t, insn))
+			trans_step(t);
+		return;
+	case CLS_STACK:
+		if (!trans_stack(t, insn))
+			trans_step(t);
+		return;
+	case CLS_SYSTEM:
+	case CLS_STRING:
+		trans_call(t, insn);
+		return;
+	case CLS_SPECIAL:
+		if (step_is_general(insn)) {
+			trans_call(t, insn);
+			return;
+		}
+		break;
+	default:
+		break;
+	}
+	trans_step(t);
+}
+
+/* Interrupts held off by the last instruction may come after this one. */
+static void end_shadow(struct trans *t)
+{
+	flags_clobber(t);
+	asm_store_gs_imm(&t->e, 1, VCPU_OFF(cpu.shadow), 0);
+	if (!t->ended)
+		poll_flagged(t, t->next);
+}
+
+static void emit_insns(struct trans *t, unsigned n)
+{
+	uint16_t off = t->b->off;
+	for (unsigned i = 0; i < n && !t->ended; i++) {
+		const struct x86_insn *insn = &t->insns[i];
+		bool shadow = t->shadow;
+		t->insn = insn;
+		t->off = off;
+		t->next = (uint16_t)(off + insn->len);
+		map_here(t);
+		trans_insn(t, insn);
+		if (shadow && !t->ended)
+			end_shadow(t);
+		if (shadow)
+			t->shadow = false;
+		off = t->next;
+		t->b->insns++;
+	}
+	t->b->len = (uint16_t)(off - t->b->off);
+	if (t->b->len == 0) /* a lone instruction that reaches into the next page */
+		t->b->len = (uint16_t)(PAGE_SIZE - t->b->off);
+	if (t->ended)
+		return;
+	if (t->shadow) { /* the run loop steps the next instruction */
+		flags_clobber(t);
+		exit_code(t, TRX_LOOKUP, off);
+	} else {
+		t->off = off;
+		jump_to(t, off, t->key);
+	}
+}
+
+static void cold_miss(struct trans *t, const struct cold *c)
+{
+	asm_patch32(asm_lea_rip(&t->e, R9), c->resume);
+	asm_mov_imm(&t->e, R11, c->arg);
+	jmp_glue(t, t->eng->glue_miss);
+}
+
+static void cold_link(struct trans *t, const struct cold *c)
+{
+	c->link->stub = t->e.p;
+	if (c->flags == FLAGS_HOST)
+		flags_emit_save(&t->e);
+	asm_mov_imm(&t->e, R11, (uint64_t)(uintptr_t)c->link);
+	asm_store_gs(&t->e, 8, R11, VCPU_OFF(exit_arg));
+	exit_code(t, TRX_LINK, c->link->off);
+}
+
+static void cold_poll(struct trans *t, const struct cold *c)
+{
+	if (c->flags == FLAGS_HOST)
+		flags_emit_save(&t->e);
+	exit_code(t, TRX_POLL, c->off);
+}
+
+static void emit_cold(struct trans *t)
+{
+	for (unsigned i = 0; i < t->colds; i++) {
+		struct cold c = t->cold[i];
+		asm_patch32(c.from, t->e.p);
+		switch (c.kind) {
+		case COLD_MISS:
+			cold_miss(t, &c);
+			break;
+		case COLD_LINK:
+			cold_link(t, &c);
+			break;
+		case COLD_POLL:
+			cold_poll(t, &c);
+			break;
+		case COLD_FAR:
+			cold_emit_far(t, &c);
+			break;
+		}
+	}
+}
+
+/* A register instruction that may raise an exception, so that the flags must be known there. */
+static bool may_fault(const struct x86_insn *insn)
+{
+	return (insn->flags & (INSN_FPU | INSN_SSE | INSN_AVX)) || insn->mnemonic == ZYDIS_MNEMONIC_DIV ||
+	       insn->mnemonic == ZYDIS_MNEMONIC_IDIV;
+}
+
+/*
+ * Where the flags should be when the block is entered: what its first instruction that cares wants. Of the two entries, the other one
+ * moves the flags first. FLAGS_BOTH: they are overwritten before anything can see them, so either place will do.
+ */
+static enum flags_at flags_wanted(const struct trans *t, unsigned n)
+{
+	for (unsigned i = 0; i < n; i++) {
+		const struct x86_insn *insn = &t->insns[i];
+		if (insn->cls != CLS_PLAIN || (insn->flags & INSN_MEM) || may_fault(insn))
+			return insn->cls == CLS_BRANCH && (insn->fl_read & FL_ARITH) ? FLAGS_HOST : FLAGS_SAVED;
+		if (flags_merge(insn))
+			return FLAGS_HOST;
+		if (insn->fl_write & FL_ARITH)
+			return FLAGS_BOTH;
+	}
+	return FLAGS_SAVED;
+}
+
+static void emit_entry(struct trans *t, enum flags_at wanted)
+{
+	struct block *b = t->b;
+	const uint8_t *first = code_rx(t->eng, t->e.p);
+	if (wanted == FLAGS_BOTH) {
+		t->flags = FLAGS_SAVED;
+		b->entry_host = b->entry_saved = first;
+	} else if (wanted == FLAGS_HOST) {
+		t->flags = FLAGS_SAVED;
+		flags_need(t);
+		t->flags = FLAGS_HOST;
+		b->entry_saved = first;
+		b->entry_host = code_rx(t->eng, t->e.p);
+	} else {
+		flags_emit_save(&t->e);
+		t->flags = FLAGS_SAVED;
+		b->entry_host = first;
+		b->entry_saved = code_rx(t->eng, t->e.p);
+	}
+}
+
+struct block *translate_block(struct tr_vcpu *v, struct code_page *page, const uint8_t *bytes, uint16_t off, uint32_t key)
+{
+	struct tr_engine *eng = v->engine;
+	static _Thread_local struct trans scratch; /* too large for a stack; nothing in it outlives this call */
+	struct trans *t = &scratch;
+	struct block *b = code_alloc(eng, sizeof(*b));
+
+	t->eng = eng;
+	t->v = v;
+	t->b = b;
+	t->e = eng->emit;
+	t->mode = (enum x86_mode)(key & KEY_MODE);
+	t->mmu = key_mmu(key);
+	t->key = key;
+	t->shadow = t->ended = false;
+	t->quiet_poll = NULL;
+	t->colds = t->maps = 0;
+	while ((uintptr_t)t->e.p & 15)
+		emit8(&t->e, 0xcc);
+	t->start = t->e.p;
+	*b = (struct block){.page = page, .key = key, .off = off, .start = code_rx(eng, t->e.p)};
+	unsigned n = decode_block(t, bytes, off);
+	emit_entry(t, flags_wanted(t, n));
+	emit_insns(t, n);
+	emit_cold(t);
+	b->end = code_rx(eng, t->e.p);
+	b->map = code_alloc(eng, sizeof(*b->map) * (t->maps + 1));
+	memcpy(b->map, t->map, sizeof(*b->map) * t->maps);
+	b->map[t->maps] = (struct insn_map){.host = UINT16_MAX};
+	eng->emit.p = t->e.p;
+	return b;
+}

@@ -1,0 +1,117 @@
+/*
+ * What a virtual CPU of this engine is: its processor state, and beside it all that translated code reaches through the GS base (which
+ * points at struct tr_vcpu while translated code runs). One object a CPU; no other thread writes to it but where it says so.
+ */
+#ifndef DOPPEL_ENGINE_TRANSLATE_VCPU_H
+#define DOPPEL_ENGINE_TRANSLATE_VCPU_H
+
+#include "arch/x86/emulate.h"
+#include "engine/engine.h"
+
+#include <stdatomic.h>
+
+/*
+ * Software TLB: one direct-mapped table for each way of looking at memory, so that a change of privilege flushes nothing and a
+ * hit needs no permission check beyond the tag. The tag is the linear page address; TLB_NONE matches no page.
+ */
+enum { MMU_USER, MMU_KERNEL /* SMAP in force */, MMU_KERNEL_AC /* SMAP off, or RFLAGS.AC set */, MMU_MODES };
+
+#define TLB_BITS 10
+#define TLB_ENTRIES (1u << TLB_BITS)
+#define TLB_NONE 1ull
+
+struct tlb_entry {
+	_Atomic uint64_t tag_read;
+	_Atomic uint64_t tag_write; /* set only when the page is writable, dirty and holds no translated code; another thread may
+				       set it back to TLB_NONE (code_protect) */
+	uint64_t delta;		    /* host address - linear address */
+	uint64_t meta;		    /* gpa page | TLB_META_* */
+};
+
+#define TLB_META_LARGE 1 /* part of a larger guest page */
+#define TLB_META_GLOBAL 2
+
+/* Where an indirect jump goes: linear address → host code, for each kind of code. */
+enum { JC_USER, JC_KERNEL, JC_KERNEL_AC, JC_LEGACY, JC_MODES };
+#define JC_BITS 12
+#define JC_ENTRIES (1u << JC_BITS)
+
+struct jc_entry {
+	uint64_t tag; /* linear address; JC_NONE matches none */
+	uint64_t host;
+};
+#define JC_NONE 0x8000000000000000ull /* not canonical */
+
+#define ITLB_ENTRIES 256
+
+struct itlb_entry {
+	uint64_t page; /* linear page address, or TLB_NONE */
+	struct code_page *code;
+};
+
+#define EXEC_FILTER_BITS 4096
+
+/* Why translated code came back to C (vcpu->exit_code). */
+enum tr_exit {
+	TRX_NONE,
+	TRX_LOOKUP,	/* find or make the block at cpu->rip */
+	TRX_LINK,	/* the same, and link exit_arg (struct tr_link *) to it */
+	TRX_STEP,	/* carry out the instruction at cpu->rip by the slow path */
+	TRX_EXIT,	/* cpu->exit holds an exit for the monitor */
+	TRX_POLL,	/* somebody asked for attention */
+	TRX_CODES
+};
+
+#define RIP_KNOWN 0xffffffffu
+
+struct tr_engine;
+struct tr_link;
+struct thunk;
+
+struct tr_vcpu {
+	struct x86_cpu cpu; /* first: its general registers are at gs:[0] */
+
+	/* Reached by translated code and glue.S (offsets in layout.h). */
+	uint64_t vpage;	       /* linear address of the page that the running block's code is in */
+	uint64_t saved_flags;  /* low 16 bits: AH of LAHF in the high byte, OF in the low one */
+	_Atomic uint32_t poll; /* not 0: leave at the next poll. Any thread sets it */
+	_Atomic uint64_t run_on; /* 0 when poll is set, else 1: the same for code that must not touch flags */
+	uint64_t host_rsp, self;
+	uint64_t temp;
+	uint64_t tlb_va, tlb_delta, next_pc;
+	uint32_t exit_code, rip_off; /* rip_off: page offset of cpu->rip, or RIP_KNOWN when cpu->rip is true already */
+	uint64_t exit_arg;
+
+	struct tlb_entry tlb[MMU_MODES][TLB_ENTRIES];
+	struct jc_entry jc[JC_MODES][JC_ENTRIES];
+
+	/* C only. */
+	struct itlb_entry itlb[MMU_MODES][ITLB_ENTRIES];
+	uint64_t exec_filter[EXEC_FILTER_BITS / 64]; /* hashed pages that jc may have entries of */
+	struct tr_engine *engine;
+	struct thunk *thunk;
+	unsigned index;
+	uint32_t key;		/* of the code to run now: mode_key() */
+	bool large_user, large_kernel; /* entries of larger pages may be in the TLB, in that half of the address space */
+	bool exec_large[2];	/* code runs in larger pages, which exec_filter does not tell of; by half (1: the kernel's) */
+	bool jc_used;		/* jc, itlb or exec_filter are not empty */
+	uint32_t jc_key[JC_MODES]; /* the one key whose blocks each table may hold */
+	bool window;		/* leave as soon as interrupts can be taken */
+	_Atomic bool in_code;	/* running translated code or a light helper, or about to: nothing of the cache may go away */
+	unsigned wrote_count;	/* stores into translated code, not yet dealt with */
+	struct {
+		uint64_t gpa, len;
+	} wrote[8];
+	struct tr_link *want_link; /* to be linked when its target has been made, unless the cache is flushed first */
+	uint64_t link_flushes;
+	uint64_t tsc_translated;
+	struct engine_stats stats;
+	unsigned trace_next;
+	uint64_t trace[1024]; /* last blocks entered through the dispatcher: linear addresses */
+};
+
+_Static_assert(offsetof(struct tr_vcpu, cpu) == 0 && offsetof(struct x86_cpu, gpr) == 0, "gs:[8 * n] is register n");
+
+#define VCPU_OFF(field) ((int32_t)offsetof(struct tr_vcpu, field))
+
+#endif
