@@ -1,0 +1,49 @@
+# What people do with doppel; Meson and Ninja do the work. `make run` and `make test` install what is missing (Debian 12), build and
+# fetch Debian's own kernels by themselves.
+
+BUILD = build
+PREFIX = /usr/local
+GROUP = all
+MEMORY = 1G
+CPUS = 2
+
+all: build
+
+build:
+	@tools/setup build
+	@[ -e $(BUILD)/build.ninja ] || meson setup --prefix $(PREFIX) $(BUILD)
+	ninja -C $(BUILD)
+
+guests/cloud/initrd.gz:
+	@tools/setup run
+	tools/fetch-guests cloud
+
+# Debian 12's own kernel to a shell; Ctrl-A X leaves, and so does 'poweroff -f'.
+run: build guests/cloud/initrd.gz
+	$(BUILD)/doppel run --kernel guests/cloud/vmlinuz --initrd guests/cloud/initrd.gz --append "console=ttyS0 quiet" \
+		--memory $(MEMORY) --cpus $(CPUS)
+
+# Ends with 'N passed, N failed'. GROUP: unit, diff, guest or system; TEST: a part of a test's name.
+test: build
+	@tools/setup run test
+	tools/run-tests --build $(BUILD) --group $(GROUP) $(if $(TEST),--test $(TEST))
+
+bench: build guests/cloud/initrd.gz
+	@tools/setup run test
+	bench/run --build $(BUILD)
+
+install: build
+	meson install -C $(BUILD)
+
+format:
+	@tools/setup lint
+	git ls-files '*.c' '*.h' | xargs clang-format -i
+
+lint: build
+	@tools/setup lint
+	tools/lint $(BUILD)
+
+clean:
+	rm -rf $(BUILD)
+
+.PHONY: all build run test bench install format lint clean
