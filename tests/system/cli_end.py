@@ -1,0 +1,119 @@
+#!/usr/bin/env python3
+# timeout: 180
+"""How a VM ends: exit statuses, the crash report, signals, the keys of the console, and the terminal afterwards."""
+import os, pty, re, select, signal, subprocess, sys, termios, time
+
+from tiny import CLI_HLT, DOPPEL, ECHO, POWER_OFF, RESET, SPIN, TRIPLE_FAULT, Checks, debug_exit, kernel, say
+
+c = Checks()
+
+
+def ends(name, code, status, *args, out=b'', err=(), input=b''):
+    """Runs a kernel and compares status, standard output, and what standard error must have."""
+    try:
+        r = c.run('--kernel', kernel(c.dir, name, code), '--memory', '16M', *args, input=input)
+    except subprocess.TimeoutExpired as e:
+        c.check(name, 'does not end; standard error: %r' % e.stderr)
+        return
+    text = r.stderr.decode()
+    missing = [w for w in err if not re.search(w, text)]
+    why = ('status %d instead of %d: %s' % (r.returncode, status, text) if r.returncode != status else
+           'output %r instead of %r' % (r.stdout, out) if r.stdout != out else
+           'no %r in %r' % (missing, text) if missing else None)
+    c.check(name, why)
+
+
+def start(name, code, *args, **popen):
+    return subprocess.Popen([DOPPEL, 'run', '--kernel', kernel(c.dir, name, code), '--memory', '16M', *args], **popen)
+
+
+def read_until(fd, word, seconds=20):
+    """What can be read from `fd` up to `word`, or so far when the time is over."""
+    got, end = b'', time.monotonic() + seconds
+    while word not in got and time.monotonic() < end:
+        if select.select([fd], [], [], 0.1)[0]:
+            try:
+                data = os.read(fd, 4096)
+            except OSError:
+                break
+            if not data:
+                break
+            got += data
+    return got
+
+
+def signalled(name, code, sig, *args):
+    p = start(name, say('up\n') + code, '--quiet', *args, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    got = read_until(p.stdout.fileno(), b'up')
+    p.send_signal(sig)
+    try:
+        p.wait(10)
+    except subprocess.TimeoutExpired:
+        p.kill()
+    why = 'no output' if b'up' not in got else 'status %d' % p.returncode if p.returncode != 128 + sig else p.stderr.read().decode()
+    p.communicate()
+    c.check(name, why)
+
+
+def terminal(name, code, keys, status, words, args=(), sig=None):
+    """On a terminal: sends keys, one group after each word of output, then compares status and the terminal's modes."""
+    master, slave = pty.openpty()
+    before = termios.tcgetattr(slave)
+    p = start(name, code, '--quiet', *args, stdin=slave, stdout=slave, stderr=slave)
+    why = None
+    for word, key in zip(words, keys):
+        got = read_until(master, word)
+        if word not in got:
+            why = 'no %r in %r' % (word, got)
+            break
+        if termios.tcgetattr(slave)[3] & termios.ECHO:
+            why = 'the terminal is not raw'
+        os.write(master, key)
+    if sig:
+        p.send_signal(sig)
+    try:
+        p.wait(10)
+    except subprocess.TimeoutExpired:
+        p.kill()
+        why = why or 'does not end'
+    if not why and p.wait() != status:
+        why = 'status %d' % p.returncode
+    if not why and termios.tcgetattr(slave) != before:
+        why = 'the terminal is not as it was'
+    os.close(master)
+    os.close(slave)
+    c.check(name, why)
+
+
+ends('power-off', say('bye') + POWER_OFF, 0, out=b'bye', err=['engine translate', 'CPU .*memory.*CPU'])
+ends('power-off-quiet', POWER_OFF, 0, '--quiet', err=['^$'])
+ends('no-reboot', RESET, 0, '--no-reboot')
+ends('debug-exit', debug_exit(0x21), 0x43, '--debug-exit')
+ends('debug-exit-zero', debug_exit(0), 1, '--debug-exit')
+ends('debug-exit-absent', b'\xb0\x21\xe6\xf4' + POWER_OFF, 0)
+ends('crash', TRIPLE_FAULT, 3, err=['triple fault', r'rip 0+10[0-9a-f]{4}', 'cr0', r'cs +[0-9a-f]{4}', 'code at rip: 0f 0b'])
+ends('crash-no-reboot', TRIPLE_FAULT, 3, '--no-reboot', err=['triple fault'])
+# The word at 2 MiB lives through a reset: 0x5a there, and it goes on; else puts it there and resets.
+AGAIN = bytes.fromhex('813d00002000 5a000000 7415 c70500002000 5a000000'.replace(' ', '')) + RESET
+ends('reboot', say('a') + AGAIN + POWER_OFF, 0, out=b'aa')
+ends('pipe', ECHO + POWER_OFF, 0, '--quiet', out=b'hello', input=b'helloq')
+ends('pipe-ctrl-a', ECHO + POWER_OFF, 0, '--quiet', out=b'\x01x', input=b'\x01xq')
+out = os.path.join(c.dir, 'out')
+ends('console-file', say('to a file') + POWER_OFF, 0, '--console', 'file=' + out)
+c.check('console-file-text', None if open(out, 'rb').read() == b'to a file' else 'wrong content')
+ends('console-none', say('nowhere') + POWER_OFF, 0, '--console', 'none')
+ends('stats', say('x') + POWER_OFF, 0, '--stats', out=b'x', err=['translated code', 'translator', 'TLB misses', 'port I/O'])
+ends('more-cpus', POWER_OFF, 0, '--cpus', '4', err=['4 CPUs'])
+signalled('sigterm', SPIN, signal.SIGTERM)
+signalled('sigint', SPIN, signal.SIGINT)
+signalled('sighup', SPIN, signal.SIGHUP)
+signalled('sigterm-halted', CLI_HLT, signal.SIGTERM)
+signalled('sigterm-4-cpus', SPIN, signal.SIGTERM, '--cpus', '4')
+terminal('key-quit', say('up') + SPIN, [b'\x01x'], 0, [b'up'])
+terminal('key-quit-halted', say('up') + CLI_HLT, [b'\x01X'], 0, [b'up'])
+terminal('key-help', say('up') + SPIN, [b'\x01h', b'\x01x'], 0, [b'up', b'Ctrl-A X'])
+terminal('key-ctrl-a', say('up') + ECHO + say('end') + POWER_OFF, [b'\x01\x01q'], 0, [b'up'])
+terminal('key-interrupt', say('up') + ECHO + say('end') + POWER_OFF, [b'\x03q'], 0, [b'up'])
+terminal('terminal-sigterm', say('up') + SPIN, [b'a'], 143, [b'up'], sig=signal.SIGTERM)
+terminal('terminal-crash', say('up') + TRIPLE_FAULT, [], 3, [])
+sys.exit(c.end())
