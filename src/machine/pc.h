@@ -34,6 +34,11 @@ struct apic_bus;
 #define PC_RESET_PORT 0xcf9
 #define PC_RESET_VALUE 0x06
 #define PC_SCI_IRQ 9
+#define PC_RTC_IRQ 8
+#define PC_KEYBOARD_IRQ 1
+#define PC_TIMER_GSI 2 /* ISA IRQ 0 on the I/O APIC */
+#define PC_PCI_GSI 16  /* four, up to 19 */
+#define PC_IOAPIC_ID 0
 #define PC_COM1 0x3f8
 #define PC_COM1_IRQ 4
 #define PC_DEBUG_EXIT 0xf4

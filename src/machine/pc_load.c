@@ -1,0 +1,105 @@
+/* What a PC's firmware does before it hands over to a kernel, and the kernel itself. */
+#include "machine/board.h"
+
+#include "dev/lapic.h"
+#include "host/host.h"
+#include "machine/acpi.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define EBDA 0x9fc00ull
+#define LOW_MEMORY_END 0xa0000ull
+
+/* BIOS data area: what systems still look up there. */
+static bool write_bios_data(struct guest_memory *mem)
+{
+	uint8_t bda[0x100] = { 0 };
+	uint8_t ebda_kib = 1;
+
+	bda[0x00] = PC_COM1 & 0xff; /* COM1's port */
+	bda[0x01] = PC_COM1 >> 8;
+	bda[0x0e] = (EBDA >> 4) & 0xff; /* segment of the extended area */
+	bda[0x0f] = EBDA >> 12;
+	bda[0x11] = 0x02; /* equipment: one serial port */
+	bda[0x13] = (EBDA >> 10) & 0xff; /* KiB of base memory */
+	bda[0x14] = EBDA >> 18;
+	return guest_memory_write(mem, 0x400, bda, sizeof(bda)) && guest_memory_write(mem, EBDA, &ebda_kib, 1);
+}
+
+/* The edge/level registers: PCI's interrupts and the SCI are level triggered. */
+static void set_trigger_modes(struct pc *pc)
+{
+	uint16_t level = BIT(5) | BIT(9) | BIT(10) | BIT(11) | BIT(12);
+
+	bus_write(pc->c.bus, BUS_PORT, 0x4d0, 1, level & 0xff, 0);
+	bus_write(pc->c.bus, BUS_PORT, 0x4d1, 1, level >> 8, 0);
+}
+
+static void add_region(struct boot_config *boot, uint64_t base, uint64_t end, enum boot_region_type type)
+{
+	if (base < end)
+		boot->region[boot->regions++] = (struct boot_region){ base, end - base, type };
+}
+
+/* The memory map, as int 15h e820 would tell it. */
+static void map_memory(const struct guest_memory *mem, struct boot_config *boot)
+{
+	add_region(boot, 0, EBDA, BOOT_RAM);
+	add_region(boot, EBDA, LOW_MEMORY_END, BOOT_RESERVED);
+	add_region(boot, ACPI_TABLES, ACPI_TABLES + ACPI_TABLES_SIZE, BOOT_RESERVED);
+	for (unsigned i = 0; i < mem->count; i++) {
+		const struct guest_range *r = &mem->range[i];
+		if (r->gpa < PC_ECAM)
+			add_region(boot, MAX(r->gpa, MiB(1)), r->gpa + r->size, BOOT_RAM);
+	}
+	add_region(boot, PC_ECAM, PC_ECAM + MiB(PC_ECAM_BUSES), BOOT_RESERVED);
+	for (unsigned i = 0; i < mem->count; i++) {
+		const struct guest_range *r = &mem->range[i];
+		if (r->gpa >= PC_ECAM)
+			add_region(boot, r->gpa, r->gpa + r->size, BOOT_RAM);
+	}
+}
+
+/* Reads a file whole, the first time. */
+static bool read_file(const char *what, const char *path, uint8_t **data, size_t *len, struct error *err)
+{
+	if (*data || !path)
+		return true;
+	*data = host_file_slurp(path, len);
+	if (!*data)
+		return error_set(err, "cannot read the %s %s: %s", what, path, host_error_text());
+	return true;
+}
+
+static bool read_files(struct pc *pc, struct error *err)
+{
+	if (!pc->kernel_path)
+		return error_set(err, "no kernel is given: --kernel names one (Debian's /boot/vmlinuz-*)");
+	if (!read_file("kernel", pc->kernel_path, &pc->kernel, &pc->kernel_len, err) ||
+	    !read_file("initrd", pc->initrd_path, &pc->initrd, &pc->initrd_len, err))
+		return false;
+	if (pc->initrd && !pc->initrd_len)
+		return error_set(err, "the initrd %s is empty", pc->initrd_path);
+	return true;
+}
+
+bool pc_load(struct pc *pc, struct error *err)
+{
+	struct acpi_config acpi = { .cpus = pc->c.cpus, .keyboard = pc->keyboard, .window64 = pc->window64 };
+	struct boot_config boot = { .mem = pc->c.mem, .cpu = pc->c.cpu[0], .cmdline = pc->cmdline };
+	struct lapic *lapic = apic_bus_lapic(pc->apics, 0);
+
+	if (!read_files(pc, err))
+		return false;
+	boot.kernel = (struct boot_file){ pc->kernel_path, pc->kernel, pc->kernel_len };
+	boot.initrd = (struct boot_file){ pc->initrd_path, pc->initrd, pc->initrd_len };
+	boot.rsdp = acpi_write(pc->c.mem, &acpi);
+	if (!boot.rsdp || !write_bios_data(pc->c.mem))
+		return error_set(err, "the machine has less than 1 MiB of memory: give it more with --memory");
+	map_memory(pc->c.mem, &boot);
+	set_trigger_modes(pc);
+	lapic_virtual_wire(lapic);
+	pc->c.cpu[0]->apic_base = lapic_base(lapic);
+	return boot_load(&boot, err);
+}
