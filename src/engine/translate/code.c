@@ -147,6 +147,13 @@ void exclusive_end(struct tr_engine *eng)
 	host_unlock(&eng->excl_owner);
 }
 
+static void flush_lookups(struct tr_engine *eng)
+{
+	for (unsigned i = 0; i < eng->cpus; i++)
+		if (eng->vcpu[i])
+			jc_flush(eng->vcpu[i]);
+}
+
 /* Empties the cache. Exclusive, with the lock held. */
 static void flush(struct tr_engine *eng)
 {
@@ -155,9 +162,7 @@ static void flush(struct tr_engine *eng)
 	eng->blocks = 0;
 	eng->emit.p = eng->code_start;
 	eng->stats.flushes++;
-	for (unsigned i = 0; i < eng->cpus; i++)
-		if (eng->vcpu[i])
-			jc_flush(eng->vcpu[i]);
+	flush_lookups(eng);
 }
 
 static bool full(const struct tr_engine *eng)
@@ -183,41 +188,45 @@ static struct code_page *page_get(struct tr_engine *eng, uint64_t gpa)
 	return page;
 }
 
-static struct block *make(struct tr_vcpu *v, uint64_t gpa, uint16_t off, uint32_t key)
+static void make(struct tr_vcpu *v, uint64_t gpa, uint64_t tail, uint16_t off, uint32_t key)
 {
 	struct tr_engine *eng = v->engine;
-	struct code_page *page = page_get(eng, gpa);
-	struct block *b = block_find(page, off, key);
-	if (b)
-		return b;
+	struct code_source src = {.page = page_get(eng, gpa), .bytes = guest_memory_ptr(eng->mem, gpa, PAGE_SIZE, false)};
+	if (block_find(src.page, off, key))
+		return;
+	if (tail != CODE_NO_TAIL) {
+		src.tail = page_get(eng, tail);
+		src.tail_bytes = guest_memory_ptr(eng->mem, tail, PAGE_SIZE, false);
+	}
 	uint8_t *before = eng->emit.p;
-	const uint8_t *bytes = guest_memory_ptr(eng->mem, gpa, PAGE_SIZE, false);
-	ENSURE(bytes);
 	uint64_t t0 = __builtin_ia32_rdtsc();
-	b = translate_block(v, page, bytes, off, key);
+	struct block *b = translate_block(v, &src, off, key);
 	eng->tsc_translator += __builtin_ia32_rdtsc() - t0;
 	eng->sorted[eng->blocks++] = b;
-	page->blocks++;
-	b->next = atomic_load(&page->bucket[off % PAGE_BUCKETS]);
-	atomic_store_explicit(&page->bucket[off % PAGE_BUCKETS], b, memory_order_release);
+	src.page->blocks++;
+	if (b->tail_page) {
+		b->tail_page->blocks++;
+		b->tail_next = b->tail_page->tails;
+		b->tail_page->tails = b;
+	}
+	struct block *_Atomic *bucket = &src.page->bucket[off % PAGE_BUCKETS];
+	b->next = atomic_load(bucket);
+	atomic_store_explicit(bucket, b, memory_order_release);
 	eng->stats.blocks++;
 	eng->stats.guest_bytes += b->len;
 	eng->stats.host_bytes += (uint64_t)(eng->emit.p - before);
-	return b;
 }
 
-struct block *code_get(struct tr_vcpu *v, uint64_t gpa, uint16_t off, uint32_t key)
+static bool known(struct tr_engine *eng, uint64_t gpa)
+{
+	return atomic_load(&eng->page[guest_memory_page_index(eng->mem, gpa)]);
+}
+
+void code_get(struct tr_vcpu *v, uint64_t gpa, uint64_t tail, uint16_t off, uint32_t key)
 {
 	struct tr_engine *eng = v->engine;
 	host_lock(&eng->lock);
-	uint64_t index = guest_memory_page_index(eng->mem, gpa);
-	struct code_page *page = atomic_load(&eng->page[index]);
-	struct block *b = block_find(page, off, key);
-	if (b) {
-		host_unlock(&eng->lock);
-		return b;
-	}
-	bool alone = page && !full(eng);
+	bool alone = known(eng, gpa) && (tail == CODE_NO_TAIL || known(eng, tail)) && !full(eng);
 	if (!alone) { /* a first translation of the page, or a flush: nobody may be in between a TLB hit and its store */
 		host_unlock(&eng->lock);
 		exclusive_begin(eng, v);
@@ -225,11 +234,10 @@ struct block *code_get(struct tr_vcpu *v, uint64_t gpa, uint16_t off, uint32_t k
 		if (full(eng))
 			flush(eng);
 	}
-	b = make(v, gpa, off, key);
+	make(v, gpa, tail, off, key);
 	host_unlock(&eng->lock);
 	if (!alone)
 		exclusive_end(eng);
-	return b;
 }
 
 void code_link(struct tr_engine *eng, struct tr_link *link, struct block *to)
@@ -272,36 +280,77 @@ static void unlink_outgoing(struct block *b)
 	}
 }
 
-static void drop(struct code_page *page, struct block *_Atomic *bucket, struct block *b)
+static void bucket_remove(struct code_page *page, struct block *b)
 {
+	struct block *_Atomic *bucket = &page->bucket[b->off % PAGE_BUCKETS];
 	struct block *prev = atomic_load(bucket);
 	if (prev == b) {
 		atomic_store(bucket, b->next);
-	} else {
-		while (prev->next != b)
-			prev = prev->next;
-		prev->next = b->next;
+		return;
 	}
-	b->dead = true;
-	page->blocks--;
-	unlink_incoming(b);
-	unlink_outgoing(b);
+	while (prev->next != b)
+		prev = prev->next;
+	prev->next = b->next;
 }
 
-/* Drops the blocks of `page` that cover a byte of [from, to); all of them if `all`. Returns how many. */
-static unsigned drop_range(struct code_page *page, unsigned from, unsigned to, bool all)
+static void tail_remove(struct block *b)
+{
+	struct block **p = &b->tail_page->tails;
+	while (*p != b)
+		p = &(*p)->tail_next;
+	*p = b->tail_next;
+	b->tail_page->blocks--;
+}
+
+static void page_release(struct tr_engine *eng, struct code_page *page);
+
+static void drop(struct tr_engine *eng, struct block *b)
+{
+	bucket_remove(b->page, b);
+	b->dead = true;
+	b->page->blocks--;
+	unlink_incoming(b);
+	unlink_outgoing(b);
+	if (b->tail_page)
+		tail_remove(b);
+	eng->stats.invalidations++;
+}
+
+/* Drops the blocks that cover a byte of [from, to) of `page`. Returns how many. `other`: a page that has lost a block by that. */
+static unsigned drop_range(struct tr_engine *eng, struct code_page *page, unsigned from, unsigned to)
 {
 	unsigned n = 0;
 	for (unsigned i = 0; i < PAGE_BUCKETS; i++) {
 		for (struct block *b = atomic_load(&page->bucket[i]), *next; b; b = next) {
 			next = b->next;
-			if (!all && (b->off >= to || b->off + b->len <= from))
+			if (b->off >= to || b->off + b->len <= (int)from)
 				continue;
-			drop(page, &page->bucket[i], b);
+			struct code_page *tail = b->tail_page;
+			drop(eng, b);
+			if (tail && !tail->blocks && tail != page)
+				page_release(eng, tail);
 			n++;
 		}
 	}
+	for (struct block *b = page->tails, *next; b; b = next) {
+		next = b->tail_next;
+		if (b->tail_len <= from)
+			continue;
+		struct code_page *head = b->page;
+		drop(eng, b);
+		if (!head->blocks && head != page)
+			page_release(eng, head);
+		n++;
+	}
 	return n;
+}
+
+/* The page holds no translated code any more: it can be written freely. */
+static void page_release(struct tr_engine *eng, struct code_page *page)
+{
+	atomic_store(&eng->mem->code[page->index], 0);
+	atomic_store(&eng->page[page->index], NULL);
+	free(page);
 }
 
 /* So many writes beside its code, and a page counts as data that once was code. */
@@ -309,25 +358,14 @@ static unsigned drop_range(struct code_page *page, unsigned from, unsigned to, b
 
 static void page_written(struct tr_engine *eng, struct code_page *page, unsigned from, unsigned to)
 {
-	unsigned n = drop_range(page, from, to, false);
+	unsigned n = drop_range(eng, page, from, to);
 	if (!n && ++page->stray_writes > STRAY_WRITES)
-		n = drop_range(page, 0, PAGE_SIZE, true);
-	if (n) {
-		eng->stats.invalidations += n;
-		for (unsigned i = 0; i < eng->cpus; i++)
-			if (eng->vcpu[i])
-				jc_flush(eng->vcpu[i]);
-	}
-	if (!page->blocks) {
-		atomic_store(&eng->mem->code[page->index], 0);
-		atomic_store(&eng->page[page->index], NULL);
-		/* jc_flush has emptied every itlb, so nobody holds the page's record any more; blocks that still run are
-		   reached by their own memory only. */
-		for (unsigned i = 0; !n && i < eng->cpus; i++)
-			if (eng->vcpu[i])
-				jc_flush(eng->vcpu[i]);
-		free(page);
-	}
+		n = drop_range(eng, page, 0, PAGE_SIZE);
+	if (!page->blocks)
+		page_release(eng, page);
+	else if (!n)
+		return;
+	flush_lookups(eng); /* jump caches name dropped blocks, itlbs perhaps released pages */
 }
 
 void code_written(struct tr_engine *eng, struct tr_vcpu *self, uint64_t gpa, uint64_t len)

@@ -70,6 +70,9 @@ struct block {
 	uint8_t links, insns;
 	const uint8_t *start, *end;		   /* host code, executable view */
 	const uint8_t *entry_host, *entry_saved;   /* with the guest's flags in the host's; in saved_flags */
+	struct code_page *tail_page; /* where its one instruction ends, when that crosses a page; else NULL */
+	struct block *tail_next;     /* in tail_page->tails */
+	uint8_t tail_len;
 	struct tr_link *incoming;
 	struct insn_map *map;
 	struct tr_link link[BLOCK_LINKS];
@@ -80,7 +83,8 @@ struct block {
 struct code_page {
 	uint64_t gpa;
 	uint64_t index;	      /* in guest_memory.code */
-	unsigned blocks;
+	unsigned blocks;      /* that begin here, or end here */
+	struct block *tails;  /* that end here */
 	unsigned stray_writes; /* to the page, but to no translated byte */
 	struct block *_Atomic bucket[PAGE_BUCKETS];
 };
@@ -132,8 +136,12 @@ static inline struct block *block_find(struct code_page *page, uint16_t off, uin
 bool code_init(struct tr_engine *eng, uint64_t size, struct error *err);
 void code_destroy(struct tr_engine *eng);
 
-/* The block at page offset `off` of RAM page `gpa`, made if need be. May flush the cache. Never NULL. */
-struct block *code_get(struct tr_vcpu *v, uint64_t gpa, uint16_t off, uint32_t key);
+/*
+ * Sees to it that there is a block at page offset `off` of RAM page `gpa`. `tail` is the RAM page behind it in the linear address space, for
+ * an instruction that reaches into it, or CODE_NO_TAIL. May flush the cache.
+ */
+#define CODE_NO_TAIL UINT64_MAX
+void code_get(struct tr_vcpu *v, uint64_t gpa, uint64_t tail, uint16_t off, uint32_t key);
 /* Makes `link` jump to `to` from now on. */
 void code_link(struct tr_engine *eng, struct tr_link *link, struct block *to);
 /* The block whose host code contains `pc`, or NULL. */
@@ -154,7 +162,11 @@ void vcpu_code_enter(struct tr_vcpu *v);
 void vcpu_code_leave(struct tr_vcpu *v);
 
 /* translate.c: emits the block into eng->emit and fills it in. The lock is held. */
-struct block *translate_block(struct tr_vcpu *v, struct code_page *page, const uint8_t *bytes, uint16_t off, uint32_t key);
+struct code_source {
+	struct code_page *page, *tail;	     /* tail: NULL when there is none */
+	const uint8_t *bytes, *tail_bytes;   /* the whole pages */
+};
+struct block *translate_block(struct tr_vcpu *v, const struct code_source *src, uint16_t off, uint32_t key);
 /* glue.c */
 void glue_emit(struct tr_engine *eng);
 

@@ -24,7 +24,7 @@ void light_code_written(void *engine, uint64_t gpa, uint64_t len)
 	v->wrote[n].len = len;
 }
 
-static uint64_t leave(struct tr_vcpu *v, enum tr_exit code)
+uint64_t light_leave(struct tr_vcpu *v, enum tr_exit code)
 {
 	v->exit_code = code;
 	v->rip_off = RIP_KNOWN;
@@ -35,9 +35,9 @@ static uint64_t leave(struct tr_vcpu *v, enum tr_exit code)
 static uint64_t go_on(struct tr_vcpu *v)
 {
 	if (v->wrote_count || atomic_load_explicit(&v->poll, memory_order_relaxed))
-		return leave(v, TRX_POLL);
+		return light_leave(v, TRX_POLL);
 	uint64_t pc = light_lookup(v);
-	return pc ? pc : leave(v, TRX_LOOKUP);
+	return pc ? pc : light_leave(v, TRX_LOOKUP);
 }
 
 /* Delivers cpu->exc; false when the monitor is needed (shutdown). */
@@ -70,7 +70,7 @@ static uint64_t exception(struct tr_vcpu *v)
 {
 	if (!deliver(v)) {
 		flags_from_cpu(v);
-		return leave(v, TRX_EXIT);
+		return light_leave(v, TRX_EXIT);
 	}
 	return resume_changed(v);
 }
@@ -84,7 +84,7 @@ static uint64_t finish(struct tr_vcpu *v, const struct call_insn *call, enum ver
 	if (verdict == V_EXIT) {
 		flags_from_cpu(v);
 		tlb_mode_changed(cpu);
-		return leave(v, TRX_EXIT);
+		return light_leave(v, TRX_EXIT);
 	}
 	if (shadow && cpu->shadow == shadow)
 		cpu->shadow = 0;
@@ -156,20 +156,49 @@ uint64_t light_miss(struct tr_vcpu *v, uint64_t va, uint32_t desc, uint64_t resu
 	v->stats.tlb_misses++;
 	set_rip(v, MISS_OFF(desc));
 	if (!x86_canonical(va) || (va & ~PAGE_MASK) + MISS_SIZE(desc) > PAGE_SIZE)
-		return leave(v, TRX_STEP);
+		return light_leave(v, TRX_STEP);
 	if (mmu_translate(cpu, va, access, &m) != V_DONE) {
 		flags_to_cpu(v);
 		return exception(v);
 	}
 	const struct guest_range *r = guest_range_find(v->engine->mem, m.gpa, 1);
 	if (!r)
-		return leave(v, TRX_STEP);
+		return light_leave(v, TRX_STEP);
 	uint8_t *host = r->host + (m.gpa - r->gpa);
 	bool writable = tlb_fill(v, key_mmu(v->key), va, &m, host, r->readonly);
 	if ((desc & MISS_WRITE) && !writable)
-		return leave(v, TRX_STEP);
+		return light_leave(v, TRX_STEP);
 	v->tlb_delta = (uint64_t)(uintptr_t)host - va;
 	return resume;
+}
+
+/* The host address of linear page `page` for a read or a write, through the TLB; NULL when it takes more than that. */
+static uint8_t *page_pointer(struct tr_vcpu *v, uint64_t page, bool write)
+{
+	unsigned mmu = key_mmu(v->key);
+	struct tlb_entry *e = &v->tlb[mmu][(page >> PAGE_SHIFT) % TLB_ENTRIES];
+	if ((write ? e->tag_write : e->tag_read) == page)
+		return (uint8_t *)(uintptr_t)(page + e->delta);
+	struct x86_mapping m;
+	unsigned access = (write ? ACC_WRITE : ACC_READ) | x86_access_mode(&v->cpu);
+	if (!x86_canonical(page) || mmu_translate(&v->cpu, page, access, &m) != V_DONE)
+		return NULL;
+	const struct guest_range *r = guest_range_find(v->engine->mem, m.gpa, 1);
+	if (!r)
+		return NULL;
+	uint8_t *host = r->host + (m.gpa - r->gpa);
+	return tlb_fill(v, mmu, page, &m, host, r->readonly) || !write ? host : NULL;
+}
+
+uint8_t *light_pointer(struct tr_vcpu *v, uint64_t va, unsigned len, bool write)
+{
+	uint64_t page = va & PAGE_MASK, last = (va + len - 1) & PAGE_MASK;
+	uint8_t *p = page_pointer(v, page, write);
+	if (!p)
+		return NULL;
+	if (last != page && page_pointer(v, last, write) != p + (last - page))
+		return NULL;
+	return p + (va - page);
 }
 
 uint64_t light_jump(struct tr_vcpu *v, uint64_t arg)
@@ -180,7 +209,7 @@ uint64_t light_jump(struct tr_vcpu *v, uint64_t arg)
 	if (code64 && !x86_canonical(v->tlb_va)) {
 		cpu->gpr[RSP] -= (uint64_t)(int64_t)(int32_t)(arg >> 16);
 		set_rip(v, arg & 0xffff);
-		return leave(v, TRX_STEP);
+		return light_leave(v, TRX_STEP);
 	}
 	cpu->rip = code64 ? v->tlb_va : (uint32_t)(v->tlb_va - cpu->seg[SEG_CS].base);
 	if (!code64)
@@ -206,6 +235,20 @@ static struct code_page *itlb_fill(struct tr_vcpu *v, struct itlb_entry *e, uint
 	if (m.page_shift > PAGE_SHIFT)
 		v->exec_large[linear >> 63] = true;
 	return page;
+}
+
+uint64_t light_tail(struct tr_vcpu *v, const struct call_tail *call)
+{
+	uint64_t linear = v->vpage + PAGE_SIZE;
+	bool fault;
+	set_rip(v, call->off);
+	if ((v->key & KEY_MODE) != MODE_64)
+		linear = (uint32_t)linear;
+	if (!x86_canonical(linear))
+		return light_leave(v, TRX_STEP);
+	struct itlb_entry *it = &v->itlb[key_mmu(v->key)][(linear >> PAGE_SHIFT) % ITLB_ENTRIES];
+	struct code_page *page = it->page == linear ? it->code : itlb_fill(v, it, linear, &fault);
+	return page == call->tail ? (uint64_t)(uintptr_t)call->resume : light_leave(v, TRX_STEP);
 }
 
 uint64_t light_lookup(struct tr_vcpu *v)

@@ -17,6 +17,22 @@ struct call_insn {
 uint64_t light_system(struct tr_vcpu *v, const struct call_insn *call);
 uint64_t light_general(struct tr_vcpu *v, const struct call_insn *call);
 
+/* The page behind an instruction that crosses into it is not known to be `tail`. */
+struct call_tail {
+	struct code_page *tail;
+	const uint8_t *resume;
+	uint16_t off;
+};
+uint64_t light_tail(struct tr_vcpu *v, const struct call_tail *call);
+
+/* light_xstate.c: an XSAVE-family instruction, if it is one of those that light_xstate_knows. */
+bool light_xstate_knows(const struct x86_insn *insn);
+uint64_t light_xstate(struct tr_vcpu *v, const struct call_insn *call);
+
+/* Between the helpers: leave translated code with cpu->rip true; the way to [va, va+len) in host memory through the TLB, or NULL. */
+uint64_t light_leave(struct tr_vcpu *v, enum tr_exit code);
+uint8_t *light_pointer(struct tr_vcpu *v, uint64_t va, unsigned len, bool write);
+
 /* A miss in the inlined TLB: fills it, or delivers the fault, or leaves for the slow path. */
 #define MISS_OFF(desc) ((desc)&0xfff)
 #define MISS_SIZE(desc) ((desc) >> 12 & 0xff)

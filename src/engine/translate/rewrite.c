@@ -145,6 +145,8 @@ static bool needs_66(const struct x86_insn *insn)
 {
 	if (insn->mode != MODE_16 || (insn->flags & INSN_MAND66))
 		return insn->flags & INSN_OPSIZE;
+	if ((insn->flags & INSN_FPU) && (insn->mem_size == 14 || insn->mem_size == 94))
+		return true; /* the short environment of FNSTENV and FNSAVE */
 	return insn->opsize == 2 && !fixed_size(insn);
 }
 

@@ -30,6 +30,22 @@ static bool run_step(struct tr_vcpu *v)
 	return r != V_EXIT;
 }
 
+#define INSN_MAX 15
+
+/* The RAM page after `linear`'s, where an instruction at `linear` may reach into it and it is there. */
+static uint64_t tail_page(struct tr_vcpu *v, uint64_t linear)
+{
+	struct x86_cpu *cpu = &v->cpu;
+	struct x86_mapping m;
+	if ((linear & ~PAGE_MASK) <= PAGE_SIZE - INSN_MAX)
+		return CODE_NO_TAIL;
+	linear = (linear & PAGE_MASK) + PAGE_SIZE;
+	if (!x86_canonical(linear) || mmu_translate(cpu, linear, ACC_EXEC | x86_access_mode(cpu), &m) != V_DONE ||
+	    !guest_memory_ptr(v->engine->mem, m.gpa, 1, false))
+		return CODE_NO_TAIL;
+	return m.gpa & PAGE_MASK;
+}
+
 /* Makes the block at cpu->rip, or, where there can be none, runs one instruction. False: the monitor is needed. */
 static bool run_lookup(struct tr_vcpu *v)
 {
@@ -42,7 +58,7 @@ static bool run_lookup(struct tr_vcpu *v)
 		return deliver(v);
 	if (!guest_memory_ptr(v->engine->mem, m.gpa, 1, false))
 		return run_step(v);
-	code_get(v, m.gpa & PAGE_MASK, m.gpa & ~PAGE_MASK, v->key);
+	code_get(v, m.gpa & PAGE_MASK, tail_page(v, linear), m.gpa & ~PAGE_MASK, v->key);
 	return true;
 }
 

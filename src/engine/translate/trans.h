@@ -16,7 +16,7 @@ enum flags_at {
 };
 
 /* Code that is seldom run, put after the block: one for each place that jumps to it. */
-enum cold_kind { COLD_MISS, COLD_LINK, COLD_POLL, COLD_FAR };
+enum cold_kind { COLD_MISS, COLD_LINK, COLD_POLL, COLD_FAR, COLD_TAIL };
 
 struct cold {
 	uint8_t kind;
@@ -26,7 +26,7 @@ struct cold {
 	uint32_t arg;		/* COLD_MISS: description */
 	int64_t target;		/* COLD_FAR: offset from the page's start */
 	uint8_t *from;		/* rel32 that jumps here */
-	uint8_t *resume;	/* COLD_MISS */
+	uint8_t *resume;	/* COLD_MISS, COLD_TAIL */
 	struct tr_link *link;	/* COLD_LINK */
 };
 

@@ -59,13 +59,20 @@ static bool ends_block(const struct x86_insn *insn)
 	}
 }
 
+static uint64_t helper_for(const struct x86_insn *insn)
+{
+	if (light_xstate_knows(insn))
+		return (uint64_t)(uintptr_t)light_xstate;
+	return insn->cls == CLS_SYSTEM ? (uint64_t)(uintptr_t)light_system : (uint64_t)(uintptr_t)light_general;
+}
+
 void trans_call(struct trans *t, const struct x86_insn *insn)
 {
 	bool system = insn->cls == CLS_SYSTEM, end = ends_block(insn) || insn->cls == CLS_BRANCH;
 	struct call_insn *call = code_alloc(t->eng, sizeof(*call));
 	flags_clobber(t);
 	asm_mov_imm(&t->e, R11, (uint64_t)(uintptr_t)call);
-	asm_mov_imm(&t->e, R9, system ? (uint64_t)(uintptr_t)light_system : (uint64_t)(uintptr_t)light_general);
+	asm_mov_imm(&t->e, R9, helper_for(insn));
 	jmp_glue(t, t->eng->glue_call);
 	*call = (struct call_insn){.insn = *insn, .off = t->off, .resume = end ? NULL : code_rx(t->eng, t->e.p)};
 	t->ended = end;

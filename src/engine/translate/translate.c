@@ -16,12 +16,36 @@ static bool ends(const struct x86_insn *insn)
 	}
 }
 
-static unsigned decode_block(struct trans *t, const uint8_t *bytes, uint16_t off)
+/* The one instruction at `off`, which reaches into the next page. */
+static unsigned decode_crossing(struct trans *t, const struct code_source *src, uint16_t off)
 {
+	uint8_t bytes[2 * 15];
+	unsigned head = (unsigned)(PAGE_SIZE - off);
+	if (!src->tail)
+		return 1;
+	memcpy(bytes, src->bytes + off, head);
+	memcpy(bytes + head, src->tail_bytes, 15);
+	x86_decode(&t->insns[0], bytes, 15, t->mode, t->eng->model);
+	if (t->insns[0].len <= head)
+		return 1;
+	t->b->tail_page = src->tail;
+	t->b->tail_len = (uint8_t)(t->insns[0].len - head);
+	return 1;
+}
+
+/*
+ * Instructions from `off` to the first that surely ends the block. One that crosses into the next page has a block to itself, because that
+ * page's mapping has to be checked each time.
+ */
+static unsigned decode_block(struct trans *t, const struct code_source *src, uint16_t off)
+{
+	const uint8_t *bytes = src->bytes;
 	unsigned n = 0;
 	while (n < BLOCK_INSNS && off < PAGE_SIZE) {
 		struct x86_insn *insn = &t->insns[n++];
 		x86_decode(insn, bytes + off, PAGE_SIZE - off, t->mode, t->eng->model);
+		if (insn->cls == CLS_PARTIAL)
+			return n > 1 ? n - 1 : decode_crossing(t, src, off);
 		if (ends(insn))
 			break;
 		off += insn->len;
@@ -64,7 +88,7 @@ static void trans_insn(struct trans *t, const struct x86_insn *insn)
 		trans_call(t, insn);
 		return;
 	case CLS_SPECIAL:
-		if (step_is_general(insn)) {
+		if (step_is_general(insn) || light_xstate_knows(insn)) {
 			trans_call(t, insn);
 			return;
 		}
@@ -84,6 +108,27 @@ static void end_shadow(struct trans *t)
 		poll_flagged(t, t->next);
 }
 
+/* Before an instruction that crosses a page: is the next linear page still the one that it was translated from? */
+static void check_tail(struct trans *t)
+{
+	struct emit *e = &t->e;
+	int32_t table = VCPU_OFF(itlb) + (int32_t)(t->mmu * sizeof(struct itlb_entry[ITLB_ENTRIES]));
+	flags_clobber(t);
+	asm_load_gs(e, 8, H_ADDR, VCPU_OFF(vpage));
+	asm_lea(e, t->mode == MODE_64 ? 8 : 4, H_ADDR, H_ADDR, -1, 1, PAGE_SIZE);
+	asm_mov(e, H_DELTA, H_ADDR);
+	asm_shift_imm(e, SH_SHR, 8, H_DELTA, PAGE_SHIFT - 4);
+	asm_alu_imm(e, ALU_AND, 4, H_DELTA, (ITLB_ENTRIES - 1) << 4);
+	asm_rm(e, 0x3b, 8, H_ADDR, true, H_DELTA, table + (int32_t)offsetof(struct itlb_entry, page));
+	struct cold *c[2];
+	c[0] = cold_add(t, COLD_TAIL, asm_jcc(e, CC_NE));
+	asm_mov_imm(e, H_TMP, (uint64_t)(uintptr_t)t->b->tail_page);
+	asm_rm(e, 0x3b, 8, H_TMP, true, H_DELTA, table + (int32_t)offsetof(struct itlb_entry, code));
+	c[1] = cold_add(t, COLD_TAIL, asm_jcc(e, CC_NE));
+	c[0]->resume = c[1]->resume = e->p;
+}
+_Static_assert(sizeof(struct itlb_entry) == 16, "check_tail's shift by 4");
+
 static void emit_insns(struct trans *t, unsigned n)
 {
 	uint16_t off = t->b->off;
@@ -94,6 +139,8 @@ static void emit_insns(struct trans *t, unsigned n)
 		t->off = off;
 		t->next = (uint16_t)(off + insn->len);
 		map_here(t);
+		if (t->b->tail_page)
+			check_tail(t);
 		trans_insn(t, insn);
 		if (shadow && !t->ended)
 			end_shadow(t);
@@ -102,9 +149,7 @@ static void emit_insns(struct trans *t, unsigned n)
 		off = t->next;
 		t->b->insns++;
 	}
-	t->b->len = (uint16_t)(off - t->b->off);
-	if (t->b->len == 0) /* a lone instruction that reaches into the next page */
-		t->b->len = (uint16_t)(PAGE_SIZE - t->b->off);
+	t->b->len = (uint16_t)((off < PAGE_SIZE ? off : PAGE_SIZE) - t->b->off);
 	if (t->ended)
 		return;
 	if (t->shadow) { /* the run loop steps the next instruction */
@@ -140,6 +185,15 @@ static void cold_poll(struct trans *t, const struct cold *c)
 	exit_code(t, TRX_POLL, c->off);
 }
 
+static void cold_tail(struct trans *t, const struct cold *c)
+{
+	struct call_tail *call = code_alloc(t->eng, sizeof(*call));
+	*call = (struct call_tail){.tail = t->b->tail_page, .resume = code_rx(t->eng, c->resume), .off = c->off};
+	asm_mov_imm(&t->e, R11, (uint64_t)(uintptr_t)call);
+	asm_mov_imm(&t->e, R9, (uint64_t)(uintptr_t)light_tail);
+	jmp_glue(t, t->eng->glue_call);
+}
+
 static void emit_cold(struct trans *t)
 {
 	for (unsigned i = 0; i < t->colds; i++) {
@@ -154,6 +208,9 @@ static void emit_cold(struct trans *t)
 			break;
 		case COLD_POLL:
 			cold_poll(t, &c);
+			break;
+		case COLD_TAIL:
+			cold_tail(t, &c);
 			break;
 		case COLD_FAR:
 			cold_emit_far(t, &c);
@@ -175,6 +232,8 @@ static bool may_fault(const struct x86_insn *insn)
  */
 static enum flags_at flags_wanted(const struct trans *t, unsigned n)
 {
+	if (t->b->tail_page)
+		return FLAGS_SAVED;
 	for (unsigned i = 0; i < n; i++) {
 		const struct x86_insn *insn = &t->insns[i];
 		if (insn->cls != CLS_PLAIN || (insn->flags & INSN_MEM) || may_fault(insn))
@@ -208,7 +267,7 @@ static void emit_entry(struct trans *t, enum flags_at wanted)
 	}
 }
 
-struct block *translate_block(struct tr_vcpu *v, struct code_page *page, const uint8_t *bytes, uint16_t off, uint32_t key)
+struct block *translate_block(struct tr_vcpu *v, const struct code_source *src, uint16_t off, uint32_t key)
 {
 	struct tr_engine *eng = v->engine;
 	static _Thread_local struct trans scratch; /* too large for a stack; nothing in it outlives this call */
@@ -228,8 +287,8 @@ struct block *translate_block(struct tr_vcpu *v, struct code_page *page, const u
 	while ((uintptr_t)t->e.p & 15)
 		emit8(&t->e, 0xcc);
 	t->start = t->e.p;
-	*b = (struct block){.page = page, .key = key, .off = off, .start = code_rx(eng, t->e.p)};
-	unsigned n = decode_block(t, bytes, off);
+	*b = (struct block){.page = src->page, .key = key, .off = off, .start = code_rx(eng, t->e.p)};
+	unsigned n = decode_block(t, src, off);
 	emit_entry(t, flags_wanted(t, n));
 	emit_insns(t, n);
 	emit_cold(t);
