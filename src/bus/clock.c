@@ -52,10 +52,17 @@ uint64_t clock_now(const struct vm_clock *clock)
 	return frozen != CLOCK_NEVER ? frozen : now - offset;
 }
 
-/* The caller holds the lock, so there is one writer. */
-static void set_time(struct vm_clock *clock, uint64_t offset, uint64_t frozen)
+/*
+ * Between these two the time is changed; the caller holds the lock, so there is one writer. He reads the host's clock in between
+ * too: what a reader took before is then not later than what he takes, and time never steps back.
+ */
+static void change_begin(struct vm_clock *clock)
 {
 	atomic_fetch_add(&clock->time.seq, 1);
+}
+
+static void change_end(struct vm_clock *clock, uint64_t offset, uint64_t frozen)
+{
 	atomic_store(&clock->time.offset, offset);
 	atomic_store(&clock->time.frozen, frozen);
 	atomic_fetch_add(&clock->time.seq, 1);
@@ -161,7 +168,8 @@ struct vm_clock *clock_create(void)
 	host_mutex_init(&clock->lock);
 	host_cond_init(&clock->wake);
 	host_cond_init(&clock->idle);
-	set_time(clock, host_now_ns(), CLOCK_NEVER);
+	change_begin(clock);
+	change_end(clock, host_now_ns(), CLOCK_NEVER);
 	if (host_thread_start(&clock->thread, "clock", timer_thread, clock))
 		return clock;
 	host_cond_destroy(&clock->idle);
@@ -201,8 +209,11 @@ void clock_pause(struct vm_clock *clock)
 {
 	host_lock(&clock->lock);
 	if (!clock->paused) {
+		uint64_t offset = clock->time.offset;
+
 		clock->paused = true;
-		set_time(clock, atomic_load(&clock->time.offset), clock_now(clock));
+		change_begin(clock);
+		change_end(clock, offset, host_now_ns() - offset);
 	}
 	wait_fired(clock, NULL);
 	host_unlock(&clock->lock);
@@ -213,7 +224,8 @@ void clock_resume(struct vm_clock *clock)
 	host_lock(&clock->lock);
 	if (clock->paused) {
 		clock->paused = false;
-		set_time(clock, host_now_ns() - clock_now(clock), CLOCK_NEVER);
+		change_begin(clock);
+		change_end(clock, host_now_ns() - clock->time.frozen, CLOCK_NEVER);
 		host_cond_signal(&clock->wake);
 	}
 	host_unlock(&clock->lock);
@@ -222,7 +234,8 @@ void clock_resume(struct vm_clock *clock)
 void clock_set(struct vm_clock *clock, uint64_t now)
 {
 	host_lock(&clock->lock);
-	set_time(clock, host_now_ns() - now, clock->paused ? now : CLOCK_NEVER);
+	change_begin(clock);
+	change_end(clock, host_now_ns() - now, clock->paused ? now : CLOCK_NEVER);
 	host_cond_signal(&clock->wake);
 	host_unlock(&clock->lock);
 }

@@ -14,6 +14,7 @@
 
 #include <inttypes.h>
 #include <setjmp.h>
+#include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -45,10 +46,21 @@ __attribute__((unused)) static void unit_add(struct unit_test *test)
 	} \
 	static void test_##id(void)
 
-#define UNIT_FAIL(...) \
-	(unit_failures++, printf("FAIL %s: %s:%d: ", unit_name, __FILE__, __LINE__), printf(__VA_ARGS__), printf("\n"))
+__attribute__((unused, format(printf, 3, 4))) static void unit_fail(const char *file, int line, const char *fmt, ...)
+{
+	char text[512];
+	va_list ap;
 
-#define CHECK(cond) ((cond) ? (void)0 : (void)UNIT_FAIL("%s", #cond))
+	va_start(ap, fmt);
+	vsnprintf(text, sizeof(text), fmt, ap);
+	va_end(ap);
+	unit_failures++;
+	printf("FAIL %s: %s:%d: %s\n", unit_name, file, line, text);
+}
+
+#define UNIT_FAIL(...) unit_fail(__FILE__, __LINE__, __VA_ARGS__)
+
+#define CHECK(cond) ((cond) ? (void)0 : UNIT_FAIL("%s", #cond))
 #define REQUIRE(cond) ((cond) ? (void)0 : (UNIT_FAIL("%s", #cond), longjmp(unit_out, 1)))
 
 /* Integers and pointers, compared as 64 bits (signed ones sign-extended). */
@@ -86,24 +98,26 @@ __attribute__((unused)) static bool unit_wanted(const char *name, int argc, char
 	return argc < 2;
 }
 
+__attribute__((unused)) static bool unit_run(const struct unit_test *test)
+{
+	unit_name = test->name;
+	unit_failures = 0;
+	if (!setjmp(unit_out))
+		test->run();
+	if (!unit_failures)
+		printf("ok %s\n", unit_name);
+	return !unit_failures;
+}
+
 __attribute__((unused)) static int unit_main(int argc, char **argv)
 {
-	int status = 0;
+	bool ok = true;
 
 	setvbuf(stdout, NULL, _IOLBF, 0);
-	for (struct unit_test *t = unit_first; t; t = t->next) {
-		if (!unit_wanted(t->name, argc, argv))
-			continue;
-		unit_name = t->name;
-		unit_failures = 0;
-		if (!setjmp(unit_out))
-			t->run();
-		if (unit_failures)
-			status = 1;
-		else
-			printf("ok %s\n", t->name);
-	}
-	return status;
+	for (struct unit_test *t = unit_first; t; t = t->next)
+		if (unit_wanted(t->name, argc, argv))
+			ok = unit_run(t) && ok;
+	return !ok;
 }
 
 #define UNIT_MAIN() \
