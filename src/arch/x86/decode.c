@@ -26,9 +26,7 @@ static const ZydisDecoder decoders[2][3] = {
 
 static bool vendor_is_amd(const struct x86_cpuid_model *model)
 {
-	if (!model || !model->count || model->leaf[0].leaf != 0)
-		return __builtin_cpu_is("amd");
-	return model->leaf[0].ebx == 0x68747541; /* "Auth"enticAMD */
+	return model ? model->amd : __builtin_cpu_is("amd") != 0;
 }
 
 /* A general register's number and width in bytes; false for other registers. Zydis numbers them in groups, from 8 bits up. */

@@ -1,5 +1,5 @@
 /* Where an instruction's memory operand is. */
-#include "arch/x86/insn.h"
+#include "arch/x86/internal.h"
 
 uint64_t x86_effective_address(const struct x86_cpu *cpu, const struct x86_insn *insn)
 {
@@ -12,4 +12,10 @@ uint64_t x86_effective_address(const struct x86_cpu *cpu, const struct x86_insn 
 	if (insn->index >= 0 && !(insn->flags & INSN_VSIB))
 		ea += cpu->gpr[insn->index] * insn->scale;
 	return zext(ea, insn->addrsize);
+}
+
+void x86_note_access(struct x86_cpu *cpu, uint64_t linear, unsigned len, bool write)
+{
+	if (unlikely(cpu->dr7 & 0xff))
+		debug_note_data(cpu, linear, len, write);
 }

@@ -94,4 +94,7 @@ static inline enum x86_mode x86_mode(const struct x86_cpu *cpu)
 /* The memory operand's offset within its segment, truncated to the address size; x86_linear adds the segment base. */
 uint64_t x86_effective_address(const struct x86_cpu *cpu, const struct x86_insn *insn);
 
+/* For who reaches guest memory by a pointer: notes the data breakpoints that the access matches, as mem_read and mem_write do. */
+void x86_note_access(struct x86_cpu *cpu, uint64_t linear, unsigned len, bool write);
+
 #endif

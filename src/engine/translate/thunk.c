@@ -1,0 +1,385 @@
+/*
+ * One guest instruction on the host. The instruction keeps its registers, but for RSP, which stays the host's: where the guest's
+ * RSP is named another register stands for it. The memory operand's address is in a register that the instruction does not
+ * name. Code is kept by the instruction's bytes, so that most steps only look it up.
+ */
+#include "engine/translate/thunk_internal.h"
+
+#include "bus/memory.h"
+#include "engine/translate/rewrite.h"
+#include "host/guest_signals.h"
+
+#include <cpuid.h>
+#include <string.h>
+
+/* The thunk that runs on this thread, for the fault handler. */
+static _Thread_local struct thunk *running;
+
+static uint32_t host_mxcsr_mask(void)
+{
+	_Alignas(16) uint8_t fx[512] = {0};
+	uint32_t mask;
+
+	__asm__ volatile("fxsave %0" : "=m"(fx));
+	memcpy(&mask, fx + XS_MXCSR_MASK, 4);
+	return mask ? mask : 0xffbf; /* SDM Vol. 1 11.6.6 */
+}
+
+/* What XCR0 the host's system has set; 0 without XSAVE. */
+static uint32_t host_xcr0(void)
+{
+	uint32_t a, b, c, d;
+
+	if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE))
+		return 0;
+	__asm__ volatile("xgetbv" : "=a"(a), "=d"(d) : "c"(0));
+	return a;
+}
+
+struct thunk *thunk_create(void)
+{
+	uint32_t xcr0 = host_xcr0();
+	struct thunk *t;
+
+	if (!(xcr0 & XCR0_SSE))
+		return NULL;
+	t = host_memory_alloc(sizeof(*t));
+	if (!t)
+		return NULL;
+	if (!host_code_alloc(&t->code, THUNK_SLOTS * THUNK_SLOT_SIZE)) {
+		host_memory_free(t, sizeof(*t));
+		return NULL;
+	}
+	t->run.avx = xcr0 & XCR0_AVX;
+	t->mxcsr_mask = host_mxcsr_mask();
+	return t;
+}
+
+void thunk_destroy(struct thunk *t)
+{
+	if (!t)
+		return;
+	host_code_free(&t->code);
+	host_memory_free(t, sizeof(*t));
+}
+
+static bool in_code(const struct thunk *t, uint64_t rip)
+{
+	return rip - (uint64_t)t->code.rx < t->code.size;
+}
+
+bool thunk_claim_fault(struct host_fault_context *ctx)
+{
+	struct thunk *t = running;
+
+	if (!t || !in_code(t, ctx->rip))
+		return false;
+	t->fault = (int)ctx->fault;
+	ctx->rip = (uint64_t)thunk_run_done;
+	return true;
+}
+
+static enum verdict raise_host_fault(struct x86_cpu *cpu, int fault)
+{
+	switch (fault) {
+	case HOST_FAULT_DIVIDE:
+		return x86_raise(cpu, X86_DE);
+	case HOST_FAULT_FPU:
+		return x86_raise(cpu, X86_MF);
+	case HOST_FAULT_SIMD:
+		return x86_raise(cpu, cpu->cr4 & CR4_OSXMMEXCPT ? X86_XM : X86_UD);
+	case HOST_FAULT_BUS:
+		return x86_raise_error(cpu, X86_AC, 0);
+	case HOST_FAULT_ILLEGAL:
+	case HOST_FAULT_TRAP:
+		return x86_raise(cpu, X86_UD);
+	default:
+		return x86_raise_error(cpu, X86_GP, 0);
+	}
+}
+
+/* A register that the instruction does not name, not RSP: low ones first, for they need no REX, which AH to BH do not go with. */
+static unsigned free_register(unsigned taken)
+{
+	static const uint8_t order[] = {RBP, RSI, RDI, RBX, RDX, RCX, RAX, R8, R9, R10};
+
+	for (unsigned i = 0; i < ARRAY_LEN(order); i++) {
+		if (!(taken & (1u << order[i])))
+			return order[i];
+	}
+	return R11; /* no instruction names so many */
+}
+
+/* The registers that are named by an instruction's operands, without those of its address. */
+static unsigned named_registers(const struct x86_insn *insn)
+{
+	unsigned named = insn->gpr_implicit | insn->gpr_write;
+
+	if (insn->flags & INSN_REG_GPR)
+		named |= 1u << (insn->flags & INSN_HIGH8 ? insn->reg & 3 : insn->reg) | 1u << insn->reg;
+	if (insn->flags & INSN_RM_GPR)
+		named |= 1u << (insn->flags & INSN_HIGH8 ? insn->rm & 3 : insn->rm) | 1u << insn->rm;
+	if (insn->flags & INSN_VVVV_GPR)
+		named |= 1u << insn->vvvv;
+	if (insn->flags & INSN_OPREG_GPR)
+		named |= 1u << insn->opreg | 1u << (insn->opreg & 3);
+	return named;
+}
+
+static void emit_return(struct emit *e)
+{
+	uint64_t done = (uint64_t)thunk_run_done;
+
+	emit8(e, 0xff); /* jmp [rip + 0] */
+	emit8(e, 0x25);
+	emit32(e, 0);
+	emit64(e, done);
+}
+
+static bool make_slot(struct thunk *t, struct thunk_slot *s, unsigned index, const struct x86_insn *insn)
+{
+	struct rewrite_map map = {.mem_index = -1};
+	uint8_t *at = t->code.rw + (size_t)index * THUNK_SLOT_SIZE;
+	struct emit e = {.p = at, .end = at + THUNK_SLOT_SIZE};
+	unsigned named = named_registers(insn);
+
+	for (unsigned i = 0; i < X86_GPRS; i++)
+		map.gpr[i] = (uint8_t)i;
+	s->rsp = (uint8_t)free_register(named);
+	s->mem = (uint8_t)free_register(named | 1u << s->rsp);
+	map.gpr[RSP] = s->rsp;
+	map.mem_base = (int8_t)s->mem;
+	s->len = 0;
+	if (!rewrite_plain(&e, insn, &map))
+		return false;
+	emit_return(&e);
+	memcpy(s->bytes, insn->bytes, sizeof(s->bytes));
+	s->len = insn->len;
+	s->mode = insn->mode;
+	return true;
+}
+
+static unsigned slot_index(const struct x86_insn *insn)
+{
+	uint64_t a, b = 0;
+
+	memcpy(&a, insn->bytes, 8);
+	memcpy(&b, insn->bytes + 8, 7);
+	a = (a ^ b * 0x9e3779b97f4a7c15ull ^ insn->mode) * 0xff51afd7ed558ccdull;
+	return (unsigned)(a >> 40) % THUNK_SLOTS;
+}
+
+/* Bytes beyond the instruction's length are zero in insn->bytes, so that whole arrays can be compared. */
+static const struct thunk_slot *find_slot(struct thunk *t, const struct x86_insn *insn)
+{
+	unsigned index = slot_index(insn);
+	struct thunk_slot *s = &t->slot[index];
+
+	if (s->len != insn->len || s->mode != insn->mode || memcmp(s->bytes, insn->bytes, sizeof(s->bytes)) != 0) {
+		if (!make_slot(t, s, index, insn))
+			return NULL;
+	}
+	t->run.code = t->code.rx + (size_t)index * THUNK_SLOT_SIZE;
+	return s;
+}
+
+/* Runs run.code on the registers in run.gpr; what faulted is in t->fault. */
+static void run(struct thunk *t)
+{
+	t->fault = -1;
+	running = t;
+	__asm__ volatile("" ::: "memory");
+	thunk_run_code(&t->run);
+	__asm__ volatile("" ::: "memory");
+	running = NULL;
+}
+
+/* The last x87 instruction's address, operand and opcode are the guest's, not those of the code that ran for it. */
+static void correct_x87_pointers(const struct thunk *t, const struct x86_cpu *cpu, const struct x86_insn *insn, uint8_t *xsave,
+				 const struct thunk_operand *op)
+{
+	uint64_t fip, fdp;
+	uint16_t fop = (uint16_t)((insn->opcode & 7) << 8 | insn->modrm);
+
+	memcpy(&fip, xsave + XS_FIP, 8);
+	if (!in_code(t, fip))
+		return;
+	memcpy(xsave + XS_FIP, &cpu->rip, 8);
+	memcpy(&fdp, xsave + XS_FDP, 8);
+	if (op->host && fdp == (uint64_t)op->host) {
+		fdp = x86_effective_address(cpu, insn);
+		memcpy(xsave + XS_FDP, &fdp, 8);
+	}
+	if (memcmp(xsave + XS_FOP, (uint8_t[2]){0, 0}, 2) != 0)
+		memcpy(xsave + XS_FOP, &fop, 2);
+}
+
+static void load_registers(struct thunk *t, const struct x86_cpu *cpu, const struct thunk_slot *s, const struct thunk_operand *op)
+{
+	uint64_t flags = cpu->rflags & FL_ARITH;
+
+	if (cpu->cpl == 3 && (cpu->cr0 & CR0_AM))
+		flags |= cpu->rflags & FL_AC;
+	memcpy(t->run.gpr, cpu->gpr, sizeof(t->run.gpr));
+	t->run.gpr[s->rsp] = cpu->gpr[RSP];
+	t->run.gpr[s->mem] = (uint64_t)op->host;
+	t->run.flags = flags | FL_FIXED1 | FL_IF;
+}
+
+static void store_registers(const struct thunk *t, struct x86_cpu *cpu, const struct x86_insn *insn, const struct thunk_slot *s)
+{
+	for (unsigned i = 0, write = insn->gpr_write; write; i++, write >>= 1) {
+		if (write & 1)
+			cpu->gpr[i] = t->run.gpr[i == RSP ? s->rsp : i];
+	}
+	cpu->rflags = (cpu->rflags & ~(uint64_t)FL_ARITH) | (t->run.flags & FL_ARITH);
+}
+
+/* BT m, r: the offset moves the operand by whole words; what is left of it stays in the register (SDM Vol. 2 BT). */
+static uint64_t bit_offset(const struct x86_cpu *cpu, const struct x86_insn *insn)
+{
+	int64_t bit = sext(cpu->gpr[insn->reg], insn->opsize);
+	int64_t bits_in = insn->opsize * 8;
+
+	return (uint64_t)((bit & ~(bits_in - 1)) / 8);
+}
+
+/* AMD's MXCSR.MM lifts the rule for all but the moves that are named aligned; the host applies it to the operand itself. */
+static bool misaligned(const struct x86_cpu *cpu, const struct x86_insn *insn, uint64_t linear)
+{
+	uint32_t mxcsr;
+
+	if (!(insn->flags & INSN_ALIGN) || !(linear & (insn->mem_size - 1u)))
+		return false;
+	memcpy(&mxcsr, cpu->xsave + XS_MXCSR, 4);
+	return !(insn->flags & INSN_SSE) || !(mxcsr & BIT(17));
+}
+
+static enum verdict open_operand(struct thunk *t, struct x86_cpu *cpu, const struct x86_insn *insn, struct thunk_operand *op)
+{
+	uint64_t off = x86_effective_address(cpu, insn);
+	enum verdict v;
+
+	if (insn->flags & INSN_BITOFF)
+		off = zext(off + bit_offset(cpu, insn), insn->addrsize);
+	op->size = insn->mem_size;
+	op->read = insn->mem_read;
+	op->write = insn->mem_write;
+	v = thunk_linear(cpu, insn->seg, off, op->size, op->write, &op->linear);
+	if (v != V_DONE)
+		return v;
+	if (misaligned(cpu, insn, op->linear))
+		return x86_raise_error(cpu, X86_GP, 0);
+	return thunk_operand_open(t, cpu, op);
+}
+
+/* Vector state to run on: the guest's own, or a copy when the write that follows may still fail. */
+static uint8_t *pick_xsave(struct thunk *t, struct x86_cpu *cpu, const struct x86_insn *insn, const struct thunk_operand *op)
+{
+	if (!(insn->flags & (INSN_FPU | INSN_SSE | INSN_AVX)))
+		return NULL;
+	if (op->in_place || !op->write)
+		return cpu->xsave;
+	memcpy(t->xsave, cpu->xsave, sizeof(t->xsave));
+	return t->xsave;
+}
+
+static enum verdict step_host(struct thunk *t, struct x86_cpu *cpu, const struct x86_insn *insn)
+{
+	struct thunk_operand op = {0};
+	const struct thunk_slot *s = find_slot(t, insn);
+	enum verdict v;
+
+	if (!s)
+		return x86_raise(cpu, X86_UD);
+	if (insn->flags & INSN_MEM) {
+		v = open_operand(t, cpu, insn, &op);
+		if (v != V_DONE)
+			return v;
+	}
+	load_registers(t, cpu, s, &op);
+	if (insn->flags & INSN_BITOFF)
+		t->run.gpr[insn->reg == RSP ? s->rsp : insn->reg] &= insn->opsize * 8u - 1;
+	t->run.xsave = pick_xsave(t, cpu, insn, &op);
+	run(t);
+	if (t->run.xsave && (insn->flags & INSN_FPU))
+		correct_x87_pointers(t, cpu, insn, t->run.xsave, &op);
+	if (t->fault >= 0)
+		return raise_host_fault(cpu, t->fault);
+	v = thunk_operand_close(t, cpu, &op);
+	if (v != V_DONE && v != V_EXIT)
+		return v;
+	if (t->run.xsave == t->xsave)
+		memcpy(cpu->xsave, t->xsave, sizeof(t->xsave));
+	store_registers(t, cpu, insn, s);
+	return thunk_retire(cpu, insn, v);
+}
+
+static enum verdict step_lea(struct x86_cpu *cpu, const struct x86_insn *insn)
+{
+	uint64_t ea = x86_effective_address(cpu, insn), *reg = &cpu->gpr[insn->reg];
+
+	*reg = insn->opsize == 2 ? (*reg & ~0xffffull) | (uint16_t)ea : zext(ea, insn->opsize);
+	return thunk_retire(cpu, insn, V_DONE);
+}
+
+static enum verdict step_plain(struct thunk *t, struct x86_cpu *cpu, const struct x86_insn *insn)
+{
+	if (insn->map == 0 && insn->opcode == 0x8d && !(insn->flags & INSN_VEX))
+		return step_lea(cpu, insn);
+	return step_host(t, cpu, insn);
+}
+
+/* A register-only instruction of ours on the guest's vector state. */
+static void run_own(struct thunk *t, struct x86_cpu *cpu, const char *code, uint8_t len)
+{
+	struct x86_insn insn = {.len = len, .mode = MODE_64};
+
+	memcpy(insn.bytes, code, len);
+	x86_decode(&insn, insn.bytes, len, MODE_64, NULL);
+	ENSURE(find_slot(t, &insn));
+	t->run.flags = FL_FIXED1 | FL_IF;
+	t->run.xsave = cpu->xsave;
+	run(t);
+}
+
+void thunk_canonicalize(struct thunk *t, struct x86_cpu *cpu)
+{
+	run_own(t, cpu, "\x90", 1);
+}
+
+enum verdict thunk_enter_mmx(struct thunk *t, struct x86_cpu *cpu)
+{
+	run_own(t, cpu, "\x0f\x6f\xc0", 3); /* movq mm0, mm0 */
+	return t->fault >= 0 ? raise_host_fault(cpu, t->fault) : V_DONE;
+}
+
+static enum verdict step_special(struct thunk *t, struct x86_cpu *cpu, const struct x86_insn *insn)
+{
+	if (insn->flags & INSN_VSIB)
+		return thunk_gather(cpu, insn);
+	if (insn->flags & INSN_BITOFF)
+		return step_host(t, cpu, insn);
+	if (insn->map == 0 && (insn->flags & INSN_FPU)) /* FNSAVE, FRSTOR, FNSTENV, FLDENV */
+		return step_host(t, cpu, insn);
+	if (insn->map == 1 && insn->opcode == 0xae && (insn->flags & INSN_FPU))
+		return (insn->modrm >> 3 & 7) < 2 ? thunk_fxsave(t, cpu, insn) : thunk_xsave(t, cpu, insn);
+	if (insn->map == 1 && insn->opcode == 0xc7)
+		return thunk_xsave(t, cpu, insn);
+	if (insn->flags & (INSN_FPU | INSN_SSE | INSN_AVX))
+		return thunk_masked(t, cpu, insn);
+	return x86_emulate_general(cpu, insn);
+}
+
+enum verdict thunk_step(struct thunk *t, struct x86_cpu *cpu, const struct x86_insn *insn)
+{
+	enum verdict v = x86_fpu_gate(cpu, insn);
+
+	if (v != V_DONE)
+		return v;
+	if (insn->cls == CLS_PLAIN)
+		return step_plain(t, cpu, insn);
+	if (insn->cls == CLS_SPECIAL)
+		return step_special(t, cpu, insn);
+	return x86_raise(cpu, X86_UD);
+}
