@@ -31,7 +31,8 @@ struct channel {
 	bool loaded;	      /* has a count since the mode was set */
 	bool running;	      /* false: `frozen` ticks have been counted, and no more are (gate, half-written count) */
 	uint32_t count;	      /* initial count, 1..65536 (10000 in BCD) */
-	uint32_t next_count;  /* modes 2 and 3: takes effect when the period ends; 0 none */
+	uint32_t next_count;  /* modes 2 and 3: takes effect when the period ends, at next_start; 0 none */
+	uint64_t next_start;
 	uint64_t start;	      /* tick at which the count began, when running */
 	uint64_t frozen;
 	bool count_latched, status_latched;
@@ -79,12 +80,9 @@ static uint64_t elapsed(const struct channel *c, uint64_t now)
 /* A new count of a periodic mode begins with the next period. */
 static void settle(struct channel *c, uint64_t now)
 {
-	uint64_t periods;
-
-	if (!c->next_count || !c->running || elapsed(c, now) < c->count)
+	if (!c->next_count || !c->running || (int64_t)(now - c->next_start) < 0)
 		return;
-	periods = elapsed(c, now) / c->count;
-	c->start += c->count * periods; /* a change is settled at least each period, so periods is 1 but for idle guests */
+	c->start = c->next_start;
 	c->count = c->next_count;
 	c->next_count = 0;
 }
@@ -145,6 +143,9 @@ static uint8_t status(struct channel *c, uint64_t now)
 
 static void start(struct channel *c, uint64_t now)
 {
+	if (c->next_count)
+		c->count = c->next_count;
+	c->next_count = 0;
 	c->running = c->gate;
 	c->start = now;
 	c->frozen = 0;
@@ -164,6 +165,7 @@ static void load(struct channel *c, uint16_t value, uint64_t now)
 		count = c->bcd ? 10000 : 65536;
 	if (c->loaded && c->running && is_periodic(c)) {
 		c->next_count = count;
+		c->next_start = c->start + (elapsed(c, now) / c->count + 1) * c->count;
 		return;
 	}
 	c->count = count;
@@ -235,7 +237,6 @@ static void set_gate(struct channel *c, bool gate, uint64_t now)
 
 	if (gate == c->gate)
 		return;
-	settle(c, now);
 	if (!gate && !is_triggered(c) && c->running)
 		freeze(c, now);
 	c->gate = gate;
@@ -317,28 +318,29 @@ static void reprogrammed(struct pit8254 *pit, uint64_t now)
 
 	pit->owed = 0;
 	pit->next_edge = edge_after(c, now);
-	irq_set(&pit->config.irq, c->loaded && output(c, now));
+	irq_set(&pit->config.irq, output(c, now));
 	arm(pit);
 }
 
-/* Notes the edges until now: one is an interrupt at once, the others are owed. */
-static bool note_edges(struct pit8254 *pit, uint64_t now)
+/*
+ * Brings all channels up to `now`. Channel 0's edges since then become interrupts owed: the timer, which was set for the first
+ * of them, delivers. Every access begins with this.
+ */
+static void advance(struct pit8254 *pit, uint64_t now)
 {
 	struct channel *c = &pit->ch[0];
-	bool any = pit->owed;
 
 	while (pit->next_edge <= now) {
 		uint64_t edge = pit->next_edge, whole;
 
-		any = true;
 		settle(c, edge);
 		/* A period at a time until a new count has taken effect, then all that passed at once. */
 		whole = is_periodic(c) && !c->next_count ? (now - edge) / c->count : 0;
 		pit->owed = MIN(pit->owed + whole + 1, OWED_MAX);
-		pit->next_edge = edge_after(c, whole ? edge + whole * c->count : edge);
+		pit->next_edge = edge_after(c, edge + whole * c->count);
 	}
-	pit->owed -= any;
-	return any;
+	for (unsigned i = 0; i < CHANNELS; i++)
+		settle(&pit->ch[i], now);
 }
 
 static void fire(void *opaque)
@@ -346,7 +348,9 @@ static void fire(void *opaque)
 	struct pit8254 *pit = opaque;
 
 	host_lock(&pit->lock);
-	if (note_edges(pit, now_ticks(pit))) {
+	advance(pit, now_ticks(pit));
+	if (pit->owed) {
+		pit->owed--;
 		irq_set(&pit->config.irq, false);
 		irq_set(&pit->config.irq, true);
 	}
@@ -354,18 +358,12 @@ static void fire(void *opaque)
 	host_unlock(&pit->lock);
 }
 
-static void settle_all(struct pit8254 *pit, uint64_t now)
-{
-	for (unsigned i = 0; i < CHANNELS; i++)
-		settle(&pit->ch[i], now);
-}
-
 static void write_port(struct pit8254 *pit, unsigned port, uint8_t value)
 {
 	uint64_t now = now_ticks(pit);
 	bool was_periodic = is_periodic(&pit->ch[0]) && pit->ch[0].loaded;
 
-	settle_all(pit, now);
+	advance(pit, now);
 	if (port == 3)
 		write_control(pit, value, now);
 	else
@@ -383,7 +381,7 @@ static uint64_t port_read(void *opaque, uint64_t off, unsigned len, unsigned cpu
 
 	host_lock(&pit->lock);
 	now = now_ticks(pit);
-	settle_all(pit, now);
+	advance(pit, now);
 	for (unsigned i = 0; i < len; i++) /* the control word can't be read */
 		value |= (uint64_t)(off + i < CHANNELS ? read_count(&pit->ch[off + i], now) : 0xff) << (i * 8);
 	host_unlock(&pit->lock);
@@ -411,7 +409,7 @@ static uint64_t port61_read(void *opaque, uint64_t off, unsigned len, unsigned c
 
 	host_lock(&pit->lock);
 	now = now_ticks(pit);
-	settle_all(pit, now);
+	advance(pit, now);
 	value = pit->port61 | (now / 18 & 1) << 4 | output(&pit->ch[2], now) << 5;
 	host_unlock(&pit->lock);
 	return value;
@@ -420,10 +418,13 @@ static uint64_t port61_read(void *opaque, uint64_t off, unsigned len, unsigned c
 static void port61_write(void *opaque, uint64_t off, unsigned len, uint64_t value, unsigned cpu)
 {
 	struct pit8254 *pit = opaque;
+	uint64_t now;
 
 	host_lock(&pit->lock);
+	now = now_ticks(pit);
+	advance(pit, now);
 	pit->port61 = value & 0xf;
-	set_gate(&pit->ch[2], value & 1, now_ticks(pit));
+	set_gate(&pit->ch[2], value & 1, now);
 	host_unlock(&pit->lock);
 }
 
@@ -445,7 +446,7 @@ static void reset(void *opaque)
 /* Ticks are saved as distances from now; the other's clock starts elsewhere. */
 static void channel_state(struct channel *c, struct state_stream *s, uint64_t now)
 {
-	uint64_t gone = elapsed(c, now);
+	uint64_t gone = elapsed(c, now), wait = c->next_start - now;
 	uint8_t flags = c->bcd | c->gate << 1 | c->high_next_write << 2 | c->high_next_read << 3 | c->loaded << 4 |
 			c->running << 5 | c->count_latched << 6 | c->status_latched << 7;
 
@@ -456,6 +457,7 @@ static void channel_state(struct channel *c, struct state_stream *s, uint64_t no
 	state_field(s, c->count);
 	state_field(s, c->next_count);
 	state_field(s, gone);
+	state_field(s, wait);
 	state_field(s, c->latch);
 	state_field(s, c->status);
 	if (s->saving)
@@ -477,6 +479,7 @@ static void channel_state(struct channel *c, struct state_stream *s, uint64_t no
 	c->status_latched = flags & 0x80;
 	c->start = now - gone;
 	c->frozen = gone;
+	c->next_start = now + MIN(wait, c->count); /* no later than a period from now */
 }
 
 static void state(void *opaque, struct state_stream *s)
@@ -486,8 +489,7 @@ static void state(void *opaque, struct state_stream *s)
 
 	host_lock(&pit->lock);
 	now = now_ticks(pit);
-	if (s->saving)
-		note_edges(pit, now);
+	advance(pit, now);
 	for (unsigned i = 0; i < CHANNELS; i++)
 		channel_state(&pit->ch[i], s, now);
 	state_field(s, pit->port61);
