@@ -131,6 +131,11 @@ static bool tlb_fill(struct tr_vcpu *v, unsigned mmu, uint64_t va, const struct 
 	atomic_store_explicit(&e->tag_write, TLB_NONE, memory_order_relaxed);
 	e->tag_read = TLB_NONE;
 	e->delta = (uint64_t)(uintptr_t)host - va;
+	if (!m->global) {
+		if (v->tlb_logged < ARRAY_LEN(v->tlb_log))
+			v->tlb_log[v->tlb_logged] = (uint16_t)(e - v->tlb[0]);
+		v->tlb_logged++;
+	}
 	e->meta = gpa | (m->page_shift > PAGE_SHIFT ? TLB_META_LARGE : 0) | (m->global ? TLB_META_GLOBAL : 0);
 	atomic_store(&e->tag_write, write ? page : TLB_NONE);
 	if (write && atomic_load(code)) {
@@ -230,8 +235,9 @@ static struct code_page *itlb_fill(struct tr_vcpu *v, struct itlb_entry *e, uint
 	e->page = linear & PAGE_MASK;
 	e->code = page;
 	unsigned h = exec_hash(e->page);
-	v->exec_filter[h / 64] |= 1ull << (h % 64);
-	v->jc_used = true;
+	v->exec_filter[linear >> 63][h / 64] |= 1ull << (h % 64);
+	if (key_mmu(v->key) != MMU_USER && !m.global)
+		v->exec_local = true;
 	if (m.page_shift > PAGE_SHIFT)
 		v->exec_large[linear >> 63] = true;
 	return page;
@@ -270,6 +276,11 @@ uint64_t light_lookup(struct tr_vcpu *v)
 	struct block *b = block_find(page, linear & ~PAGE_MASK, v->key);
 	if (!b)
 		return 0; /* a fault, too, is the slow path's to deliver */
+	if (key_jc(v->key) == JC_USER || key_jc(v->key) == JC_LEGACY) {
+		if (v->jc_logged < ARRAY_LEN(v->jc_log))
+			v->jc_log[v->jc_logged] = (uint16_t)(jc - v->jc[0]);
+		v->jc_logged++;
+	}
 	jc->tag = linear;
 	jc->host = (uint64_t)(uintptr_t)b->entry_saved;
 	v->vpage = linear & PAGE_MASK;

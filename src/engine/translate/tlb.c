@@ -9,17 +9,54 @@ static struct tr_vcpu *vcpu_of(struct x86_cpu *cpu)
 	return container_of(cpu, struct tr_vcpu, cpu);
 }
 
+static void jc_clear(struct tr_vcpu *v, unsigned mode)
+{
+	for (unsigned i = 0; i < JC_ENTRIES; i++)
+		v->jc[mode][i].tag = JC_NONE;
+}
+
+static void itlb_clear(struct tr_vcpu *v, unsigned mmu)
+{
+	for (unsigned i = 0; i < ITLB_ENTRIES; i++)
+		v->itlb[mmu][i].page = TLB_NONE;
+}
+
+static void filter_clear(struct tr_vcpu *v, unsigned half)
+{
+	for (unsigned i = 0; i < ARRAY_LEN(v->exec_filter[half]); i++)
+		v->exec_filter[half][i] = 0;
+	v->exec_large[half] = false;
+}
+
 void jc_flush(struct tr_vcpu *v)
 {
 	for (unsigned m = 0; m < JC_MODES; m++)
-		for (unsigned i = 0; i < JC_ENTRIES; i++)
-			v->jc[m][i].tag = JC_NONE;
+		jc_clear(v, m);
 	for (unsigned m = 0; m < MMU_MODES; m++)
-		for (unsigned i = 0; i < ITLB_ENTRIES; i++)
-			v->itlb[m][i].page = TLB_NONE;
-	for (unsigned i = 0; i < ARRAY_LEN(v->exec_filter); i++)
-		v->exec_filter[i] = 0;
-	v->exec_large[0] = v->exec_large[1] = v->jc_used = false;
+		itlb_clear(v, m);
+	filter_clear(v, 0);
+	filter_clear(v, 1);
+	v->exec_local = false;
+	v->jc_logged = 0;
+}
+
+/* Forgets where code is in the user's half; the kernel's is in global pages. */
+static void jc_flush_local(struct tr_vcpu *v)
+{
+	if (v->exec_local) {
+		jc_flush(v);
+		return;
+	}
+	if (v->jc_logged > ARRAY_LEN(v->jc_log)) {
+		jc_clear(v, JC_USER);
+		jc_clear(v, JC_LEGACY);
+	} else {
+		for (unsigned i = 0; i < v->jc_logged; i++)
+			v->jc[v->jc_log[i] / JC_ENTRIES][v->jc_log[i] % JC_ENTRIES].tag = JC_NONE;
+	}
+	v->jc_logged = 0;
+	itlb_clear(v, MMU_USER);
+	filter_clear(v, 0);
 }
 
 static void entry_drop(struct tlb_entry *e)
@@ -29,18 +66,35 @@ static void entry_drop(struct tlb_entry *e)
 	e->meta = 0;
 }
 
+static void flush_local(struct tr_vcpu *v)
+{
+	if (v->tlb_logged <= ARRAY_LEN(v->tlb_log)) {
+		for (unsigned i = 0; i < v->tlb_logged; i++)
+			entry_drop(&v->tlb[v->tlb_log[i] / TLB_ENTRIES][v->tlb_log[i] % TLB_ENTRIES]);
+		return;
+	}
+	for (unsigned m = 0; m < MMU_MODES; m++)
+		for (unsigned i = 0; i < TLB_ENTRIES; i++)
+			if (!(v->tlb[m][i].meta & TLB_META_GLOBAL))
+				entry_drop(&v->tlb[m][i]);
+}
+
 void tlb_flush_all(struct x86_cpu *cpu, bool global, int pcid)
 {
 	struct tr_vcpu *v = vcpu_of(cpu);
 	v->stats.tlb_flushes++;
+	if (!global) {
+		flush_local(v);
+		jc_flush_local(v);
+		v->tlb_logged = 0;
+		return;
+	}
 	for (unsigned m = 0; m < MMU_MODES; m++)
 		for (unsigned i = 0; i < TLB_ENTRIES; i++)
-			if (global || !(v->tlb[m][i].meta & TLB_META_GLOBAL))
-				entry_drop(&v->tlb[m][i]);
-	if (v->jc_used)
-		jc_flush(v);
-	if (global)
-		v->large_user = v->large_kernel = false;
+			entry_drop(&v->tlb[m][i]);
+	v->tlb_logged = 0;
+	v->large_user = v->large_kernel = false;
+	jc_flush(v);
 }
 
 static void flush_one(struct tr_vcpu *v, uint64_t page)
@@ -84,7 +138,7 @@ void tlb_flush_page(struct x86_cpu *cpu, uint64_t va, int pcid)
 	if (kernel ? v->large_kernel : v->large_user)
 		flush_large(v, kernel);
 	unsigned h = exec_hash(page);
-	if (v->exec_large[kernel] || v->exec_filter[h / 64] >> (h % 64) & 1)
+	if (v->exec_large[kernel] || v->exec_filter[kernel][h / 64] >> (h % 64) & 1)
 		jc_flush(v);
 }
 

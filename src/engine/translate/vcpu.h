@@ -87,14 +87,21 @@ struct tr_vcpu {
 
 	/* C only. */
 	struct itlb_entry itlb[MMU_MODES][ITLB_ENTRIES];
-	uint64_t exec_filter[EXEC_FILTER_BITS / 64]; /* hashed pages that jc may have entries of */
+	uint64_t exec_filter[2][EXEC_FILTER_BITS / 64]; /* hashed pages that jc may have entries of; by half of the address space */
 	struct tr_engine *engine;
 	struct thunk *thunk;
 	unsigned index;
 	uint32_t key;		/* of the code to run now: mode_key() */
 	bool large_user, large_kernel; /* entries of larger pages may be in the TLB, in that half of the address space */
 	bool exec_large[2];	/* code runs in larger pages, which exec_filter does not tell of; by half (1: the kernel's) */
-	bool jc_used;		/* jc, itlb or exec_filter are not empty */
+	bool exec_local;	/* the kernel runs code through mappings that are not global */
+
+	/*
+	 * What a change of address space has to forget, so that it need not look at every entry: indices into tlb and jc of entries
+	 * that came from mappings that are not global. A count above its log's length: too many to tell.
+	 */
+	unsigned tlb_logged, jc_logged;
+	uint16_t tlb_log[512], jc_log[512];
 	uint32_t jc_key[JC_MODES]; /* the one key whose blocks each table may hold */
 	bool window;		/* leave as soon as interrupts can be taken */
 	_Atomic bool in_code;	/* running translated code or a light helper, or about to: nothing of the cache may go away */
