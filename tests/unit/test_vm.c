@@ -1,0 +1,533 @@
+/* The run loop and a VM's life, with an engine that runs a C function in place of guest code. */
+#include "dev/lapic.h"
+#include "host/host.h"
+#include "host/thread.h"
+#include "vm/vm.h"
+
+#include "unit.h"
+
+#define CPUS 4
+#define VECTOR 0x40
+
+struct fake_cpu {
+	struct x86_cpu cpu;
+	unsigned index;
+	_Atomic bool kicked;
+	bool window;
+	unsigned runs, step, seen;
+	_Atomic unsigned taken; /* interrupts */
+	bool between;		/* an interrupt came between a read and its retirement */
+};
+
+/* What a virtual CPU does until its next exit; the exit is filled in. */
+static enum x86_exit_kind (*script)(struct fake_cpu *f);
+static struct fake_cpu *fakes[VM_CPUS_MAX];
+
+static struct engine *fake_create(const struct engine_config *config, struct error *err)
+{
+	struct engine_config *copy = malloc(sizeof(*copy));
+
+	*copy = *config;
+	return (struct engine *)copy;
+}
+
+static void fake_destroy(struct engine *engine)
+{
+	free(engine);
+}
+
+static struct engine_vcpu *fake_vcpu_create(struct engine *engine, unsigned index, struct x86_cpu **cpu, struct error *err)
+{
+	const struct engine_config *config = (const struct engine_config *)engine;
+	struct fake_cpu *f = aligned_alloc(64, sizeof(*f));
+
+	memset(f, 0, sizeof(*f));
+	f->index = index;
+	f->cpu.id = index;
+	f->cpu.mem = config->mem;
+	f->cpu.model = config->model;
+	x86_cpu_reset(&f->cpu, false);
+	fakes[index] = f;
+	*cpu = &f->cpu;
+	return (struct engine_vcpu *)f;
+}
+
+static void fake_vcpu_destroy(struct engine_vcpu *vcpu)
+{
+	free(vcpu);
+}
+
+static bool fake_enter(struct engine_vcpu *vcpu)
+{
+	return true;
+}
+
+static void fake_leave(struct engine_vcpu *vcpu)
+{
+}
+
+static enum x86_exit_kind fake_run(struct engine_vcpu *vcpu)
+{
+	struct fake_cpu *f = (struct fake_cpu *)vcpu;
+	bool answered = f->cpu.exit.completed && !f->cpu.exit.write;
+
+	f->runs++;
+	if (!answered && atomic_exchange(&f->kicked, false)) {
+		f->cpu.exit = (struct x86_exit){.kind = EXIT_INTERRUPTED};
+		return EXIT_INTERRUPTED;
+	}
+	f->cpu.rflags |= FL_IF;
+	f->cpu.exit.kind = script(f);
+	return f->cpu.exit.kind;
+}
+
+static void fake_kick(struct engine_vcpu *vcpu)
+{
+	atomic_store(&((struct fake_cpu *)vcpu)->kicked, true);
+}
+
+static enum verdict fake_interrupt(struct engine_vcpu *vcpu, uint8_t vector)
+{
+	struct fake_cpu *f = (struct fake_cpu *)vcpu;
+
+	if (f->cpu.exit.completed && !f->cpu.exit.write)
+		f->between = true;
+	if (vector == VECTOR)
+		atomic_fetch_add(&f->taken, 1);
+	return V_DONE;
+}
+
+static enum verdict fake_nmi(struct engine_vcpu *vcpu)
+{
+	return V_DONE;
+}
+
+static void fake_window(struct engine_vcpu *vcpu, bool want)
+{
+	((struct fake_cpu *)vcpu)->window = want;
+}
+
+static void fake_stats(struct engine *engine, struct engine_stats *stats)
+{
+	*stats = (struct engine_stats){.blocks = 42};
+}
+
+static const struct engine_ops fake_engine = {
+	.name = "fake",
+	.create = fake_create,
+	.destroy = fake_destroy,
+	.vcpu_create = fake_vcpu_create,
+	.vcpu_destroy = fake_vcpu_destroy,
+	.thread_enter = fake_enter,
+	.thread_leave = fake_leave,
+	.run = fake_run,
+	.kick = fake_kick,
+	.interrupt = fake_interrupt,
+	.nmi = fake_nmi,
+	.want_window = fake_window,
+	.stats = fake_stats,
+};
+
+/* Exits. */
+static enum x86_exit_kind access_exit(struct fake_cpu *f, enum x86_exit_kind kind, uint64_t addr, unsigned len, bool write, uint64_t data)
+{
+	f->cpu.exit = (struct x86_exit){.kind = kind, .write = write, .len = (uint8_t)len, .addr = addr, .data = data};
+	return kind;
+}
+
+static enum x86_exit_kind out(struct fake_cpu *f, uint16_t port, unsigned len, uint32_t value)
+{
+	return access_exit(f, EXIT_IO, port, len, true, value);
+}
+
+static enum x86_exit_kind wrmsr(struct fake_cpu *f, uint32_t msr, uint64_t value)
+{
+	return access_exit(f, EXIT_MSR, msr, 8, true, value);
+}
+
+static enum x86_exit_kind power_off(struct fake_cpu *f)
+{
+	return out(f, PC_PM_BASE + 4, 2, 5 << 10 | 1 << 13);
+}
+
+/* Runs "guest code" until a kick. */
+static enum x86_exit_kind spin(struct fake_cpu *f)
+{
+	while (!atomic_exchange(&f->kicked, false))
+		__builtin_ia32_pause();
+	return access_exit(f, EXIT_INTERRUPTED, 0, 0, false, 0);
+}
+
+static enum x86_exit_kind halt(struct fake_cpu *f)
+{
+	return access_exit(f, EXIT_HLT, 0, 0, false, 0);
+}
+
+/* A multiboot kernel that is never run. */
+static void write_kernel(const char *path)
+{
+	static uint32_t image[1024 + 16] = {
+		0x464c457f, 0x00010101, 0, 0, 0x00030002, 1, 0x100010, 52, 0, 0, 0x00200034, 0x00000001, 0, /* header */
+		1, 4096, 0x100000, 0x100000, 64, 64, 7, 4096,					    /* segment */
+	};
+	image[1024] = 0x1badb002;
+	image[1026] = -0x1badb002u;
+	struct host_file *file = host_file_open(path, HOST_FILE_WRITE | HOST_FILE_CREATE);
+	REQUIRE(file);
+	REQUIRE(host_file_pwrite(file, image, sizeof(image), 0) == sizeof(image));
+	host_file_close(file);
+}
+
+static struct vm *make(unsigned cpus, enum x86_exit_kind (*what)(struct fake_cpu *f), bool no_reboot)
+{
+	char path[64];
+	struct error err = {""};
+	struct vm_config config = {
+		.kernel = path, .memory = MiB(16), .cpus = cpus, .console = "none", .no_reboot = no_reboot, .debug_exit = true};
+
+	snprintf(path, sizeof(path), "/tmp/doppel-test-vm.%u", (unsigned)(host_now_ns() & 0xffffffff));
+	write_kernel(path);
+	script = what;
+	struct vm *vm = vm_create_with(&config, &fake_engine, &err);
+	remove(path);
+	if (!vm)
+		UNIT_FAIL("%s", err.text);
+	REQUIRE(vm);
+	return vm;
+}
+
+static void run_to(struct vm *vm, enum vm_end_reason reason, uint32_t value)
+{
+	struct vm_end end = vm_run(vm);
+
+	CHECK_EQ(end.reason, reason);
+	CHECK_EQ(end.value, value);
+	vm_destroy(vm);
+}
+
+TEST(power_off)
+{
+	run_to(make(1, power_off, false), VM_END_POWER_OFF, 0);
+}
+
+static enum x86_exit_kind do_debug_exit(struct fake_cpu *f)
+{
+	return out(f, PC_DEBUG_EXIT, 1, 0x42);
+}
+
+TEST(debug_exit)
+{
+	run_to(make(1, do_debug_exit, false), VM_END_DEBUG_EXIT, 0x42);
+}
+
+static enum x86_exit_kind reset_then_off(struct fake_cpu *f)
+{
+	return f->step++ < 3 ? out(f, PC_RESET_PORT, 1, PC_RESET_VALUE) : power_off(f);
+}
+
+TEST(reset)
+{
+	run_to(make(1, reset_then_off, false), VM_END_POWER_OFF, 0);
+}
+
+TEST(reset_with_many_cpus)
+{
+	run_to(make(CPUS, reset_then_off, false), VM_END_POWER_OFF, 0);
+}
+
+TEST(no_reboot)
+{
+	run_to(make(1, reset_then_off, true), VM_END_REBOOT, 0);
+}
+
+static enum x86_exit_kind crash(struct fake_cpu *f)
+{
+	return access_exit(f, EXIT_SHUTDOWN, 0, 0, false, 0);
+}
+
+TEST(crash_report)
+{
+	struct vm *vm = make(1, crash, false);
+
+	CHECK_STR(vm_report(vm), "");
+	CHECK_EQ(vm_run(vm).reason, VM_END_CRASH);
+	CHECK(strstr(vm_report(vm), "triple fault"));
+	CHECK(strstr(vm_report(vm), "cr3"));
+	vm_destroy(vm);
+}
+
+/* A thread that does something to a VM while the test's own runs it. */
+struct helper {
+	struct host_thread thread;
+	struct vm *vm;
+	_Atomic unsigned progress;
+	bool failed;
+};
+
+static void with_helper(struct helper *h, void *(*fn)(void *), struct vm *vm, enum vm_end_reason reason)
+{
+	*h = (struct helper){.vm = vm};
+	REQUIRE(host_thread_start(&h->thread, "helper", fn, h));
+	CHECK_EQ(vm_run(vm).reason, reason);
+	host_thread_join(&h->thread);
+	CHECK(!h->failed);
+	vm_destroy(vm);
+}
+
+static void *stop_soon(void *arg)
+{
+	struct helper *h = arg;
+
+	host_sleep_ns(20000000);
+	vm_stop(h->vm, VM_END_STOPPED, 0);
+	return NULL;
+}
+
+TEST(stop_while_running)
+{
+	struct helper h;
+
+	with_helper(&h, stop_soon, make(CPUS, spin, false), VM_END_STOPPED);
+}
+
+TEST(stop_while_halted)
+{
+	struct helper h;
+
+	with_helper(&h, stop_soon, make(1, halt, false), VM_END_STOPPED);
+}
+
+TEST(stop_before_running)
+{
+	struct vm *vm = make(2, spin, false);
+
+	vm_stop(vm, VM_END_SIGNAL, 15);
+	run_to(vm, VM_END_SIGNAL, 15);
+}
+
+static void *pause_often(void *arg)
+{
+	struct helper *h = arg;
+
+	for (unsigned i = 0; i < 200; i++) {
+		vm_pause(h->vm);
+		unsigned runs = fakes[0]->runs;
+		if (i % 50 == 0)
+			host_sleep_ns(2000000);
+		h->failed |= fakes[0]->runs != runs;
+		vm_resume(h->vm);
+	}
+	vm_stop(h->vm, VM_END_STOPPED, 0);
+	return NULL;
+}
+
+TEST(pause)
+{
+	struct helper h;
+
+	with_helper(&h, pause_often, make(CPUS, spin, false), VM_END_STOPPED);
+}
+
+static enum x86_exit_kind outs(struct fake_cpu *f)
+{
+	return out(f, 0x80, 1, 0);
+}
+
+TEST(pause_in_exits)
+{
+	struct helper h;
+
+	with_helper(&h, pause_often, make(1, outs, false), VM_END_STOPPED);
+}
+
+/* Sends an interrupt of x2APIC `icr` command to `to`. */
+static enum x86_exit_kind send_ipi(struct fake_cpu *f, unsigned to, uint32_t command)
+{
+	return wrmsr(f, MSR_X2APIC_FIRST + 0x30, (uint64_t)to << 32 | command);
+}
+
+#define ROUNDS 20000
+
+/*
+ * CPU 0 starts CPU 1; then each waits for an interrupt from the other, halted or running, and answers it. A lost wake-up stops
+ * the game.
+ */
+static enum x86_exit_kind ping_pong(struct fake_cpu *f)
+{
+	unsigned other = 1 - f->index;
+
+	switch (f->step) {
+	case 0:
+		f->step++;
+		return wrmsr(f, MSR_IA32_APIC_BASE, APIC_MMIO_BASE | APIC_BASE_ENABLE | APIC_BASE_EXTD | (f->index ? 0 : APIC_BASE_BSP));
+	case 1:
+		f->step += f->index ? 4 : 1;
+		return wrmsr(f, MSR_X2APIC_FIRST + 0xf, 0x1ff);
+	case 2:
+		f->step++;
+		return send_ipi(f, other, APIC_INIT << 8 | 1 << 14);
+	case 3:
+		f->step++;
+		return send_ipi(f, other, APIC_SIPI << 8 | 0x10);
+	case 4: /* the other answers as soon as it can */
+		host_sleep_ns(20000000);
+		f->step = 6;
+		break;
+	case 5:
+		if (f->taken == f->seen)
+			return (f->seen + f->index) % 3 ? halt(f) : spin(f);
+		f->seen++;
+		f->step = 6;
+		return wrmsr(f, MSR_X2APIC_FIRST + 0xb, 0);
+	}
+	f->step = 5;
+	if (f->seen >= ROUNDS && !f->index)
+		return power_off(f);
+	return send_ipi(f, other, VECTOR);
+}
+
+/* Ends a VM that makes no progress. */
+static void *watch(void *arg)
+{
+	struct helper *h = arg;
+	unsigned last = 0;
+
+	for (;;) {
+		host_sleep_ns(1000000000);
+		unsigned now = fakes[0]->taken;
+		if (h->progress)
+			return NULL;
+		if (now == last)
+			break;
+		last = now;
+	}
+	vm_stop(h->vm, VM_END_FAILED, 0);
+	return NULL;
+}
+
+TEST(no_wakeup_is_lost)
+{
+	struct vm *vm = make(2, ping_pong, false);
+	struct helper h = {.vm = vm};
+
+	REQUIRE(host_thread_start(&h.thread, "watch", watch, &h));
+	CHECK_EQ(vm_run(vm).reason, VM_END_POWER_OFF);
+	h.progress = 1;
+	host_thread_join(&h.thread);
+	CHECK_EQ(fakes[0]->seen, ROUNDS);
+	struct vm_stats stats;
+	vm_stats(vm, &stats);
+	CHECK(stats.interrupts >= 2 * ROUNDS - 1);
+	CHECK_EQ(stats.engine.blocks, 42);
+	vm_destroy(vm);
+}
+
+/* Interrupts itself before each read of a port: the interrupt must wait until the read has retired. */
+static enum x86_exit_kind read_and_interrupt(struct fake_cpu *f)
+{
+	switch (f->step++) {
+	case 0:
+		return wrmsr(f, MSR_IA32_APIC_BASE, APIC_MMIO_BASE | APIC_BASE_ENABLE | APIC_BASE_EXTD | APIC_BASE_BSP);
+	case 1:
+		return wrmsr(f, MSR_X2APIC_FIRST + 0xf, 0x1ff);
+	case 2: /* the ACPI timer runs on: the answer differs from call to call */
+		return access_exit(f, EXIT_IO, PC_PM_BASE + 8, 4, false, 0);
+	case 3:
+		if (!f->cpu.exit.completed || f->cpu.exit.fault)
+			f->between = true;
+		return send_ipi(f, 0, VECTOR);
+	case 4: /* taken before anything else ran */
+		if (f->taken != f->seen + 1)
+			f->between = true;
+		f->seen++;
+		return wrmsr(f, MSR_X2APIC_FIRST + 0xb, 0);
+	}
+	f->step = 2;
+	return f->seen < 100 ? outs(f) : power_off(f);
+}
+
+TEST(nothing_comes_between_a_read_and_its_end)
+{
+	struct vm *vm = make(1, read_and_interrupt, false);
+
+	CHECK_EQ(vm_run(vm).reason, VM_END_POWER_OFF);
+	CHECK(!fakes[0]->between);
+	CHECK_EQ(fakes[0]->seen, 100);
+	vm_destroy(vm);
+}
+
+/* An MSR that is not there: the fault reaches the processor. */
+static enum x86_exit_kind bad_msr(struct fake_cpu *f)
+{
+	if (f->step++ == 0)
+		return wrmsr(f, MSR_X2APIC_FIRST + 0x30, 0); /* not in x2APIC mode */
+	f->between = !f->cpu.exit.fault;
+	return power_off(f);
+}
+
+TEST(msr_fault)
+{
+	struct vm *vm = make(1, bad_msr, false);
+
+	vm_run(vm);
+	CHECK(!fakes[0]->between);
+	vm_destroy(vm);
+}
+
+static void *save_it(void *arg)
+{
+	struct helper *h = arg;
+	static struct state_stream s;
+
+	host_sleep_ns(20000000);
+	vm_pause(h->vm);
+	s = (struct state_stream){.saving = true};
+	vm_state(h->vm, &s);
+	h->failed = s.failed || s.len < PAGE_SIZE;
+	struct state_stream load = {.data = s.data, .len = s.len};
+	fakes[0]->cpu.gpr[RAX] = 0;
+	vm_state(h->vm, &load);
+	h->failed |= load.failed || load.pos != load.len || fakes[0]->cpu.gpr[RAX] != 0x1234;
+	/* Cut short it fails, and does no harm. */
+	struct state_stream cut = {.data = s.data, .len = s.len / 2};
+	vm_state(h->vm, &cut);
+	h->failed |= !cut.failed;
+	state_end(&s);
+	vm_resume(h->vm);
+	vm_stop(h->vm, VM_END_STOPPED, 0);
+	return NULL;
+}
+
+static enum x86_exit_kind spin_with_value(struct fake_cpu *f)
+{
+	f->cpu.gpr[RAX] = 0x1234;
+	return spin(f);
+}
+
+TEST(save_and_load)
+{
+	struct helper h;
+
+	with_helper(&h, save_it, make(2, spin_with_value, false), VM_END_STOPPED);
+}
+
+TEST(mistakes)
+{
+	struct error err;
+	struct vm_config config = {.kernel = "/nonexistent", .cpus = 0, .console = "none"};
+
+	CHECK(!vm_create_with(&config, &fake_engine, &err));
+	config.cpus = VM_CPUS_MAX + 1;
+	CHECK(!vm_create_with(&config, &fake_engine, &err));
+	config.cpus = 1;
+	config.memory = 4096;
+	CHECK(!vm_create_with(&config, &fake_engine, &err));
+	config.memory = MiB(16);
+	CHECK(!vm_create_with(&config, &fake_engine, &err));
+	CHECK(strstr(err.text, "/nonexistent"));
+	config.engine = "none such";
+	CHECK(!vm_create(&config, &err));
+	CHECK(strstr(err.text, "none such"));
+}
+
+UNIT_MAIN()
