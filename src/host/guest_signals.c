@@ -95,9 +95,9 @@ static void pass_on(int sig, siginfo_t *info, void *uc)
 		old->sa_handler(sig);
 		return;
 	}
-	/* The instruction faults again when we return; a signal that was sent must be sent again. */
+	/* The instruction faults again when we return; a trap is past it, and a signal that was sent must be sent again. */
 	sigaction(sig, &dfl, NULL);
-	if (info->si_code <= 0)
+	if (info->si_code <= 0 || sig == SIGTRAP)
 		raise(sig);
 }
 
