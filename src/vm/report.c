@@ -32,7 +32,7 @@ static void say_gprs(struct text *t, const struct x86_cpu *cpu)
 					       "r8",  "r9",  "r10", "r11", "r12", "r13", "r14", "r15"};
 
 	for (unsigned i = 0; i < X86_GPRS; i++)
-		say(t, "%s%-3s %016" PRIx64, i % 4 ? "  " : "  ", name[i], cpu->gpr[i]), say(t, i % 4 == 3 ? "\n" : "");
+		say(t, "  %-3s %016" PRIx64 "%s", name[i], cpu->gpr[i], i % 4 == 3 ? "\n" : "");
 	say(t, "  rip %016" PRIx64 "  rflags %08" PRIx64 "  cpl %u%s%s%s\n", cpu->rip, cpu->rflags, cpu->cpl,
 	    cpu->halted ? "  halted" : "", cpu->shadow ? "  interrupt shadow" : "", cpu->nmi_blocked ? "  NMI blocked" : "");
 }
@@ -140,7 +140,7 @@ static void brand(const struct vm *vm, char *out, size_t size)
 	for (unsigned i = 0; i < vm->model.count; i++) {
 		const struct x86_cpuid_leaf *l = &vm->model.leaf[i];
 		if (l->leaf >= 0x80000002 && l->leaf <= 0x80000004)
-			memcpy(&raw[(l->leaf - 0x80000002) * 4], &l->eax, 16);
+			memcpy(&raw[(size_t)(l->leaf - 0x80000002) * 4], &l->eax, 16);
 	}
 	for (const char *p = (const char *)raw; *p && n + 1 < size; p++)
 		if (*p != ' ' || (n && p[1] && p[1] != ' '))
