@@ -263,11 +263,10 @@ void lapic_timer_set_tsc_deadline(struct lapic *apic, uint64_t deadline)
 
 void lapic_set_tsc_offset(struct lapic *apic, int64_t offset)
 {
-	bool due;
-	uint64_t at = change_begin(apic, &due);
-
+	/* Not change_begin: after a pause the TSC has run on, and by the old offset the deadline would seem to be past. */
+	host_lock(&apic->timer.lock);
 	apic->timer.tsc_offset = offset;
-	change_end(apic, at, due);
+	change_end(apic, now(apic), false);
 }
 
 uint64_t lapic_timer_deadline(struct lapic *apic)
