@@ -32,7 +32,7 @@ void aml_op(struct aml *aml, uint8_t op);
 
 void aml_scope(struct aml *aml, const char *path);
 void aml_device(struct aml *aml, const char *name);
-void aml_method(struct aml *aml, const char *name, unsigned args);
+void aml_method(struct aml *aml, const char *name, unsigned args); /* `args`, and perhaps AML_SERIALIZED */
 void aml_package(struct aml *aml, unsigned elements);
 void aml_buffer(struct aml *aml, const void *bytes, size_t len);
 void aml_if(struct aml *aml); /* the predicate follows, then the statements */
@@ -46,7 +46,7 @@ void aml_name_eisa(struct aml *aml, const char *path, const char *id);
 
 /* Opcodes that are written by aml_op (20.3). */
 enum {
-	AML_ZERO = 0x00, AML_ONE = 0x01, AML_LOCAL0 = 0x60, AML_ARG0 = 0x68, AML_ARG1, AML_ARG2, AML_ARG3, AML_STORE = 0x70,
+	AML_ZERO = 0x00, AML_ONE = 0x01, AML_SERIALIZED = 0x08 /* in a method's argument count */, AML_LOCAL0 = 0x60, AML_ARG0 = 0x68, AML_ARG1, AML_ARG2, AML_ARG3, AML_STORE = 0x70,
 	AML_AND = 0x7b, AML_OR = 0x7d, AML_CREATE_DWORD_FIELD = 0x8a, AML_LNOT = 0x92, AML_LEQUAL = 0x93, AML_RETURN = 0xa4,
 };
 

@@ -63,7 +63,7 @@ static void pci_osc(struct aml *aml)
 	static const uint8_t pci_uuid[16] = { 0x5b, 0x4d, 0xdb, 0x33, 0xf7, 0x1f, 0x1c, 0x40,
 					      0x96, 0x57, 0x74, 0x41, 0xc0, 0x3d, 0xd7, 0x66 };
 
-	aml_method(aml, "_OSC", 4);
+	aml_method(aml, "_OSC", 4 | AML_SERIALIZED);
 	create_dword_field(aml, 0, "CDW1");
 	aml_if(aml);
 	aml_op(aml, AML_LEQUAL);
