@@ -78,7 +78,8 @@ static bool parse_sizes(const struct boot_file *file, struct bzimage *bz, struct
 	bz->header_end = HDR_MAGIC + p[HDR_JUMP + 1];
 	bz->body = (sects + 1) * 512;
 	bz->body_len = (uint64_t)get32(p + HDR_SYSSIZE) * 16;
-	if (!in_file(bz->body, bz->body_len, file->len) || bz->header_end > file->len)
+	/* Some linkers leave out the padding of the last 16 bytes. */
+	if (!in_file(bz->body, align_down(MAX(bz->body_len, 1) - 1, 16), file->len) || bz->header_end > file->len)
 		return error_set(err, "%s is truncated: its header says %llu bytes and the file has %llu; copy it again",
 				 file->name, (unsigned long long)(bz->body + bz->body_len), (unsigned long long)file->len);
 	if (bz->header_end > HDR_MAX_END)
