@@ -26,6 +26,7 @@ struct x86_cpuid_model {
 	unsigned cpus;	   /* logical processors, one per core, one package */
 	uint64_t tsc_hz;
 	uint8_t phys_bits;
+	bool amd;	   /* the vendor's ways: SYSCALL, SYSRET and SYSENTER outside 64-bit mode, reserved bits, MSRs */
 };
 
 /* Builds the model from what the host has and we carry out. `cpus` 1..255; tsc_hz from the host's clock. */

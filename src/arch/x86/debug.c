@@ -83,7 +83,9 @@ enum verdict x86_after_instruction(struct x86_cpu *cpu, uint64_t was)
 		cpu->rflags &= ~(uint64_t)FL_RF;
 	if (cpu->shadow == 2)
 		return V_DONE;
-	uint64_t dr6 = cpu->db_pending | (was & FL_TF ? DR6_BS : 0);
+	uint64_t dr6 = cpu->db_pending & 0xf;
+	if (was & FL_TF && !(cpu->db_pending & X86_NO_STEP))
+		dr6 |= DR6_BS;
 	cpu->db_pending = 0;
 	return dr6 ? raise_debug(cpu, dr6, true) : V_DONE;
 }

@@ -1,5 +1,6 @@
 /* Where an instruction's memory operand is. */
-#include "arch/x86/internal.h"
+#include "arch/x86/debug.h"
+#include "arch/x86/insn.h"
 
 uint64_t x86_effective_address(const struct x86_cpu *cpu, const struct x86_insn *insn)
 {
@@ -16,6 +17,6 @@ uint64_t x86_effective_address(const struct x86_cpu *cpu, const struct x86_insn 
 
 void x86_note_access(struct x86_cpu *cpu, uint64_t linear, unsigned len, bool write)
 {
-	if (unlikely(cpu->dr7 & 0xff))
-		debug_note_data(cpu, linear, len, write);
+	if (x86_data_breakpoints_armed(cpu))
+		x86_data_breakpoint(cpu, linear, len, write);
 }

@@ -37,6 +37,12 @@ static inline bool x86_can_interrupt(const struct x86_cpu *cpu)
 	return (cpu->rflags & FL_IF) && !cpu->shadow;
 }
 
+/*
+ * To be called by an engine before it runs on after an exit. V_DONE: nothing is left over. V_EXIT: cpu->exit holds the next
+ * piece of a wide MMIO write. V_INJECT: the monitor refused a WRMSR (exit.fault); rip is back on it and cpu->exc is #GP(0).
+ */
+enum verdict x86_resume(struct x86_cpu *cpu);
+
 /* SIPI: starts the processor in real mode at vector << 12. */
 void x86_start_ap(struct x86_cpu *cpu, uint8_t vector);
 

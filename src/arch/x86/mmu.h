@@ -13,7 +13,8 @@ enum {
 	ACC_WRITE = 1,
 	ACC_EXEC = 2,
 	ACC_USER = 4,	  /* as CPL 3 would; without it a supervisor access, explicit: SMAP applies unless RFLAGS.AC */
-	ACC_IMPLICIT = 8, /* supervisor access by the processor itself (GDT, IDT, TSS): SMAP applies whatever AC says */
+	ACC_IMPLICIT = 8, /* supervisor access by the processor itself (GDT, IDT, TSS): SMAP applies whatever AC says; what is
+			     not RAM reads as ones and drops writes, so it never exits */
 };
 
 struct x86_mapping {

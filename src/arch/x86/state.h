@@ -116,7 +116,8 @@ enum x86_exit_kind {
 	EXIT_INTERRUPTED, /* kicked, or an interrupt can be taken now; may come for no reason */
 	EXIT_IO,	  /* port I/O */
 	EXIT_MMIO,	  /* access to a guest-physical address that is not RAM */
-	EXIT_MSR,	  /* RDMSR/WRMSR of a register that lives outside the processor core (local APIC) */
+	EXIT_MSR,	  /* RDMSR/WRMSR of a register that lives outside the processor core (local APIC); `len` is the
+			     instruction's length, by which x86_resume goes back when the monitor sets `fault` */
 	EXIT_CR8,	  /* MOV from/to CR8: the local APIC's task priority */
 	EXIT_HLT,	  /* halted; rip is past the HLT */
 	EXIT_SHUTDOWN,	  /* triple fault */
@@ -140,16 +141,27 @@ struct x86_exit {
 	uint64_t data;
 };
 
-enum { X86_MMIO_PENDING = 10 }; /* pieces one instruction can need: two 32-byte operands, each crossing a page */
+enum { X86_MMIO_PENDING = 24 }; /* pieces one instruction can need: two 64-byte operands, each crossing a page */
+
+struct x86_mmio_piece {
+	uint64_t addr, data;
+	uint8_t len;
+};
 
 /* Pieces of MMIO reads already answered for the instruction at hand; emptied when it retires or faults. */
 struct x86_mmio_replay {
 	unsigned count;
 	unsigned next; /* next piece to hand out while the instruction is run again */
-	struct {
-		uint64_t addr, data;
-		uint8_t len;
-	} piece[X86_MMIO_PENDING];
+	struct x86_mmio_piece piece[X86_MMIO_PENDING];
+};
+
+/*
+ * Pieces of an MMIO write after the first, when one exit can't say it all: `cpu->exit` is the first, x86_resume hands out the
+ * others, in order, before the next instruction runs.
+ */
+struct x86_mmio_queue {
+	unsigned count, next;
+	struct x86_mmio_piece piece[X86_MMIO_PENDING];
 };
 
 /* XSAVE area, standard format (SDM Vol. 1 13.4): legacy region, header, AVX state. */
@@ -157,6 +169,8 @@ struct x86_mmio_replay {
 #define XCR0_X87 BIT(0)
 #define XCR0_SSE BIT(1)
 #define XCR0_AVX BIT(2)
+
+#define X86_NO_STEP 0x80 /* in db_pending: the instruction cleared TF on its way into a handler, no single-step trap after it */
 
 struct guest_memory;
 
@@ -187,6 +201,7 @@ struct x86_cpu {
 	struct x86_exception exc;
 	struct x86_exit exit;
 	struct x86_mmio_replay mmio;
+	struct x86_mmio_queue mmio_out;
 
 	uint32_t id;		 /* APIC ID */
 	struct guest_memory *mem;
