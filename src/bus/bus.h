@@ -74,6 +74,15 @@ struct state_stream {
 /* Once failed, a stream does nothing: fields keep what they have. */
 void state_bytes(struct state_stream *s, void *field, size_t len);
 #define state_field(s, lvalue) state_bytes((s), &(lvalue), sizeof(lvalue))
+
+/* A bool: whatever byte a bad stream has for it, it comes out as one. */
+static inline void state_flag(struct state_stream *s, bool *flag)
+{
+	uint8_t byte = *flag;
+
+	state_bytes(s, &byte, sizeof(byte));
+	*flag = byte != 0;
+}
 /* A part's name and version, so that a stream of another machine fails here and not somewhere later. */
 void state_mark(struct state_stream *s, uint32_t mark);
 /* Frees what a saving stream owns. */

@@ -159,7 +159,7 @@ void blk_image_state(struct blk_image *image, struct state_stream *s)
 	bool overlay = image->overlay;
 
 	state_field(s, size);
-	state_field(s, overlay);
+	state_flag(s, &overlay);
 	if (size != image->size || overlay != !!image->overlay)
 		s->failed = true;
 	if (s->failed)

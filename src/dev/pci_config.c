@@ -143,7 +143,7 @@ void pci_device_state(struct pci_device *dev, struct state_stream *s)
 	host_lock(&dev->bus->lock);
 	memcpy(config, dev->config, sizeof(config));
 	state_field(s, config);
-	state_field(s, intx);
+	state_flag(s, &intx);
 	pci_msix_state(dev, s);
 	if (!s->saving && !s->failed) {
 		for (unsigned i = 0; i < sizeof(config); i++)

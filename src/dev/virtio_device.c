@@ -123,16 +123,16 @@ void virtio_reset(struct virtio_device *dev)
 static void queue_state(struct virtio_device *dev, struct virtqueue *q, struct state_stream *s)
 {
 	state_field(s, q->size);
-	state_field(s, q->enabled);
+	state_flag(s, &q->enabled);
 	state_field(s, q->vector);
 	state_field(s, q->desc);
 	state_field(s, q->avail);
 	state_field(s, q->used);
-	state_field(s, q->silenced);
+	state_flag(s, &q->silenced);
 	state_field(s, q->next_avail);
 	state_field(s, q->next_used);
 	state_field(s, q->signalled);
-	state_field(s, q->signalled_valid);
+	state_flag(s, &q->signalled_valid);
 	if (s->saving)
 		return;
 	if (q->size > q->size_max || (q->size & (q->size - 1)))

@@ -150,11 +150,11 @@ TEST(interrupts_by_line)
 	CHECK_EQ(mmio_read(&r, d.isr, 1), 1);
 	CHECK_EQ(r.line[1], 0);
 	CHECK_EQ(mmio_read(&r, d.isr, 1), 0);
-	drv_avail(&d, q)[0] = 1; /* none, please */
+	__atomic_store_n(&drv_avail(&d, q)[0], 1, __ATOMIC_RELAXED); /* none, please */
 	expect_random(&d, q);
 	host_sleep_ns(2000000);
 	CHECK_EQ(r.line[1], 0);
-	drv_avail(&d, q)[0] = 0;
+	__atomic_store_n(&drv_avail(&d, q)[0], 0, __ATOMIC_RELAXED);
 	expect_random(&d, q);
 	CHECK(wait_line(&r, 1));
 	common_write(&d, C_STATUS, 1, 0); /* a reset takes it back */
