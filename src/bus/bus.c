@@ -79,8 +79,8 @@ void bus_remove(struct bus *bus, enum bus_space space, uint64_t base)
 enum hit { HIT_NONE, HIT_PART, HIT_WHOLE };
 
 /*
- * Looks up [addr, addr+len) and copies the region out: its handler runs without the lock, because a handler may move regions
- * (a PCI BAR). HIT_PART: some of the bytes belong to a region, but not all to one.
+ * Looks up [addr, addr+len) and copies the region out: its handler runs without the lock, because a handler may move
+ * regions (a PCI BAR). HIT_PART: some of the bytes belong to a region, but not all to one.
  */
 static enum hit find(struct bus *bus, enum bus_space space, uint64_t addr, unsigned len, struct bus_region *out)
 {

@@ -19,8 +19,8 @@ struct clock_timer {
 
 struct vm_clock {
 	struct host_mutex lock; /* of all that follows but `time` */
-	struct host_cond wake;	/* the thread: an earlier deadline, a resume, the end */
-	struct host_cond idle;	/* who waits for `firing` to end */
+	struct host_cond wake;  /* the thread: an earlier deadline, a resume, the end */
+	struct host_cond idle;  /* who waits for `firing` to end */
 	struct host_thread thread;
 	struct clock_timer **heap;
 	uint32_t queued, timers, room; /* room for every timer there is: arming cannot fail */
@@ -29,8 +29,8 @@ struct vm_clock {
 	bool paused, quit;
 
 	/*
-	 * What clock_now reads without the lock, as a sequence lock: `seq` is odd while the two are being changed. VM time is
-	 * host time less `offset`, or `frozen` while paused (else CLOCK_NEVER).
+	 * What clock_now reads without the lock, as a sequence lock: `seq` is odd while the two are being changed. VM
+	 * time is host time less `offset`, or `frozen` while paused (else CLOCK_NEVER).
 	 */
 	struct {
 		_Atomic uint32_t seq;
@@ -53,8 +53,8 @@ uint64_t clock_now(const struct vm_clock *clock)
 }
 
 /*
- * Between these two the time is changed; the caller holds the lock, so there is one writer. He reads the host's clock in between
- * too: what a reader took before is then not later than what he takes, and time never steps back.
+ * Between these two the time is changed; the caller holds the lock, so there is one writer. He reads the host's clock
+ * in between too: what a reader took before is then not later than what he takes, and time never steps back.
  */
 static void change_begin(struct vm_clock *clock)
 {

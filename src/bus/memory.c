@@ -14,9 +14,11 @@
 static bool check_size(uint64_t size, struct error *err)
 {
 	if (!size || size & ~PAGE_MASK)
-		return error_set(err, "memory size %" PRIu64 " is not a multiple of 4096 bytes; say for example 1G", size);
+		return error_set(err, "memory size %" PRIu64 " is not a multiple of 4096 bytes; say for example 1G",
+				 size);
 	if (size > RAM_MAX)
-		return error_set(err, "memory size %" PRIu64 "M is more than the machine can hold; at most %" PRIu64 "M",
+		return error_set(err,
+				 "memory size %" PRIu64 "M is more than the machine can hold; at most %" PRIu64 "M",
 				 size >> 20, (uint64_t)RAM_MAX >> 20);
 	return true;
 }
@@ -83,8 +85,8 @@ void guest_memory_wrote(struct guest_memory *mem, uint64_t gpa, uint64_t len)
 	if (!guest_range_find(mem, gpa, len))
 		return;
 	/*
-	 * Dekker's handshake with a translator on another thread, which sets code[] and then reads the bytes: one of the two sees
-	 * what the other did. Hence the store of the bytes must be out before code[] is looked at.
+	 * Dekker's handshake with a translator on another thread, which sets code[] and then reads the bytes: one of
+	 * the two sees what the other did. Hence the store of the bytes must be out before code[] is looked at.
 	 */
 	atomic_thread_fence(memory_order_seq_cst);
 	first = guest_memory_page_index(mem, gpa);

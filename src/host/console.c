@@ -1,4 +1,5 @@
-/* A console at work: one thread reads, one writes, so that neither a full guest nor a stopped reader holds the other up. */
+/* A console at work: one thread reads, one writes, so that neither a full guest nor a stopped reader holds the other
+ * up. */
 #include "host/console.h"
 
 #include "host/console_io.h"
@@ -16,11 +17,11 @@
 
 #define RING_SIZE 65536u
 #define INPUT_SIZE 4096u
-#define CHUNK 1024u		  /* of one write; below PIPE_BUF, so that a pipe that polls ready takes it whole */
+#define CHUNK 1024u /* of one write; below PIPE_BUF, so that a pipe that polls ready takes it whole */
 #define ROOM_WAIT_NS 2000000000ull
 #define FLUSH_WAIT_NS 1000000000ull
-#define GATHER_NS 500000	  /* the guest sends byte by byte: let some come together */
-#define POLL_MS 100		  /* to look again at what cannot be polled for */
+#define GATHER_NS 500000 /* the guest sends byte by byte: let some come together */
+#define POLL_MS 100      /* to look again at what cannot be polled for */
 
 struct host_console {
 	struct console_io io; /* in, out: changed by the reader, under the lock and while the writer is not `writing` */
@@ -58,7 +59,8 @@ static ssize_t put(int fd, const uint8_t *data, size_t len)
 	return n;
 }
 
-/* Writes up to `len` bytes to fd. How many are done with: all of them when there is nobody to write to; 0: try again. */
+/* Writes up to `len` bytes to fd. How many are done with: all of them when there is nobody to write to; 0: try again.
+ */
 static size_t write_some(struct host_console *c, int fd, const uint8_t *data, size_t len)
 {
 	short events;
@@ -312,8 +314,8 @@ static void stop(struct host_console *c, bool reader, bool writer)
 		host_thread_join(&c->writer);
 }
 
-bool host_console_start(struct host_console *c, size_t (*input)(void *opaque, const uint8_t *data, size_t len), void *opaque,
-			struct error *err)
+bool host_console_start(struct host_console *c, size_t (*input)(void *opaque, const uint8_t *data, size_t len),
+			void *opaque, struct error *err)
 {
 	bool writer, reader;
 

@@ -15,8 +15,9 @@
 #include <unistd.h>
 
 /*
- * Standard output opened anew, so that O_NONBLOCK is ours alone and not the shell's as well (open file descriptions are shared).
- * Only for terminals and pipes: a file opened anew would start at its beginning. Where it cannot be, it stays as it is.
+ * Standard output opened anew, so that O_NONBLOCK is ours alone and not the shell's as well (open file descriptions are
+ * shared). Only for terminals and pipes: a file opened anew would start at its beginning. Where it cannot be, it stays
+ * as it is.
  */
 static int own_output(bool *ours)
 {
@@ -74,7 +75,8 @@ static bool open_pty(struct console_io *io, const char *arg, struct error *err)
 	io->in = io->out = fd;
 	io->close_in = true;
 	io->pty = true;
-	if (fd < 0 || grantpt(fd) || unlockpt(fd) || ptsname_r(fd, io->where, sizeof(io->where)) || !make_raw(io->where))
+	if (fd < 0 || grantpt(fd) || unlockpt(fd) || ptsname_r(fd, io->where, sizeof(io->where)) ||
+	    !make_raw(io->where))
 		return error_set(err, "cannot open a pseudo-terminal for the console: %s; is /dev/pts mounted?",
 				 strerror(errno));
 	return true;
@@ -115,7 +117,7 @@ static bool open_unix(struct console_io *io, const char *path, struct error *err
 	if (strlen(path) >= sizeof(addr.sun_path))
 		return error_set(err, "console socket path '%s' is too long; at most %zu characters", path,
 				 sizeof(addr.sun_path) - 1);
-	strcpy(addr.sun_path, path);
+	memcpy(addr.sun_path, path, strlen(path) + 1);
 	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (fd >= 0 && bind_listen(fd, &addr)) {
 		io->listen = fd;
@@ -134,7 +136,7 @@ static const struct kind {
 	bool argument;
 	bool (*open)(struct console_io *io, const char *arg, struct error *err);
 } kinds[] = {
-	{"stdio", false, open_stdio}, {"file", true, open_file}, {"pty", false, open_pty},
+	{"stdio", false, open_stdio}, {"file", true, open_file},  {"pty", false, open_pty},
 	{"unix", true, open_unix},    {"none", false, open_none},
 };
 

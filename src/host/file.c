@@ -214,7 +214,8 @@ static int write_zeroes(struct host_file *f, uint64_t off, uint64_t len)
 
 int host_file_punch(struct host_file *f, uint64_t off, uint64_t len)
 {
-	static const int modes[] = {FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE};
+	static const int modes[] = {FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+				    FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE};
 
 	if (!len)
 		return 0;

@@ -25,18 +25,18 @@ static const struct {
 	int sig, vector;
 	enum host_fault fault;
 } faults[] = {
-	{SIGSEGV, PF, HOST_FAULT_MEMORY},   {SIGSEGV, ANY, HOST_FAULT_PROTECTION},
+	{SIGSEGV, PF, HOST_FAULT_MEMORY},    {SIGSEGV, ANY, HOST_FAULT_PROTECTION},
 	{SIGBUS, SS, HOST_FAULT_PROTECTION}, /* a non-canonical address through RSP or RBP */
-	{SIGBUS, ANY, HOST_FAULT_BUS},	    {SIGFPE, DE, HOST_FAULT_DIVIDE},
-	{SIGFPE, MF, HOST_FAULT_FPU},	    {SIGFPE, XM, HOST_FAULT_SIMD},
-	{SIGILL, ANY, HOST_FAULT_ILLEGAL},  {SIGTRAP, ANY, HOST_FAULT_TRAP},
+	{SIGBUS, ANY, HOST_FAULT_BUS},       {SIGFPE, DE, HOST_FAULT_DIVIDE},
+	{SIGFPE, MF, HOST_FAULT_FPU},        {SIGFPE, XM, HOST_FAULT_SIMD},
+	{SIGILL, ANY, HOST_FAULT_ILLEGAL},   {SIGTRAP, ANY, HOST_FAULT_TRAP},
 };
 
 static const int signals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP};
 
 /* Where Linux keeps the registers, in x86 encoding order. */
 static const uint8_t gpr_place[16] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI,
-				      REG_R8,  REG_R9,	REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15};
+				      REG_R8,  REG_R9,  REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15};
 
 /* Signal handlers belong to the process. */
 static host_fault_handler claim;
@@ -95,7 +95,8 @@ static void pass_on(int sig, siginfo_t *info, void *uc)
 		old->sa_handler(sig);
 		return;
 	}
-	/* The instruction faults again when we return; a trap is past it, and a signal that was sent must be sent again. */
+	/* The instruction faults again when we return; a trap is past it, and a signal that was sent must be sent
+	 * again. */
 	sigaction(sig, &dfl, NULL);
 	if (info->si_code <= 0 || sig == SIGTRAP)
 		raise(sig);
@@ -111,8 +112,9 @@ __attribute__((used)) void host_guest_signal(int sig, siginfo_t *info, void *uc)
 }
 
 /*
- * The kernel's first instruction in us: it clears DF and TF but not AC, which may be the guest's, and C code is free to access
- * memory unaligned. GS is the guest's here as well; C code uses FS only. Vector and x87 state are fresh, the frame has the guest's.
+ * The kernel's first instruction in us: it clears DF and TF but not AC, which may be the guest's, and C code is free to
+ * access memory unaligned. GS is the guest's here as well; C code uses FS only. Vector and x87 state are fresh, the
+ * frame has the guest's.
  */
 void host_guest_signal_entry(int sig, siginfo_t *info, void *uc);
 __asm__(".pushsection .text\n"

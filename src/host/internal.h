@@ -11,13 +11,13 @@ int host_fail(void);
 int host_fail_with(int error);
 
 /* Repeats a system call that a signal interrupted. */
-#define RETRY_EINTR(call) \
-	({ \
-		__typeof__(call) retry_result_; \
-		do \
-			retry_result_ = (call); \
+#define RETRY_EINTR(call)                                      \
+	({                                                     \
+		__typeof__(call) retry_result_;                \
+		do                                             \
+			retry_result_ = (call);                \
 		while (retry_result_ == -1 && errno == EINTR); \
-		retry_result_; \
+		retry_result_;                                 \
 	})
 
 #endif

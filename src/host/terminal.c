@@ -30,7 +30,8 @@ static bool set_raw(void)
 
 	cfmakeraw(&raw);
 	raw.c_oflag |= OPOST | ONLCR;
-	/* A read that finds nothing returns: the reader polls, and must not hang when another process takes the bytes. */
+	/* A read that finds nothing returns: the reader polls, and must not hang when another process takes the bytes.
+	 */
 	raw.c_cc[VMIN] = 0;
 	raw.c_cc[VTIME] = 0;
 	return set_modes(&raw);

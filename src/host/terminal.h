@@ -1,4 +1,5 @@
-/* The user's terminal on standard input, for the process's life. There is one, so its saved state belongs to the process. */
+/* The user's terminal on standard input, for the process's life. There is one, so its saved state belongs to the
+ * process. */
 #ifndef DOPPEL_HOST_TERMINAL_H
 #define DOPPEL_HOST_TERMINAL_H
 
@@ -7,8 +8,8 @@
 /* Whether standard input is a terminal. */
 bool host_terminal_is_one(void);
 /*
- * Raw: every key reaches the guest, none makes a signal, nothing is echoed; output still turns \n into \r\n, so that our own lines
- * look right. The terminal is put back at exit, abort() and an unclaimed fault too.
+ * Raw: every key reaches the guest, none makes a signal, nothing is echoed; output still turns \n into \r\n, so that
+ * our own lines look right. The terminal is put back at exit, abort() and an unclaimed fault too.
  */
 bool host_terminal_raw(void);
 /* Puts it back as it was; async-signal-safe, any number of times. */

@@ -71,8 +71,8 @@ static uint64_t told(void)
 }
 
 /*
- * CPUID is exact where it is right, and wrong under hypervisors that scale the TSC or pass the leaf of another machine on:
- * it is believed within 0.05% of what we measure.
+ * CPUID is exact where it is right, and wrong under hypervisors that scale the TSC or pass the leaf of another machine
+ * on: it is believed within 0.05% of what we measure.
  */
 static uint64_t find_hz(void)
 {

@@ -100,7 +100,8 @@ static size_t read_for(int fd, char *buf, size_t len)
 
 TEST(bad_specs)
 {
-	static const char *const bad[] = {"", "stdi", "stdio=", "stdio=x", "file", "file=", "pty=3", "unix=", "none=", "=", "files=x"};
+	static const char *const bad[] = {
+		"", "stdi", "stdio=", "stdio=x", "file", "file=", "pty=3", "unix=", "none=", "=", "files=x"};
 
 	for (unsigned i = 0; i < ARRAY_LEN(bad); i++) {
 		CHECK(!host_console_create(bad[i], &err));

@@ -52,46 +52,47 @@ static void teardown(void)
 }
 
 /*
- * Runs `insn` with RSP set to garbage, and with `flags` flipped; RAX is `arg`, RBX 0x11, RDI 0x77, R8 0x88, R15 0xff before; RAX and R15
- * after it come back. The handler goes on behind the instruction. XMM5 must live through it.
+ * Runs `insn` with RSP set to garbage, and with `flags` flipped; RAX is `arg`, RBX 0x11, RDI 0x77, R8 0x88, R15 0xff
+ * before; RAX and R15 after it come back. The handler goes on behind the instruction. XMM5 must live through it.
  */
-#define FAULT(insn, arg, flags, rsp) \
-	({ \
-		register uint64_t rax_ __asm__("rax") = (arg); \
-		register uint64_t rsp_ __asm__("r12") = (rsp); \
-		register uint64_t flags_ __asm__("r13") = (flags); \
-		register uint64_t where_ __asm__("rcx") = (uint64_t)&resume; \
-		uint64_t r15_, xmm_ = 0x123456789abcdef; \
-		__asm__ volatile("lea 2f(%%rip), %%rdx\n" \
-				 "mov %%rdx, (%%rcx)\n" \
-				 "movq %[x], %%xmm5\n" \
-				 "mov $0x11, %%ebx\n" \
-				 "mov $0x77, %%edi\n" \
-				 "mov $0x88, %%r8d\n" \
-				 "mov $0xff, %%r15d\n" \
-				 "mov %%rsp, %%r14\n" \
-				 "lea -256(%%rsp), %%rsp\n" \
-				 "pushfq\n" \
-				 "xor %%r13, (%%rsp)\n" \
-				 "popfq\n" \
-				 "mov %%r12, %%rsp\n" \
-				 "1: " insn "\n" \
-				 "2: mov %%r14, %%rsp\n" \
-				 "lea -256(%%rsp), %%rsp\n" \
-				 "pushfq\n" \
-				 "andq $~0x40500, (%%rsp)\n" /* AC, DF, TF */ \
-				 "popfq\n" \
-				 "mov %%r14, %%rsp\n" \
-				 "movq %%xmm5, %[x]\n" \
-				 "mov %%r15, %[r15]\n" \
-				 : "+a"(rax_), [r15] "=&r"(r15_), [x] "+&r"(xmm_), "+r"(rsp_), "+r"(flags_), "+c"(where_) \
-				 : \
-				 : "rbx", "rdx", "rdi", "r8", "r14", "r15", "xmm5", "memory", "cc"); \
-		/* First of all: a call in between may change RAX. */ \
-		uint64_t out_ = rax_; \
-		last_r15 = r15_; \
-		CHECK_EQ(xmm_, 0x123456789abcdef); \
-		out_; \
+#define FAULT(insn, arg, flags, rsp)                                                                         \
+	({                                                                                                   \
+		register uint64_t rax_ __asm__("rax") = (arg);                                               \
+		register uint64_t rsp_ __asm__("r12") = (rsp);                                               \
+		register uint64_t flags_ __asm__("r13") = (flags);                                           \
+		register uint64_t where_ __asm__("rcx") = (uint64_t)&resume;                                 \
+		uint64_t r15_, xmm_ = 0x123456789abcdef;                                                     \
+		__asm__ volatile("lea 2f(%%rip), %%rdx\n"                                                    \
+				 "mov %%rdx, (%%rcx)\n"                                                      \
+				 "movq %[x], %%xmm5\n"                                                       \
+				 "mov $0x11, %%ebx\n"                                                        \
+				 "mov $0x77, %%edi\n"                                                        \
+				 "mov $0x88, %%r8d\n"                                                        \
+				 "mov $0xff, %%r15d\n"                                                       \
+				 "mov %%rsp, %%r14\n"                                                        \
+				 "lea -256(%%rsp), %%rsp\n"                                                  \
+				 "pushfq\n"                                                                  \
+				 "xor %%r13, (%%rsp)\n"                                                      \
+				 "popfq\n"                                                                   \
+				 "mov %%r12, %%rsp\n"                                                        \
+				 "1: " insn "\n"                                                             \
+				 "2: mov %%r14, %%rsp\n"                                                     \
+				 "lea -256(%%rsp), %%rsp\n"                                                  \
+				 "pushfq\n"                                                                  \
+				 "andq $~0x40500, (%%rsp)\n" /* AC, DF, TF */                                \
+				 "popfq\n"                                                                   \
+				 "mov %%r14, %%rsp\n"                                                        \
+				 "movq %%xmm5, %[x]\n"                                                       \
+				 "mov %%r15, %[r15]\n"                                                       \
+				 : "+a"(rax_), [r15] "=&r"(r15_), [x] "+&r"(xmm_), "+r"(rsp_), "+r"(flags_), \
+				   "+c"(where_)                                                              \
+				 :                                                                           \
+				 : "rbx", "rdx", "rdi", "r8", "r14", "r15", "xmm5", "memory", "cc");         \
+		/* First of all: a call in between may change RAX. */                                        \
+		uint64_t out_ = rax_;                                                                        \
+		last_r15 = r15_;                                                                             \
+		CHECK_EQ(xmm_, 0x123456789abcdef);                                                           \
+		out_;                                                                                        \
 	})
 
 static _Thread_local uint64_t last_r15;

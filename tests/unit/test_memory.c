@@ -158,8 +158,8 @@ TEST(copies)
 }
 
 /*
- * The handshake: one thread writes bytes and calls guest_memory_wrote, the other marks the page and then reads the bytes. Never may
- * the reader have the old byte and the writer have seen no mark.
+ * The handshake: one thread writes bytes and calls guest_memory_wrote, the other marks the page and then reads the
+ * bytes. Never may the reader have the old byte and the writer have seen no mark.
  */
 #define ROUNDS 20000
 

@@ -4,8 +4,8 @@
  *	TEST(adds) { CHECK_EQ(add(1, 2), 3); }
  *	UNIT_MAIN()
  *
- * A CHECK that fails is printed and the test goes on; a REQUIRE that fails ends the test (only on the test's own thread).
- * `program NAME...` runs only the tests named. Exit status 1 when one failed.
+ * A CHECK that fails is printed and the test goes on; a REQUIRE that fails ends the test (only on the test's own
+ *thread). `program NAME...` runs only the tests named. Exit status 1 when one failed.
  */
 #ifndef DOPPEL_TESTS_UNIT_H
 #define DOPPEL_TESTS_UNIT_H
@@ -37,13 +37,13 @@ __attribute__((unused)) static void unit_add(struct unit_test *test)
 	unit_last = &test->next;
 }
 
-#define TEST(id) \
-	static void test_##id(void); \
-	__attribute__((constructor)) static void unit_add_##id(void) \
-	{ \
+#define TEST(id)                                                                \
+	static void test_##id(void);                                            \
+	__attribute__((constructor)) static void unit_add_##id(void)            \
+	{                                                                       \
 		static struct unit_test test = {.name = #id, .run = test_##id}; \
-		unit_add(&test); \
-	} \
+		unit_add(&test);                                                \
+	}                                                                       \
 	static void test_##id(void)
 
 __attribute__((unused, format(printf, 3, 4))) static void unit_fail(const char *file, int line, const char *fmt, ...)
@@ -64,30 +64,31 @@ __attribute__((unused, format(printf, 3, 4))) static void unit_fail(const char *
 #define REQUIRE(cond) ((cond) ? (void)0 : (UNIT_FAIL("%s", #cond), longjmp(unit_out, 1)))
 
 /* Integers and pointers, compared as 64 bits (signed ones sign-extended). */
-#define CHECK_EQ(a, b) \
-	do { \
-		uint64_t unit_a_ = (uint64_t)(a), unit_b_ = (uint64_t)(b); \
-		if (unit_a_ != unit_b_) \
+#define CHECK_EQ(a, b)                                                                                      \
+	do {                                                                                                \
+		uint64_t unit_a_ = (uint64_t)(a), unit_b_ = (uint64_t)(b);                                  \
+		if (unit_a_ != unit_b_)                                                                     \
 			UNIT_FAIL("%s is 0x%" PRIx64 ", not %s (0x%" PRIx64 ")", #a, unit_a_, #b, unit_b_); \
 	} while (0)
 
-#define CHECK_STR(a, b) \
-	do { \
-		const char *unit_a_ = (a), *unit_b_ = (b); \
-		if (!unit_a_ || !unit_b_ || strcmp(unit_a_, unit_b_)) \
-			UNIT_FAIL("%s is \"%s\", not \"%s\"", #a, unit_a_ ? unit_a_ : "(null)", unit_b_ ? unit_b_ : "(null)"); \
+#define CHECK_STR(a, b)                                                                         \
+	do {                                                                                    \
+		const char *unit_a_ = (a), *unit_b_ = (b);                                      \
+		if (!unit_a_ || !unit_b_ || strcmp(unit_a_, unit_b_))                           \
+			UNIT_FAIL("%s is \"%s\", not \"%s\"", #a, unit_a_ ? unit_a_ : "(null)", \
+				  unit_b_ ? unit_b_ : "(null)");                                \
 	} while (0)
 
 /* The same bytes; the first difference is printed. */
-#define CHECK_MEM(a, b, len) \
-	do { \
-		const uint8_t *unit_a_ = (const void *)(a), *unit_b_ = (const void *)(b); \
-		size_t unit_n_ = (len), unit_i_ = 0; \
-		while (unit_i_ < unit_n_ && unit_a_[unit_i_] == unit_b_[unit_i_]) \
-			unit_i_++; \
-		if (unit_i_ < unit_n_) \
+#define CHECK_MEM(a, b, len)                                                                                         \
+	do {                                                                                                         \
+		const uint8_t *unit_a_ = (const void *)(a), *unit_b_ = (const void *)(b);                            \
+		size_t unit_n_ = (len), unit_i_ = 0;                                                                 \
+		while (unit_i_ < unit_n_ && unit_a_[unit_i_] == unit_b_[unit_i_])                                    \
+			unit_i_++;                                                                                   \
+		if (unit_i_ < unit_n_)                                                                               \
 			UNIT_FAIL("%s and %s differ at byte %zu: 0x%02x, 0x%02x", #a, #b, unit_i_, unit_a_[unit_i_], \
-				  unit_b_[unit_i_]); \
+				  unit_b_[unit_i_]);                                                                 \
 	} while (0)
 
 __attribute__((unused)) static bool unit_wanted(const char *name, int argc, char **argv)
@@ -120,9 +121,9 @@ __attribute__((unused)) static int unit_main(int argc, char **argv)
 	return !ok;
 }
 
-#define UNIT_MAIN() \
-	int main(int argc, char **argv) \
-	{ \
+#define UNIT_MAIN()                           \
+	int main(int argc, char **argv)       \
+	{                                     \
 		return unit_main(argc, argv); \
 	}
 
