@@ -54,15 +54,25 @@ void asm_rm(struct emit *e, unsigned op, unsigned size, unsigned reg, bool gs, i
 	operand(e, reg, base, disp);
 }
 
-void asm_rmx(struct emit *e, unsigned op, unsigned size, unsigned reg, unsigned base, unsigned index)
+/* ModRM, SIB and displacement for [base + index * scale + disp]; base or index may be -1. */
+static void operand_sib(struct emit *e, unsigned reg, int base, int index, unsigned scale, int32_t disp)
+{
+	unsigned ss = scale == 8 ? 3 : scale == 4 ? 2 : scale == 2 ? 1 : 0;
+	unsigned idx = index < 0 ? 4 : (unsigned)index & 7;
+	unsigned mod = base < 0 ? 0 : disp == 0 && (base & 7) != RBP ? 0 : disp == (int8_t)disp ? 1 : 2;
+	modrm(e, mod, reg, 4);
+	emit8(e, (uint8_t)(ss << 6 | idx << 3 | (base < 0 ? 5 : (unsigned)base & 7)));
+	if (mod == 1)
+		emit8(e, (uint8_t)disp);
+	else if (mod == 2 || base < 0)
+		emit32(e, (uint32_t)disp);
+}
+
+void asm_rmx(struct emit *e, unsigned op, unsigned size, unsigned reg, unsigned base, unsigned index, int32_t disp)
 {
 	rex(e, size, reg, index, base);
 	opcode(e, op);
-	bool disp8 = (base & 7) == RBP;
-	modrm(e, disp8, reg, 4);
-	emit8(e, (uint8_t)((index & 7) << 3 | (base & 7)));
-	if (disp8)
-		emit8(e, 0);
+	operand_sib(e, reg, (int)base, (int)index, 1, disp);
 }
 
 void asm_store16_gs(struct emit *e, unsigned reg, int32_t off)
@@ -104,15 +114,7 @@ void asm_lea(struct emit *e, unsigned size, unsigned dst, int base, int index, u
 	}
 	rex(e, size, dst, index < 0 ? 0 : (unsigned)index, base < 0 ? 0 : (unsigned)base);
 	emit8(e, 0x8d);
-	unsigned ss = scale == 8 ? 3 : scale == 4 ? 2 : scale == 2 ? 1 : 0;
-	unsigned idx = index < 0 ? 4 : (unsigned)index & 7;
-	unsigned mod = base < 0 ? 0 : disp == 0 && (base & 7) != RBP ? 0 : disp == (int8_t)disp ? 1 : 2;
-	modrm(e, mod, dst, 4);
-	emit8(e, (uint8_t)(ss << 6 | idx << 3 | (base < 0 ? 5 : (unsigned)base & 7)));
-	if (mod == 1)
-		emit8(e, (uint8_t)disp);
-	else if (mod == 2 || base < 0)
-		emit32(e, (uint32_t)disp);
+	operand_sib(e, dst, base, index, scale, disp);
 }
 
 void asm_alu_imm(struct emit *e, enum alu op, unsigned size, unsigned reg, int32_t imm)

@@ -21,8 +21,8 @@ enum shift { SH_ROL, SH_ROR, SH_RCL, SH_RCR, SH_SHL, SH_SHR, SH_SAL, SH_SAR };
 void asm_rr(struct emit *e, unsigned op, unsigned size, unsigned reg, unsigned rm);
 /* reg, [base + disp]; base -1: absolute disp32. gs: with the GS prefix. */
 void asm_rm(struct emit *e, unsigned op, unsigned size, unsigned reg, bool gs, int base, int32_t disp);
-/* reg, [base + index] */
-void asm_rmx(struct emit *e, unsigned op, unsigned size, unsigned reg, unsigned base, unsigned index);
+/* reg, [base + index + disp] */
+void asm_rmx(struct emit *e, unsigned op, unsigned size, unsigned reg, unsigned base, unsigned index, int32_t disp);
 
 static inline void asm_mov(struct emit *e, unsigned dst, unsigned src)
 {

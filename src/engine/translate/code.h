@@ -24,6 +24,7 @@ enum {
 	KEY_GATES = KEY_NO_FPU | KEY_NO_SSE | KEY_NO_AVX,
 	KEY_SS32 = 1 << 7,	/* legacy modes: stack pointer is ESP, not SP */
 	KEY_USER = 1 << 8,	/* CPL 3 */
+	KEY_NOSHARE = 1 << 10,	/* a variant of a block without shared TLB checks; the CPU's own key never has it */
 	KEY_SLOW = 1 << 9,	/* not translated but stepped: segments with bases or limits, TF, breakpoints, alignment checks */
 };
 
@@ -113,7 +114,7 @@ struct tr_engine {
 
 	void (*enter)(struct tr_vcpu *v, const uint8_t *pc);
 	const uint8_t *glue_exit, *glue_call, *glue_miss; /* executable view */
-	bool no_link, step_only; /* debug switches */
+	bool no_link, no_share, step_only; /* debug switches */
 	uint64_t tsc_translator;
 	struct engine_stats stats;
 };

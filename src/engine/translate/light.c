@@ -177,6 +177,36 @@ uint64_t light_miss(struct tr_vcpu *v, uint64_t va, uint32_t desc, uint64_t resu
 	return resume;
 }
 
+/* On with the variant of the block, from the instruction at cpu->rip, that checks each access by itself. */
+static uint64_t go_unshared(struct tr_vcpu *v)
+{
+	v->noshare = true;
+	return go_on(v);
+}
+
+uint64_t light_share(struct tr_vcpu *v, const struct call_share *call)
+{
+	struct x86_cpu *cpu = &v->cpu;
+	struct x86_mapping m;
+	uint64_t base = cpu->gpr[call->base];
+	uint64_t page = (base + (uint64_t)(int64_t)call->lo) & PAGE_MASK, va = base + (uint64_t)(int64_t)call->own;
+
+	v->stats.tlb_misses++;
+	set_rip(v, call->off);
+	/* Only what the leader would do by itself may be done here: a later write must not set a dirty bit, or fault, early. */
+	if (page != ((base + (uint64_t)(int64_t)call->hi - 1) & PAGE_MASK) || !x86_canonical(page) || (call->write && !call->own_write))
+		return go_unshared(v);
+	unsigned access = (call->write ? ACC_WRITE : ACC_READ) | x86_access_mode(cpu);
+	if (mmu_translate(cpu, va, access, &m) != V_DONE) {
+		flags_to_cpu(v);
+		return exception(v);
+	}
+	const struct guest_range *r = guest_range_find(v->engine->mem, m.gpa, 1);
+	if (!r || (!tlb_fill(v, key_mmu(v->key), va, &m, r->host + (m.gpa - r->gpa), r->readonly) && call->write))
+		return go_unshared(v);
+	return (uint64_t)(uintptr_t)call->retry;
+}
+
 /* The host address of linear page `page` for a read or a write, through the TLB; NULL when it takes more than that. */
 static uint8_t *page_pointer(struct tr_vcpu *v, uint64_t page, bool write)
 {
@@ -222,11 +252,10 @@ uint64_t light_jump(struct tr_vcpu *v, uint64_t arg)
 	return go_on(v);
 }
 
-static struct code_page *itlb_fill(struct tr_vcpu *v, struct itlb_entry *e, uint64_t linear, bool *fault)
+static struct code_page *itlb_fill(struct tr_vcpu *v, struct itlb_entry *e, uint64_t linear)
 {
 	struct x86_mapping m;
 	enum verdict r = mmu_translate(&v->cpu, linear, ACC_EXEC | x86_access_mode(&v->cpu), &m);
-	*fault = r == V_INJECT;
 	if (r != V_DONE || !guest_memory_ptr(v->engine->mem, m.gpa, 1, false))
 		return NULL;
 	struct code_page *page = atomic_load(&v->engine->page[guest_memory_page_index(v->engine->mem, m.gpa)]);
@@ -243,37 +272,50 @@ static struct code_page *itlb_fill(struct tr_vcpu *v, struct itlb_entry *e, uint
 	return page;
 }
 
+/* The record of linear page `linear`'s code, or NULL when nothing of it is translated (or it cannot be executed). */
+static struct code_page *page_of(struct tr_vcpu *v, uint64_t linear)
+{
+	struct itlb_entry *it = &v->itlb[key_mmu(v->key)][(linear >> PAGE_SHIFT) % ITLB_ENTRIES];
+	return it->page == (linear & PAGE_MASK) ? it->code : itlb_fill(v, it, linear);
+}
+
 uint64_t light_tail(struct tr_vcpu *v, const struct call_tail *call)
 {
 	uint64_t linear = v->vpage + PAGE_SIZE;
-	bool fault;
 	set_rip(v, call->off);
 	if ((v->key & KEY_MODE) != MODE_64)
 		linear = (uint32_t)linear;
 	if (!x86_canonical(linear))
 		return light_leave(v, TRX_STEP);
-	struct itlb_entry *it = &v->itlb[key_mmu(v->key)][(linear >> PAGE_SHIFT) % ITLB_ENTRIES];
-	struct code_page *page = it->page == linear ? it->code : itlb_fill(v, it, linear, &fault);
-	return page == call->tail ? (uint64_t)(uintptr_t)call->resume : light_leave(v, TRX_STEP);
+	return page_of(v, linear) == call->tail ? (uint64_t)(uintptr_t)call->resume : light_leave(v, TRX_STEP);
+}
+
+static uint64_t lookup_unshared(struct tr_vcpu *v, uint64_t linear)
+{
+	struct block *b = block_find(page_of(v, linear), linear & ~PAGE_MASK, v->key | KEY_NOSHARE);
+	if (!b)
+		return 0;
+	v->noshare = false;
+	v->vpage = linear & PAGE_MASK;
+	return (uint64_t)(uintptr_t)b->entry_saved;
 }
 
 uint64_t light_lookup(struct tr_vcpu *v)
 {
 	struct x86_cpu *cpu = &v->cpu;
-	bool fault = false;
 	if ((v->key & KEY_SLOW) || cpu->shadow)
 		return 0;
 	uint64_t linear = linear_rip(cpu);
 	if (!x86_canonical(linear))
 		return 0;
+	if (v->noshare)
+		return lookup_unshared(v, linear);
 	struct jc_entry *jc = &v->jc[key_jc(v->key)][(linear ^ linear >> 10) % JC_ENTRIES];
 	if (jc->tag == linear) {
 		v->vpage = linear & PAGE_MASK;
 		return jc->host;
 	}
-	struct itlb_entry *it = &v->itlb[key_mmu(v->key)][(linear >> PAGE_SHIFT) % ITLB_ENTRIES];
-	struct code_page *page = it->page == (linear & PAGE_MASK) ? it->code : itlb_fill(v, it, linear, &fault);
-	struct block *b = block_find(page, linear & ~PAGE_MASK, v->key);
+	struct block *b = block_find(page_of(v, linear), linear & ~PAGE_MASK, v->key);
 	if (!b)
 		return 0; /* a fault, too, is the slow path's to deliver */
 	if (key_jc(v->key) == JC_USER || key_jc(v->key) == JC_LEGACY) {

@@ -25,6 +25,16 @@ struct call_tail {
 };
 uint64_t light_tail(struct tr_vcpu *v, const struct call_tail *call);
 
+/* A shared check (share.h) that failed: a miss, or a range that is not in one page. */
+struct call_share {
+	const uint8_t *retry; /* the check */
+	uint16_t off;
+	uint8_t base, size;
+	int32_t lo, hi, own;
+	bool write, own_write;
+};
+uint64_t light_share(struct tr_vcpu *v, const struct call_share *call);
+
 /* light_xstate.c: an XSAVE-family instruction, if it is one of those that light_xstate_knows. */
 bool light_xstate_knows(const struct x86_insn *insn);
 uint64_t light_xstate(struct tr_vcpu *v, const struct call_insn *call);

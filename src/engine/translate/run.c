@@ -24,6 +24,7 @@ static bool deliver(struct tr_vcpu *v)
 /* One instruction the slow way. False: the monitor is needed. */
 static bool run_step(struct tr_vcpu *v)
 {
+	v->noshare = false;
 	enum verdict r = step(v);
 	if (r == V_INJECT)
 		return deliver(v);
@@ -58,7 +59,7 @@ static bool run_lookup(struct tr_vcpu *v)
 		return deliver(v);
 	if (!guest_memory_ptr(v->engine->mem, m.gpa, 1, false))
 		return run_step(v);
-	code_get(v, m.gpa & PAGE_MASK, tail_page(v, linear), m.gpa & ~PAGE_MASK, v->key);
+	code_get(v, m.gpa & PAGE_MASK, tail_page(v, linear), m.gpa & ~PAGE_MASK, v->key | (v->noshare ? KEY_NOSHARE : 0));
 	return true;
 }
 
@@ -121,6 +122,7 @@ static enum x86_exit_kind interrupted(struct tr_vcpu *v)
 {
 	atomic_store(&v->poll, 0);
 	atomic_store(&v->run_on, 1);
+	v->noshare = false;
 	v->cpu.exit = (struct x86_exit){.kind = EXIT_INTERRUPTED};
 	return EXIT_INTERRUPTED;
 }

@@ -5,6 +5,7 @@
 #include "engine/translate/asm.h"
 #include "engine/translate/code.h"
 #include "engine/translate/light.h"
+#include "engine/translate/share.h"
 
 #include <Zydis/Mnemonic.h>
 
@@ -16,7 +17,7 @@ enum flags_at {
 };
 
 /* Code that is seldom run, put after the block: one for each place that jumps to it. */
-enum cold_kind { COLD_MISS, COLD_LINK, COLD_POLL, COLD_FAR, COLD_TAIL };
+enum cold_kind { COLD_MISS, COLD_LINK, COLD_POLL, COLD_FAR, COLD_TAIL, COLD_SHARE };
 
 struct cold {
 	uint8_t kind;
@@ -26,8 +27,11 @@ struct cold {
 	uint32_t arg;		/* COLD_MISS: description */
 	int64_t target;		/* COLD_FAR: offset from the page's start */
 	uint8_t *from;		/* rel32 that jumps here */
-	uint8_t *resume;	/* COLD_MISS, COLD_TAIL */
+	uint8_t *resume;	/* COLD_MISS, COLD_TAIL, COLD_SHARE */
 	struct tr_link *link;	/* COLD_LINK */
+	const struct share *share; /* COLD_SHARE */
+	uint8_t base;		/* COLD_SHARE: the guest register */
+	uint8_t size;		/* COLD_SHARE: of the leader's own access */
 };
 
 #define COLD_MAX (BLOCK_INSNS * 4 + 8)
@@ -52,6 +56,8 @@ struct trans {
 	struct cold cold[COLD_MAX];
 	struct insn_map map[MAP_MAX];
 	struct x86_insn insns[BLOCK_INSNS];
+	struct share_insn share[BLOCK_INSNS];
+	const struct share_insn *sharing; /* of the instruction at hand */
 };
 
 static inline bool spilled(unsigned reg)
@@ -73,10 +79,22 @@ uint8_t *flags_jcc(struct trans *t, enum cc cc);
 bool flags_merge(const struct x86_insn *insn); /* reads flags, or leaves some of them as they were */
 
 /* trans_mem.c */
+/* Where an operand is in host memory: [base + index + disp]. */
+struct host_mem {
+	uint8_t base;
+	int8_t index; /* -1: none */
+	int32_t disp;
+};
 void mem_address(struct trans *t, const struct x86_insn *insn, bool segment); /* H_ADDR = linear (or, without segment, effective) address */
-void mem_stack_address(struct trans *t, int32_t disp);			      /* H_ADDR = stack pointer + disp */
-/* Looks H_ADDR up for `size` bytes: [H_ADDR + H_DELTA] is then the host's address. Flags must be saved. Uses H_TMP. */
-void mem_check(struct trans *t, unsigned size, bool write);
+/*
+ * Looks H_ADDR up for `size` bytes; the host's address is then [H_ADDR + H_DELTA]. Flags must be saved. Uses H_TMP.
+ */
+struct host_mem mem_check(struct trans *t, unsigned size, bool write);
+/* The instruction's memory operand, or `size` bytes at RSP + disp: after it, flags may have been saved, H_TMP is free, H_ADDR and H_DELTA may
+   not be. */
+struct host_mem mem_operand(struct trans *t, const struct x86_insn *insn);
+struct host_mem mem_stack(struct trans *t, int32_t disp, bool write);
+void mem_op(struct trans *t, unsigned op, unsigned size, unsigned reg, const struct host_mem *m); /* op reg, [m] */
 void trans_plain(struct trans *t, const struct x86_insn *insn);
 void map_here(struct trans *t); /* host code from here on belongs to the instruction at hand */
 

@@ -1,6 +1,12 @@
 /* Near branches and the stack. */
 #include "engine/translate/trans.h"
 
+/* The key of the code after this block. */
+static uint32_t next_key(const struct trans *t)
+{
+	return t->key & ~(uint32_t)KEY_NOSHARE;
+}
+
 static bool in_page(int64_t target)
 {
 	return target >= 0 && target < (int64_t)PAGE_SIZE;
@@ -121,7 +127,7 @@ void cold_emit_far(struct trans *t, const struct cold *c)
 {
 	t->flags = c->flags;
 	t->off = c->off;
-	jump_far(t, c->target, t->key);
+	jump_far(t, c->target, next_key(t));
 }
 
 void jump_to(struct trans *t, int64_t target, uint32_t key)
@@ -138,10 +144,10 @@ void jump_to(struct trans *t, int64_t target, uint32_t key)
 static void conditional(struct trans *t, uint8_t *from, int64_t target)
 {
 	if (in_page(target))
-		link_add(t, from, target, t->key);
+		link_add(t, from, target, next_key(t));
 	else
 		cold_add(t, COLD_FAR, from)->target = target;
-	jump_to(t, t->next, t->key);
+	jump_to(t, t->next, next_key(t));
 }
 
 /* Offset from the page's start of a relative branch's target; in legacy modes the instruction pointer wraps at 32 bits. */
@@ -194,11 +200,6 @@ static bool trans_loop(struct trans *t, const struct x86_insn *insn)
 	return true;
 }
 
-static void store_stack(struct trans *t, unsigned reg)
-{
-	asm_rmx(&t->e, 0x89, stack_bytes(t), reg, H_ADDR, H_DELTA);
-}
-
 /* rsp += by, and the high half clear outside 64-bit mode. */
 static void move_stack(struct trans *t, int32_t by)
 {
@@ -208,22 +209,22 @@ static void move_stack(struct trans *t, int32_t by)
 static void push_return(struct trans *t)
 {
 	int32_t n = (int32_t)stack_bytes(t);
-	flags_clobber(t);
-	mem_stack_address(t, -n);
-	mem_check(t, (unsigned)n, true);
+	struct host_mem m = mem_stack(t, -n, true);
 	asm_load_gs(&t->e, 8, H_TMP, VCPU_OFF(vpage));
 	asm_lea(&t->e, (unsigned)n, H_TMP, H_TMP, -1, 1, t->next);
-	store_stack(t, H_TMP);
+	mem_op(t, 0x89, (unsigned)n, H_TMP, &m);
 	move_stack(t, -n);
 }
 
 static void trans_call_direct(struct trans *t, const struct x86_insn *insn)
 {
 	int64_t target = branch_target(t, insn);
-	flags_clobber(t);
-	poll_backward(t, target);
+	if (in_page(target) && target <= t->off) {
+		flags_clobber(t);
+		poll_flagged(t, t->off);
+	}
 	push_return(t);
-	jump_to(t, target, t->key);
+	jump_to(t, target, next_key(t));
 }
 
 /* The operand of an indirect CALL or JMP, in `reg` of the host or a scratch one. Memory: in H_TMP. */
@@ -231,37 +232,32 @@ static unsigned branch_operand(struct trans *t, const struct x86_insn *insn)
 {
 	if (!(insn->flags & INSN_MEM))
 		return guest_reg(t, insn->rm, H_TMP);
-	mem_address(t, insn, true);
-	mem_check(t, insn->mem_size, false);
-	asm_rmx(&t->e, 0x8b, stack_bytes(t), H_TMP, H_ADDR, H_DELTA);
+	struct host_mem m = mem_operand(t, insn);
+	mem_op(t, 0x8b, stack_bytes(t), H_TMP, &m);
 	return H_TMP;
 }
 
 static void trans_jmp_indirect(struct trans *t, const struct x86_insn *insn)
 {
-	flags_clobber(t);
 	asm_rr(&t->e, 0x8b, stack_bytes(t), H_ADDR, branch_operand(t, insn));
-	jump_indirect(t, t->key, 0);
+	jump_indirect(t, next_key(t), 0);
 }
 
 static void trans_call_indirect(struct trans *t, const struct x86_insn *insn)
 {
-	flags_clobber(t);
 	asm_store_gs(&t->e, 8, branch_operand(t, insn), VCPU_OFF(temp));
 	push_return(t);
 	asm_load_gs(&t->e, stack_bytes(t), H_ADDR, VCPU_OFF(temp));
-	jump_indirect(t, t->key, (int32_t)-(int)stack_bytes(t));
+	jump_indirect(t, next_key(t), (int32_t)-(int)stack_bytes(t));
 }
 
 static void trans_ret(struct trans *t, const struct x86_insn *insn)
 {
 	int32_t by = (int32_t)stack_bytes(t) + (insn->imm_len ? (uint16_t)insn->imm : 0);
-	flags_clobber(t);
-	mem_stack_address(t, 0);
-	mem_check(t, stack_bytes(t), false);
-	asm_rmx(&t->e, 0x8b, stack_bytes(t), H_ADDR, H_ADDR, H_DELTA);
+	struct host_mem m = mem_stack(t, 0, false);
+	mem_op(t, 0x8b, stack_bytes(t), H_ADDR, &m);
 	move_stack(t, by);
-	jump_indirect(t, t->key, by);
+	jump_indirect(t, next_key(t), by);
 }
 
 bool trans_branch(struct trans *t, const struct x86_insn *insn)
@@ -275,7 +271,7 @@ bool trans_branch(struct trans *t, const struct x86_insn *insn)
 			return trans_jmp_indirect(t, insn), true;
 		poll_backward(t, branch_target(t, insn));
 		enum flags_at polled = t->flags;
-		jump_to(t, branch_target(t, insn), t->key);
+		jump_to(t, branch_target(t, insn), next_key(t));
 		quiet_poll_land(t, polled);
 		return true;
 	case ZYDIS_MNEMONIC_CALL:
@@ -304,33 +300,26 @@ bool trans_branch(struct trans *t, const struct x86_insn *insn)
 static void trans_push(struct trans *t, const struct x86_insn *insn)
 {
 	int32_t n = (int32_t)stack_bytes(t);
-	flags_clobber(t);
+	unsigned reg = H_TMP;
 	if (insn->flags & INSN_MEM)
 		asm_store_gs(&t->e, 8, branch_operand(t, insn), VCPU_OFF(temp));
-	mem_stack_address(t, -n);
-	mem_check(t, (unsigned)n, true);
-	if (insn->flags & INSN_MEM) {
+	struct host_mem m = mem_stack(t, -n, true);
+	if (insn->flags & INSN_MEM)
 		asm_load_gs(&t->e, 8, H_TMP, VCPU_OFF(temp));
-		store_stack(t, H_TMP);
-	} else if (insn->flags & INSN_OPREG_GPR) {
-		store_stack(t, guest_reg(t, insn->opreg, H_TMP));
-	} else if (insn->flags & INSN_RM_GPR) {
-		store_stack(t, guest_reg(t, insn->rm, H_TMP));
-	} else {
+	else if (insn->flags & (INSN_OPREG_GPR | INSN_RM_GPR))
+		reg = guest_reg(t, insn->flags & INSN_OPREG_GPR ? insn->opreg : insn->rm, H_TMP);
+	else
 		asm_mov_imm(&t->e, H_TMP, zext(insn->imm, (unsigned)n));
-		store_stack(t, H_TMP);
-	}
+	mem_op(t, 0x89, (unsigned)n, reg, &m);
 	move_stack(t, -n);
 }
 
 static void trans_pop(struct trans *t, unsigned reg)
 {
 	unsigned n = stack_bytes(t);
-	flags_clobber(t);
-	mem_stack_address(t, 0);
-	mem_check(t, n, false);
+	struct host_mem m = mem_stack(t, 0, false);
 	unsigned host = spilled(reg) ? H_TMP : reg;
-	asm_rmx(&t->e, 0x8b, n, host, H_ADDR, H_DELTA);
+	mem_op(t, 0x8b, n, host, &m);
 	if (reg != RSP)
 		move_stack(t, (int32_t)n);
 	if (host != reg)
@@ -342,8 +331,8 @@ static void trans_leave(struct trans *t)
 	unsigned n = stack_bytes(t);
 	flags_clobber(t);
 	asm_rr(&t->e, 0x8b, n, H_ADDR, RBP);
-	mem_check(t, n, false);
-	asm_rmx(&t->e, 0x8b, n, H_TMP, H_ADDR, H_DELTA);
+	struct host_mem m = mem_check(t, n, false);
+	mem_op(t, 0x8b, n, H_TMP, &m);
 	asm_lea(&t->e, n, RSP, RBP, -1, 1, (int32_t)n);
 	asm_mov(&t->e, RBP, H_TMP);
 }

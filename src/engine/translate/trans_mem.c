@@ -50,30 +50,95 @@ void mem_address(struct trans *t, const struct x86_insn *insn, bool segment)
 	asm_rm(&t->e, 0x03, 8, H_ADDR, true, -1, VCPU_OFF(cpu.seg[0].base) + insn->seg * (int32_t)sizeof(struct x86_segment));
 }
 
-void mem_stack_address(struct trans *t, int32_t disp)
-{
-	asm_lea(&t->e, t->mode == MODE_64 ? 8 : 4, H_ADDR, RSP, -1, 1, disp);
-}
-
-void mem_check(struct trans *t, unsigned size, bool write)
+/* The first half of a check: H_DELTA = offset of the TLB entry of H_ADDR's page; compares the page of H_TMP with its tag. */
+static void compare_tag(struct trans *t, bool write)
 {
 	struct emit *e = &t->e;
 	int32_t table = VCPU_OFF(tlb) + (int32_t)(t->mmu * sizeof(struct tlb_entry[TLB_ENTRIES]));
-	ENSURE(t->flags != FLAGS_HOST && size >= 1 && size <= 64);
+	ENSURE(t->flags != FLAGS_HOST);
 	asm_mov(e, H_DELTA, H_ADDR);
 	asm_shift_imm(e, SH_SHR, 8, H_DELTA, PAGE_SHIFT - 5);
 	asm_alu_imm(e, ALU_AND, 4, H_DELTA, (TLB_ENTRIES - 1) << 5);
-	asm_lea(e, 8, H_TMP, H_ADDR, -1, 1, (int32_t)size - 1); /* the last byte's page must be the first's */
 	asm_alu_imm(e, ALU_AND, 8, H_TMP, (int32_t)PAGE_MASK);
 	asm_rm(e, 0x3b, 8, H_TMP, true, H_DELTA,
 	       table + (write ? (int32_t)offsetof(struct tlb_entry, tag_write) : (int32_t)offsetof(struct tlb_entry, tag_read)));
 	t->flags = FLAGS_SAVED;
-	struct cold *c = cold_add(t, COLD_MISS, asm_jcc(e, CC_NE));
-	asm_rm(e, 0x8b, 8, H_DELTA, true, H_DELTA, table + (int32_t)offsetof(struct tlb_entry, delta));
-	c->arg = t->off | size << 12 | (write ? MISS_WRITE : 0);
-	c->resume = e->p;
 }
-_Static_assert(sizeof(struct tlb_entry) == 32, "mem_check's shift by 5");
+_Static_assert(sizeof(struct tlb_entry) == 32, "compare_tag's shift by 5");
+
+static void load_delta(struct trans *t)
+{
+	int32_t table = VCPU_OFF(tlb) + (int32_t)(t->mmu * sizeof(struct tlb_entry[TLB_ENTRIES]));
+	asm_rm(&t->e, 0x8b, 8, H_DELTA, true, H_DELTA, table + (int32_t)offsetof(struct tlb_entry, delta));
+}
+
+struct host_mem mem_check(struct trans *t, unsigned size, bool write)
+{
+	ENSURE(size >= 1 && size <= 64);
+	asm_lea(&t->e, 8, H_TMP, H_ADDR, -1, 1, (int32_t)size - 1); /* the last byte's page must be the first's */
+	compare_tag(t, write);
+	struct cold *c = cold_add(t, COLD_MISS, asm_jcc(&t->e, CC_NE));
+	load_delta(t);
+	c->arg = t->off | size << 12 | (write ? MISS_WRITE : 0);
+	c->resume = t->e.p;
+	return (struct host_mem){H_ADDR, H_DELTA, 0};
+}
+
+/* One check for all of the group's accesses: its slot is then the page's delta. */
+static void check_group(struct trans *t, const struct share *s, unsigned base, unsigned size)
+{
+	uint8_t *start;
+	flags_clobber(t);
+	start = t->e.p;
+	unsigned host = guest_reg(t, base, H_DELTA);
+	asm_lea(&t->e, 8, H_ADDR, (int)host, -1, 1, s->lo);
+	asm_lea(&t->e, 8, H_TMP, (int)host, -1, 1, s->hi - 1);
+	compare_tag(t, s->write);
+	struct cold *c = cold_add(t, COLD_SHARE, asm_jcc(&t->e, CC_NE));
+	load_delta(t);
+	asm_store_gs(&t->e, 8, H_DELTA, VCPU_OFF(slot) + s->slot * 8);
+	c->resume = start;
+	c->share = s;
+	c->base = (uint8_t)base;
+	c->size = (uint8_t)size;
+}
+
+/* [guest register base + disp] by a shared check. H_ADDR holds the base if that lives in memory. */
+static struct host_mem shared(struct trans *t, const struct share *s, unsigned base, int32_t disp, unsigned size)
+{
+	if (s->leader)
+		check_group(t, s, base, size);
+	else
+		asm_load_gs(&t->e, 8, H_DELTA, VCPU_OFF(slot) + s->slot * 8);
+	return (struct host_mem){(uint8_t)guest_reg(t, base, H_ADDR), H_DELTA, disp};
+}
+
+struct host_mem mem_operand(struct trans *t, const struct x86_insn *insn)
+{
+	if (t->sharing->mem.slot >= 0)
+		return shared(t, &t->sharing->mem, (unsigned)insn->base, (int32_t)insn->disp, insn->mem_size);
+	flags_clobber(t);
+	mem_address(t, insn, true);
+	return mem_check(t, insn->mem_size, insn->mem_write);
+}
+
+struct host_mem mem_stack(struct trans *t, int32_t disp, bool write)
+{
+	unsigned n = stack_bytes(t);
+	if (t->sharing->stack.slot >= 0)
+		return shared(t, &t->sharing->stack, RSP, disp, n);
+	flags_clobber(t);
+	asm_lea(&t->e, n, H_ADDR, RSP, -1, 1, disp);
+	return mem_check(t, n, write);
+}
+
+void mem_op(struct trans *t, unsigned op, unsigned size, unsigned reg, const struct host_mem *m)
+{
+	if (m->index < 0)
+		asm_rm(&t->e, op, size, reg, false, m->base, m->disp);
+	else
+		asm_rmx(&t->e, op, size, reg, m->base, (unsigned)m->index, m->disp);
+}
 
 /* The general registers that the instruction names in its encoding, as a mask. */
 static unsigned named_gprs(const struct x86_insn *insn)
@@ -124,39 +189,47 @@ static void copy_registers(struct trans *t, const struct x86_insn *insn)
 			store_spilled(t, insn, r, r);
 }
 
-/* AH, CH, DH and BH cannot be named beside [r10 + r11]: a low register lends itself for the address. */
-static void copy_high8(struct trans *t, const struct x86_insn *insn)
+/* H_ADDR = the operand's host address; H_DELTA becomes free. */
+static void flatten(struct trans *t, struct host_mem *m)
+{
+	asm_lea(&t->e, 8, H_ADDR, m->base, m->index, 1, m->disp);
+	*m = (struct host_mem){H_ADDR, -1, 0};
+}
+
+/* AH, CH, DH and BH cannot be named beside R8 to R15: a low register lends itself for the address. */
+static void copy_high8(struct trans *t, const struct x86_insn *insn, struct host_mem *m)
 {
 	unsigned used = insn->gpr_read | insn->gpr_write;
 	unsigned low = !(used & 1u << RSI) ? RSI : RDI;
 	struct rewrite_map map = identity;
 	map.mem_base = (int8_t)low;
 	map.mem_index = -1;
-	asm_lea(&t->e, 8, H_ADDR, H_ADDR, H_DELTA, 1, 0);
+	flatten(t, m);
 	asm_mov(&t->e, H_DELTA, low);
 	asm_mov(&t->e, low, H_ADDR);
 	ENSURE(rewrite_plain(&t->e, insn, &map));
 	asm_mov(&t->e, low, H_DELTA);
 }
 
-static void copy_memory(struct trans *t, const struct x86_insn *insn)
+static void copy_memory(struct trans *t, const struct x86_insn *insn, struct host_mem m)
 {
 	struct rewrite_map map = identity;
 	unsigned named = named_gprs(insn) & (1u << R9 | 1u << R10 | 1u << R11), used = 0;
 	for (unsigned r = R9; r <= R11; r++) {
 		if (!(named & 1u << r))
 			continue;
+		if (used == 1)
+			flatten(t, &m);
 		map.gpr[r] = used++ ? H_DELTA : H_TMP;
-		if (used == 2) {
-			asm_lea(&t->e, 8, H_ADDR, H_ADDR, H_DELTA, 1, 0);
-			map.mem_index = -1;
-		}
 		load_spilled(t, insn, r, map.gpr[r]);
 	}
 	ENSURE(used <= 2);
+	map.mem_base = (int8_t)m.base;
+	map.mem_index = m.index;
+	map.mem_disp = m.disp;
 	map_here(t);
 	if (!rewrite_plain(&t->e, insn, &map))
-		copy_high8(t, insn);
+		copy_high8(t, insn, &m);
 	for (unsigned r = R9; r <= R11; r++)
 		if (named & 1u << r)
 			store_spilled(t, insn, r, map.gpr[r]);
@@ -192,12 +265,10 @@ void trans_plain(struct trans *t, const struct x86_insn *insn)
 		return;
 	}
 	if (insn->flags & INSN_MEM) {
-		flags_clobber(t);
-		mem_address(t, insn, true);
-		mem_check(t, insn->mem_size, insn->mem_write);
+		struct host_mem m = mem_operand(t, insn);
 		if (flags_merge(insn))
 			flags_need(t);
-		copy_memory(t, insn);
+		copy_memory(t, insn, m);
 	} else {
 		if (flags_merge(insn))
 			flags_need(t);

@@ -136,6 +136,7 @@ static void emit_insns(struct trans *t, unsigned n)
 		const struct x86_insn *insn = &t->insns[i];
 		bool shadow = t->shadow;
 		t->insn = insn;
+		t->sharing = &t->share[i];
 		t->off = off;
 		t->next = (uint16_t)(off + insn->len);
 		map_here(t);
@@ -157,7 +158,7 @@ static void emit_insns(struct trans *t, unsigned n)
 		exit_code(t, TRX_LOOKUP, off);
 	} else {
 		t->off = off;
-		jump_to(t, off, t->key);
+		jump_to(t, off, t->key & ~(uint32_t)KEY_NOSHARE);
 	}
 }
 
@@ -194,6 +195,20 @@ static void cold_tail(struct trans *t, const struct cold *c)
 	jmp_glue(t, t->eng->glue_call);
 }
 
+static void cold_share(struct trans *t, const struct cold *c)
+{
+	struct call_share *call = code_alloc(t->eng, sizeof(*call));
+	*call = (struct call_share){.retry = code_rx(t->eng, c->resume), .off = c->off, .base = c->base, .size = c->size};
+	call->lo = c->share->lo;
+	call->hi = c->share->hi;
+	call->own = c->share->own;
+	call->write = c->share->write;
+	call->own_write = c->share->own_write;
+	asm_mov_imm(&t->e, R11, (uint64_t)(uintptr_t)call);
+	asm_mov_imm(&t->e, R9, (uint64_t)(uintptr_t)light_share);
+	jmp_glue(t, t->eng->glue_call);
+}
+
 static void emit_cold(struct trans *t)
 {
 	for (unsigned i = 0; i < t->colds; i++) {
@@ -211,6 +226,9 @@ static void emit_cold(struct trans *t)
 			break;
 		case COLD_TAIL:
 			cold_tail(t, &c);
+			break;
+		case COLD_SHARE:
+			cold_share(t, &c);
 			break;
 		case COLD_FAR:
 			cold_emit_far(t, &c);
@@ -267,6 +285,16 @@ static void emit_entry(struct trans *t, enum flags_at wanted)
 	}
 }
 
+static void plan_sharing(struct trans *t, unsigned n)
+{
+	if (t->mode == MODE_64 && !(t->key & KEY_NOSHARE) && !t->eng->no_share) {
+		share_plan(t->insns, n, t->share);
+		return;
+	}
+	for (unsigned i = 0; i < n; i++)
+		t->share[i] = (struct share_insn){.mem.slot = -1, .stack.slot = -1};
+}
+
 struct block *translate_block(struct tr_vcpu *v, const struct code_source *src, uint16_t off, uint32_t key)
 {
 	struct tr_engine *eng = v->engine;
@@ -289,6 +317,7 @@ struct block *translate_block(struct tr_vcpu *v, const struct code_source *src, 
 	t->start = t->e.p;
 	*b = (struct block){.page = src->page, .key = key, .off = off, .start = code_rx(eng, t->e.p)};
 	unsigned n = decode_block(t, src, off);
+	plan_sharing(t, n);
 	emit_entry(t, flags_wanted(t, n));
 	emit_insns(t, n);
 	emit_cold(t);

@@ -62,6 +62,8 @@ enum tr_exit {
 	TRX_CODES
 };
 
+#define VCPU_SLOTS 16 /* SHARE_SLOTS */
+
 #define RIP_KNOWN 0xffffffffu
 
 struct tr_engine;
@@ -78,6 +80,7 @@ struct tr_vcpu {
 	_Atomic uint64_t run_on; /* 0 when poll is set, else 1: the same for code that must not touch flags */
 	uint64_t host_rsp, self;
 	uint64_t temp;
+	uint64_t slot[VCPU_SLOTS]; /* deltas of shared TLB checks of the running block */
 	uint64_t tlb_va, tlb_delta, next_pc;
 	uint32_t exit_code, rip_off; /* rip_off: page offset of cpu->rip, or RIP_KNOWN when cpu->rip is true already */
 	uint64_t exit_arg;
@@ -103,6 +106,7 @@ struct tr_vcpu {
 	unsigned tlb_logged, jc_logged;
 	uint16_t tlb_log[512], jc_log[512];
 	uint32_t jc_key[JC_MODES]; /* the one key whose blocks each table may hold */
+	bool noshare;		/* the next block looked up is to be the variant that shares no checks */
 	bool window;		/* leave as soon as interrupts can be taken */
 	_Atomic bool in_code;	/* running translated code or a light helper, or about to: nothing of the cache may go away */
 	unsigned wrote_count;	/* stores into translated code, not yet dealt with */

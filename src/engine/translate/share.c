@@ -1,0 +1,157 @@
+#include "engine/translate/share.h"
+
+#include <Zydis/Mnemonic.h>
+
+#define GROUPS 32
+
+struct group {
+	uint8_t base;
+	bool open;
+	bool write;
+	unsigned members;
+	int32_t lo, hi;	   /* from the base's value at the leader */
+	int32_t moved;	   /* how far the base (RSP only) has moved since */
+	struct share *leader;
+	struct share *member[64 * 2];
+};
+
+struct plan {
+	struct group group[X86_GPRS]; /* at most one open for each base register */
+	unsigned slots;
+};
+
+static void close_group(struct plan *p, struct group *g)
+{
+	if (!g->open)
+		return;
+	g->open = false;
+	if (g->members < 2 || p->slots == SHARE_SLOTS)
+		return;
+	for (unsigned i = 0; i < g->members; i++)
+		g->member[i]->slot = (int8_t)p->slots;
+	p->slots++;
+	g->leader->leader = true;
+	g->leader->lo = g->lo;
+	g->leader->hi = g->hi;
+	g->leader->write = g->write;
+}
+
+static void close_all(struct plan *p)
+{
+	for (unsigned r = 0; r < X86_GPRS; r++)
+		close_group(p, &p->group[r]);
+}
+
+static void add_access(struct plan *p, struct share *s, unsigned base, int64_t disp, unsigned size, bool write)
+{
+	struct group *g = &p->group[base];
+	int64_t lo = disp + (g->open ? g->moved : 0), hi = lo + size;
+	if (g->open && (MAX(hi, g->hi) - MIN(lo, g->lo) > SHARE_SPAN)) {
+		close_group(p, g);
+		lo = disp;
+		hi = lo + size;
+	}
+	if (!g->open) {
+		*g = (struct group){.base = (uint8_t)base, .open = true, .leader = s, .lo = (int32_t)lo, .hi = (int32_t)hi};
+		s->own_write = write;
+		s->own = (int32_t)disp;
+	}
+	g->lo = MIN(g->lo, (int32_t)lo);
+	g->hi = MAX(g->hi, (int32_t)hi);
+	g->write |= write;
+	g->member[g->members++] = s;
+}
+
+/* An explicit operand that can be in a group: [base + disp], no segment base. */
+static bool shareable(const struct x86_insn *insn)
+{
+	return (insn->flags & INSN_MEM) && !(insn->flags & INSN_VSIB) && insn->addrsize == 8 && insn->base >= 0 && insn->base < X86_GPRS &&
+	       insn->index < 0 && insn->seg != SEG_FS && insn->seg != SEG_GS && insn->disp == (int32_t)insn->disp && insn->mem_size <= 64;
+}
+
+static void move_stack(struct plan *p, int32_t by)
+{
+	p->group[RSP].moved += by;
+}
+
+/* A write of RSP whose amount is known: ADD, SUB and LEA with a constant. */
+static bool known_move(const struct x86_insn *insn, int32_t *by)
+{
+	if (insn->opsize != 8 || (insn->flags & INSN_MEM))
+		return false;
+	if (insn->mnemonic == ZYDIS_MNEMONIC_LEA) {
+		*by = (int32_t)insn->disp;
+		return insn->reg == RSP && insn->base == RSP && insn->index < 0 && insn->addrsize == 8;
+	}
+	if (!insn->imm_len || !(insn->flags & INSN_RM_GPR) || insn->rm != RSP)
+		return false;
+	*by = insn->mnemonic == ZYDIS_MNEMONIC_SUB ? -(int32_t)insn->imm : (int32_t)insn->imm;
+	return insn->mnemonic == ZYDIS_MNEMONIC_SUB || insn->mnemonic == ZYDIS_MNEMONIC_ADD;
+}
+
+static void plan_stack(struct plan *p, const struct x86_insn *insn, struct share_insn *out)
+{
+	if (insn->opsize != 8) {
+		close_all(p);
+		return;
+	}
+	switch (insn->mnemonic) {
+	case ZYDIS_MNEMONIC_PUSH:
+	case ZYDIS_MNEMONIC_CALL:
+		add_access(p, &out->stack, RSP, -8, 8, true);
+		move_stack(p, -8);
+		break;
+	case ZYDIS_MNEMONIC_POP:
+		if (insn->flags & INSN_MEM) {
+			close_all(p);
+			break;
+		}
+		add_access(p, &out->stack, RSP, 0, 8, false);
+		move_stack(p, 8);
+		break;
+	case ZYDIS_MNEMONIC_RET:
+		add_access(p, &out->stack, RSP, 0, 8, false);
+		break;
+	default:
+		close_all(p);
+		break;
+	}
+}
+
+static void close_written(struct plan *p, const struct x86_insn *insn)
+{
+	bool stack = insn->cls == CLS_STACK || insn->cls == CLS_BRANCH;
+	int32_t by;
+	for (unsigned r = 0; r < X86_GPRS; r++) {
+		if (!(insn->gpr_write & 1u << r))
+			continue;
+		if (r == RSP && stack && !(insn->mnemonic == ZYDIS_MNEMONIC_POP && (insn->flags & INSN_OPREG_GPR) && insn->opreg == RSP))
+			continue;
+		if (r == RSP && known_move(insn, &by))
+			move_stack(p, by);
+		else
+			close_group(p, &p->group[r]);
+	}
+}
+
+void share_plan(const struct x86_insn *insn, unsigned n, struct share_insn *out)
+{
+	static _Thread_local struct plan plan; /* too large for a stack */
+	struct plan *p = &plan;
+	p->slots = 0;
+	for (unsigned r = 0; r < X86_GPRS; r++)
+		p->group[r].open = false;
+	for (unsigned i = 0; i < n; i++, insn++) {
+		out[i] = (struct share_insn){.mem.slot = -1, .stack.slot = -1};
+		if (insn->cls != CLS_PLAIN && insn->cls != CLS_STACK && insn->cls != CLS_BRANCH) {
+			close_all(p); /* a helper, which may change what is mapped */
+			continue;
+		}
+		if (shareable(insn))
+			add_access(p, &out[i].mem, (unsigned)insn->base, insn->disp, insn->mem_size, insn->mem_write);
+		if (insn->cls == CLS_STACK || (insn->cls == CLS_BRANCH && (insn->gpr_write & 1u << RSP)))
+			plan_stack(p, insn, &out[i]);
+		close_written(p, insn);
+	}
+	close_all(p);
+}
