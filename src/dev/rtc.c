@@ -21,6 +21,11 @@ enum { C_IRQ = 0x80, C_PF = 0x40, C_AF = 0x20, C_UF = 0x10 };
 /* The update takes 1984 us, and UIP is set 244 us before it begins (figure 14). The new time shows when it ends. */
 #define UIP_NS 2228000
 
+/* What 64 bits of ns can hold, with the host's own time taken off: the years 1811 to 2223. */
+#define SECONDS_MIN (-5000000000ll)
+#define SECONDS_MAX 8000000000ll
+#define OFFSET_MAX (7000000000ll * NS_PER_S)
+
 struct rtc {
 	struct rtc_config config;
 	struct host_mutex lock; /* held while the line is set */
@@ -39,14 +44,20 @@ static int64_t floor_div(int64_t a, int64_t b)
 	return a / b - (a % b < 0);
 }
 
-/* Now, in ns since 1970 as the clock shows it. */
-static int64_t rtc_now(const struct rtc *rtc)
+/* ns since 1970. */
+static int64_t host_time(void)
 {
 	uint64_t sec;
 	uint32_t nsec;
 
 	clock_wall(&sec, &nsec);
-	return (int64_t)(sec * NS_PER_S + nsec) + rtc->offset;
+	return (int64_t)(sec * NS_PER_S + nsec);
+}
+
+/* Likewise, as the clock shows it. */
+static int64_t rtc_now(const struct rtc *rtc)
+{
+	return host_time() + rtc->offset;
 }
 
 static bool is_leap(int year)
@@ -171,7 +182,9 @@ static void set_clock(struct rtc *rtc, int64_t fraction)
 		.year = decode(rtc, rtc->cmos[RTC_CENTURY]) * 100 + decode(rtc, rtc->cmos[YEAR]),
 	};
 
-	rtc->offset += from_calendar(&c) * NS_PER_S + fraction - rtc_now(rtc);
+	int64_t seconds = MAX(SECONDS_MIN, MIN(from_calendar(&c), SECONDS_MAX));
+
+	rtc->offset = seconds * NS_PER_S + fraction - host_time();
 	rtc->seen_second = floor_div(rtc_now(rtc), NS_PER_S);
 }
 
@@ -411,6 +424,8 @@ static void state(void *opaque, struct state_stream *s)
 	state_field(s, rtc->seen_second);
 	if (!s->saving) {
 		rtc->index &= 0x7f;
+		rtc->offset = MAX(-OFFSET_MAX, MIN(rtc->offset, OFFSET_MAX));
+		rtc->seen_second = MIN(rtc->seen_second, floor_div(rtc_now(rtc), NS_PER_S));
 		if (period_ticks(rtc))
 			rtc->seen_period = periods_at(rtc, clock_now(rtc->config.clock));
 		update(rtc);
