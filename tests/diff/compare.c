@@ -1,0 +1,112 @@
+/* Comparison of what two back-ends came to, and its report. */
+#include "diff.h"
+
+#include <Zydis/Mnemonic.h>
+#include <inttypes.h>
+#include <string.h>
+
+static const char *const gpr_name[X86_GPRS] = {"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
+					       "r8",  "r9",  "r10", "r11", "r12", "r13", "r14", "r15"};
+
+/* Fields of an XSAVE area that are state; those between are padding. */
+static const struct {
+	const char *name;
+	uint16_t off, len, stride, count;
+} vector_field[] = {
+	{"fcw", 0, 2, 0, 1},	 {"fsw", 2, 2, 0, 1},	 {"ftw", 4, 1, 0, 1},	   {"fop", 6, 2, 0, 1},
+	{"fip", 8, 8, 0, 1},	 {"fdp", 16, 8, 0, 1},	 {"mxcsr", 24, 4, 0, 1},   {"st", 32, 10, 16, 8},
+	{"xmm", 160, 16, 16, 16}, {"ymmh", 576, 16, 16, 16},
+};
+
+/* Components in their initial state may have anything in memory. */
+static void fill_initial(uint8_t *xs)
+{
+	if (!(xs[512] & 1)) {
+		memset(xs, 0, 24);
+		memset(xs + 32, 0, 128);
+		xs[0] = 0x7f;
+		xs[1] = 3;
+	}
+	if (!(xs[512] & 2))
+		memset(xs + 160, 0, 256);
+	if (!(xs[512] & 4))
+		memset(xs + 576, 0, 256);
+}
+
+static bool compare_vectors(const struct diff_state *a, const struct diff_state *b, char *why, size_t size)
+{
+	uint8_t x[X86_XSAVE_SIZE], y[X86_XSAVE_SIZE];
+
+	memcpy(x, a->xsave, sizeof(x));
+	memcpy(y, b->xsave, sizeof(y));
+	fill_initial(x);
+	fill_initial(y);
+	for (unsigned i = 0; i < ARRAY_LEN(vector_field); i++) {
+		for (unsigned n = 0; n < vector_field[i].count; n++) {
+			unsigned off = vector_field[i].off + n * vector_field[i].stride;
+			if (memcmp(x + off, y + off, vector_field[i].len) == 0)
+				continue;
+			int p = snprintf(why, size, "%s%u:", vector_field[i].name, n);
+			for (unsigned k = vector_field[i].len; k--;)
+				p += snprintf(why + p, size - (size_t)p, "%s%02x", k == vector_field[i].len - 1u ? " " : "", x[off + k]);
+			p += snprintf(why + p, size - (size_t)p, " not");
+			for (unsigned k = vector_field[i].len; k--;)
+				p += snprintf(why + p, size - (size_t)p, "%s%02x", k == vector_field[i].len - 1u ? " " : "", y[off + k]);
+			return false;
+		}
+	}
+	return true;
+}
+
+static bool compare_memory(const struct diff_result *a, const struct diff_result *b, char *why, size_t size)
+{
+	if (memcmp(a->memory, b->memory, WINDOW_SIZE) == 0)
+		return true;
+	for (unsigned i = 0; i < WINDOW_SIZE; i++) {
+		if (a->memory[i] != b->memory[i]) {
+			snprintf(why, size, "byte at %#" PRIx64 ": %02x not %02x", (uint64_t)WINDOW + i, a->memory[i], b->memory[i]);
+			return false;
+		}
+	}
+	return true;
+}
+
+static bool differ(char *why, size_t size, const char *what, uint64_t want, uint64_t got)
+{
+	snprintf(why, size, "%s: %#" PRIx64 " not %#" PRIx64, what, want, got);
+	return false;
+}
+
+bool compare_results(const struct diff_case *c, const struct diff_result *want, const struct diff_result *got, char *why, size_t size)
+{
+	if (want->vector != got->vector)
+		return differ(why, size, "exception", (uint64_t)want->vector, (uint64_t)got->vector);
+	if (want->error != got->error)
+		return differ(why, size, "error code", want->error, got->error);
+	if (want->cr2 != got->cr2)
+		return differ(why, size, "cr2", want->cr2, got->cr2);
+	if (want->out.rip != got->out.rip)
+		return differ(why, size, "rip", want->out.rip, got->out.rip);
+	for (unsigned i = 0; i < (c->mode == MODE_64 ? X86_GPRS : 8); i++) {
+		uint64_t mask = c->mode == MODE_64 ? ~0ull : 0xffffffff;
+		if ((want->out.gpr[i] ^ got->out.gpr[i]) & mask)
+			return differ(why, size, gpr_name[i], want->out.gpr[i], got->out.gpr[i]);
+	}
+	if ((want->out.rflags ^ got->out.rflags) & FL_COMPARED)
+		return differ(why, size, "rflags", want->out.rflags & FL_COMPARED, got->out.rflags & FL_COMPARED);
+	return compare_vectors(&want->out, &got->out, why, size) && compare_memory(want, got, why, size);
+}
+
+void print_case(const struct diff_case *c, const struct diff_result *want, const struct diff_result *got)
+{
+	printf("  mode %d, seed %#" PRIx64 ", %s, at %#" PRIx64 ":", c->mode == MODE_64 ? 64 : c->mode == MODE_32 ? 32 : 16, c->seed,
+	       c->name, c->in.rip);
+	for (unsigned i = 0; i < c->len; i++)
+		printf(" %02x", c->code[i]);
+	printf("\n");
+	for (unsigned i = 0; i < X86_GPRS; i++)
+		printf("  %-3s %016" PRIx64 " -> %016" PRIx64 " %016" PRIx64 "\n", gpr_name[i], c->in.gpr[i], want->out.gpr[i],
+		       got->out.gpr[i]);
+	printf("  rflags %" PRIx64 " -> %" PRIx64 " %" PRIx64 ", mxcsr %02x%02x, fcw %02x%02x fsw %02x%02x\n", c->in.rflags, want->out.rflags,
+	       got->out.rflags, c->in.xsave[25], c->in.xsave[24], c->in.xsave[1], c->in.xsave[0], c->in.xsave[3], c->in.xsave[2]);
+}
