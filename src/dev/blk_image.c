@@ -58,11 +58,13 @@ static bool check_size(struct blk_image *image, struct error *err)
 	if (size < 0)
 		return error_set(err, "cannot tell the size of disk image '%s': %s", image->path, host_error_text());
 	if (size == 0)
-		return error_set(err, "disk image '%s' is empty; give it a size first, for example with 'truncate -s 8G'",
+		return error_set(err,
+				 "disk image '%s' is empty; give it a size first, for example with 'truncate -s 8G'",
 				 image->path);
 	if (size % BLK_SECTOR)
 		return error_set(err,
-				 "disk image '%s' has %" PRId64 " bytes, which is no multiple of %d; is it a raw image? "
+				 "disk image '%s' has %" PRId64
+				 " bytes, which is no multiple of %d; is it a raw image? "
 				 "Make it longer with 'truncate -s %%%d'",
 				 image->path, size, BLK_SECTOR, BLK_SECTOR);
 	image->size = size;

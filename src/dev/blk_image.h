@@ -17,8 +17,8 @@ void blk_image_close(struct blk_image *image);
 uint64_t blk_image_size(const struct blk_image *image);
 
 /*
- * Transfers at any offset and length within the size, from any thread, several at once; those that overlap happen in any
- * order. False: the host's error, which has been logged.
+ * Transfers at any offset and length within the size, from any thread, several at once; those that overlap happen in
+ * any order. False: the host's error, which has been logged.
  */
 bool blk_image_read(struct blk_image *image, const struct host_iovec *iov, unsigned n, uint64_t off, uint64_t len);
 bool blk_image_write(struct blk_image *image, const struct host_iovec *iov, unsigned n, uint64_t off, uint64_t len);
@@ -27,7 +27,8 @@ bool blk_image_zero(struct blk_image *image, uint64_t off, uint64_t len);
 /* What was written is on stable storage. */
 bool blk_image_flush(struct blk_image *image);
 
-/* snapshot=on: what was written since. Otherwise the image is the state, and only its size is noted. Nothing else goes on. */
+/* snapshot=on: what was written since. Otherwise the image is the state, and its size is noted. Nothing else goes on.
+ */
 void blk_image_state(struct blk_image *image, struct state_stream *s);
 
 /* The part [skip, skip+len) of `iov`, as pieces in `out` (room for n); returns how many. */

@@ -1,6 +1,6 @@
 /*
- * Writes kept aside. A block is in the overlay or not; one that is written in part is completed from the image first. Readers take
- * no lock: a block's bit is set after its contents are there. Writers take turns.
+ * Writes kept aside. A block is in the overlay or not; one that is written in part is completed from the image first.
+ * Readers take no lock: a block's bit is set after its contents are there. Writers take turns.
  */
 #include "dev/blk_overlay.h"
 

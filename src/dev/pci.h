@@ -1,6 +1,7 @@
 /*
- * PCI: one host bridge with its bus 0, reached by configuration mechanism #1 (ports 0xCF8-0xCFF) and by ECAM (PCI Local Bus 3.0;
- * PCI Express 4.0, 7.2.2). In place of firmware, BARs get addresses when a function is added, and again at each reset.
+ * PCI: one host bridge with its bus 0, reached by configuration mechanism #1 (ports 0xCF8-0xCFF) and by ECAM (PCI Local
+ * Bus 3.0; PCI Express 4.0, 7.2.2). In place of firmware, BARs get addresses when a function is added, and again at
+ * each reset.
  *
  * Locks, outermost first: pci_bus.lock (configuration space, BARs), the lock of a device, pci_device.msix.lock and
  * pci_bus.intx_lock. A thread of a device raises interrupts holding its own lock; it never touches configuration space.
@@ -57,7 +58,7 @@ struct pci_window {
 };
 
 struct pci_bus_config {
-	struct bus *bus;		/* borrowed, as is mem */
+	struct bus *bus;                /* borrowed, as is mem */
 	const struct guest_memory *mem; /* BARs never hide RAM */
 	struct msi_sink msi;
 	/* The four interrupt inputs: INTA# of slot s is intx[pci_intx(s, 0)], as the DSDT's _PRT must say. */
@@ -66,7 +67,7 @@ struct pci_bus_config {
 	uint64_t ecam_base;
 	unsigned ecam_buses; /* of 1 MiB each; 0: no ECAM */
 	struct pci_window io, mem32, mem64;
-	/* Reset control register, port 0xCF9, which lies inside mechanism #1's ports: value 6 (or 0xE) was written. NULL: not there. */
+	/* The reset control register, port 0xCF9 in the midst of mechanism #1's, asked for a reset. NULL: not there. */
 	void (*reset_request)(void *opaque);
 	void *opaque;
 };
@@ -91,7 +92,7 @@ struct pci_bar {
 	const struct bus_ops *ops;
 	void *opaque;
 	uint64_t assigned; /* by us, in place of firmware */
-	bool mapped;	   /* on the bus, at mapped_at */
+	bool mapped;       /* on the bus, at mapped_at */
 	uint64_t mapped_at;
 };
 
@@ -104,7 +105,7 @@ struct pci_msix {
 	struct host_mutex lock;
 	unsigned vectors; /* 0: no MSI-X */
 	uint8_t cap;
-	bool enabled, masked; /* message control's bits 15 and 14 */
+	bool enabled, masked;                /* message control's bits 15 and 14 */
 	uint32_t table[PCI_MSIX_VECTORS][4]; /* address, address high, data, vector control */
 	uint64_t pending;
 };
@@ -122,7 +123,7 @@ struct pci_device {
 	bool intx_level, intx_disabled; /* under pci_bus.intx_lock */
 
 	/* Hooks of the function, both may be NULL; called with pci_bus.lock held. */
-	void (*config_read)(struct pci_device *dev, unsigned off, unsigned len);	 /* before config[] is read */
+	void (*config_read)(struct pci_device *dev, unsigned off, unsigned len);    /* before config[] is read */
 	void (*config_written)(struct pci_device *dev, unsigned off, unsigned len); /* after config[] changed */
 };
 
@@ -132,7 +133,7 @@ struct pci_id {
 	uint8_t revision;
 };
 
-/* Fills a zeroed *dev: identity, and what is writable in every header. `name` is borrowed. Nothing is on the bus yet. */
+/* Fills *dev: identity, and what is writable in every header. `name` is borrowed. Nothing is on the bus yet. */
 void pci_device_init(struct pci_device *dev, struct pci_bus *bus, const char *name, const struct pci_id *id);
 /* Memory and I/O BARs; a 64-bit one takes index and index + 1. Before pci_device_add. */
 void pci_device_bar(struct pci_device *dev, unsigned index, enum pci_bar_kind kind, uint64_t size,
@@ -154,7 +155,7 @@ void pci_device_state(struct pci_device *dev, struct state_stream *s);
 void pci_set_intx(struct pci_device *dev, bool level);
 /* True when MSI-X is on: INTx# must not be used then. Any thread. */
 bool pci_msix_enabled(struct pci_device *dev);
-/* Sends the message of `vector`, or sets its pending bit while masked. Out of range (PCI_NO_VECTOR): nothing. Any thread. */
+/* Sends the message of `vector`; while it is masked, sets its pending bit. PCI_NO_VECTOR: nothing. Any thread. */
 void pci_msix_send(struct pci_device *dev, unsigned vector);
 /* Whether the function may read and write memory (bus master enable). Under pci_bus.lock only. */
 bool pci_is_master(const struct pci_device *dev);

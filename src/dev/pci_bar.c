@@ -107,8 +107,7 @@ static bool bar_assign(struct pci_bus *bus, struct pci_bar *bar)
 		return window_take(&bus->c.io, &bus->io_next, bar->size, &bar->assigned);
 	if (!high && window_take(&bus->c.mem32, &bus->mem32_next, bar->size, &bar->assigned))
 		return true;
-	return (bar->kind & PCI_BAR_MEM64) &&
-	       window_take(&bus->c.mem64, &bus->mem64_next, bar->size, &bar->assigned);
+	return (bar->kind & PCI_BAR_MEM64) && window_take(&bus->c.mem64, &bus->mem64_next, bar->size, &bar->assigned);
 }
 
 bool pci_bars_assign(struct pci_device *dev, struct error *err)

@@ -9,8 +9,8 @@ struct pci_bus {
 	struct host_mutex lock;
 	struct pci_device *slot[PCI_SLOTS];
 	uint64_t io_next, mem32_next, mem64_next; /* first free address in each window */
-	uint32_t address;			  /* mechanism #1's CONFIG_ADDRESS */
-	uint8_t reset_control;			  /* port 0xCF9 */
+	uint32_t address;                         /* mechanism #1's CONFIG_ADDRESS */
+	uint8_t reset_control;                    /* port 0xCF9 */
 
 	struct host_mutex intx_lock;
 	unsigned intx_raised[4]; /* how many functions pull each line */

@@ -84,7 +84,8 @@ bool pci_device_add(struct pci_device *dev, struct error *err)
 	for (dev->slot = 0; dev->slot < PCI_SLOTS && bus->slot[dev->slot]; dev->slot++)
 		;
 	if (dev->slot == PCI_SLOTS) {
-		error_set(err, "too many PCI devices: no slot is left for %s (at most %d fit)", dev->name, PCI_SLOTS - 1);
+		error_set(err, "too many PCI devices: no slot is left for %s (at most %d fit)", dev->name,
+			  PCI_SLOTS - 1);
 		goto out;
 	}
 	if (!pci_bars_assign(dev, err))

@@ -1,6 +1,6 @@
 /*
- * The host bridge: configuration mechanism #1 (PCI Local Bus 3.0, 3.2.2.3.2) and ECAM (PCI Express 4.0, 7.2.2), and function
- * 00:00.0 that stands for it. All functions are on bus 0, each the only one in its slot.
+ * The host bridge: configuration mechanism #1 (PCI Local Bus 3.0, 3.2.2.3.2) and ECAM (PCI Express 4.0, 7.2.2), and
+ * function 00:00.0 that stands for it. All functions are on bus 0, each the only one in its slot.
  */
 #include "dev/pci_bus.h"
 
@@ -92,22 +92,18 @@ static const struct bus_ops port_ops = {port_read, port_write};
 
 static uint64_t ecam_read(void *opaque, uint64_t off, unsigned len, unsigned cpu)
 {
-	uint64_t value = 0;
+	uint64_t low = config_read(opaque, off / FUNCTION_SIZE, off % FUNCTION_SIZE, MIN(len, 4u));
 
-	for (unsigned i = 0; i < len; i += 4) {
-		uint64_t at = off + i;
-		value |= (uint64_t)config_read(opaque, at / FUNCTION_SIZE, at % FUNCTION_SIZE, MIN(len - i, 4u))
-			 << (8 * i);
-	}
-	return value;
+	if (len > 4)
+		low |= ecam_read(opaque, off + 4, len - 4, cpu) << 32;
+	return low;
 }
 
 static void ecam_write(void *opaque, uint64_t off, unsigned len, uint64_t value, unsigned cpu)
 {
-	for (unsigned i = 0; i < len; i += 4) {
-		uint64_t at = off + i;
-		config_write(opaque, at / FUNCTION_SIZE, at % FUNCTION_SIZE, MIN(len - i, 4u), value >> (8 * i));
-	}
+	config_write(opaque, off / FUNCTION_SIZE, off % FUNCTION_SIZE, MIN(len, 4u), value);
+	if (len > 4)
+		ecam_write(opaque, off + 4, len - 4, value >> 32, cpu);
 }
 
 static const struct bus_ops ecam_ops = {ecam_read, ecam_write};
@@ -161,8 +157,8 @@ static bool host_map(struct pci_bus *bus, struct error *err)
 struct pci_bus *pci_bus_create(const struct pci_bus_config *config, struct device *out, struct error *err)
 {
 	/* A bridge that systems know and have no workarounds for: QEMU's generic PCIe host bridge. */
-	const struct pci_id id = {.vendor = 0x1b36, .device = 8, .subsystem_vendor = 0x1af4, .subsystem = 0x1100,
-				  .class = 0x060000};
+	const struct pci_id id = {
+		.vendor = 0x1b36, .device = 8, .subsystem_vendor = 0x1af4, .subsystem = 0x1100, .class = 0x060000};
 	struct pci_bus *bus = calloc(1, sizeof(*bus));
 
 	if (!bus) {

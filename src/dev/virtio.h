@@ -1,12 +1,13 @@
 /*
- * virtio 1.2, the part that all devices share: split virtqueues (2.7), status and features (2.1, 2.2, 3.1), and the threads that
- * serve the queues. The transport (virtio_pci.c) lies below it and the kinds of device above.
+ * virtio 1.2, the part that all devices share: split virtqueues (2.7), status and features (2.1, 2.2, 3.1), and the
+ * threads that serve the queues. The transport (virtio_pci.c) lies below it and the kinds of device above.
  *
- * The guest writes the rings at any time. Each field is read once, checked, and only the copy used. What breaks the rules marks the
- * device DEVICE_NEEDS_RESET (2.1.2); a chain has at most VIRTQ_SEGMENTS pieces and as many bytes as the device allows.
+ * The guest writes the rings at any time. Each field is read once, checked, and only the copy used. What breaks the
+ * rules marks the device DEVICE_NEEDS_RESET (2.1.2); a chain has at most VIRTQ_SEGMENTS pieces and as many bytes as the
+ * device allows.
  *
- * virtio_device.lock protects everything but what is constant after creation. A virtual CPU's access to the queues only wakes the
- * device's threads. They hold the lock but for the transfer itself (virtio_busy_begin, virtio_busy_end).
+ * virtio_device.lock protects everything but what is constant after creation. A virtual CPU's access to the queues only
+ * wakes the device's threads. They hold the lock but for the transfer itself (virtio_busy_begin, virtio_busy_end).
  */
 #ifndef DOPPEL_DEV_VIRTIO_H
 #define DOPPEL_DEV_VIRTIO_H
@@ -43,7 +44,7 @@ enum virtio_type { VIRTIO_TYPE_BLOCK = 2, VIRTIO_TYPE_CONSOLE = 3, VIRTIO_TYPE_E
 struct virtqueue {
 	uint16_t size, size_max;
 	bool enabled;
-	uint16_t vector;	    /* the transport's */
+	uint16_t vector;            /* the transport's */
 	uint64_t desc, avail, used; /* guest-physical addresses, as the driver told them */
 
 	/* Made by virtq_map: the three areas, each checked for its whole length. NULL: not there. */
@@ -52,10 +53,10 @@ struct virtqueue {
 	uint8_t *avail_at, *used_at;
 
 	bool event_idx, indirect; /* features agreed on */
-	bool silenced;		  /* the driver was told that it need not notify */
-	uint16_t next_avail;	  /* next entry of the available ring to take */
-	uint16_t next_used;	  /* next entry of the used ring to fill */
-	uint16_t signalled;	  /* next_used when the driver was last interrupted */
+	bool silenced;            /* the driver was told that it need not notify */
+	uint16_t next_avail;      /* next entry of the available ring to take */
+	uint16_t next_used;       /* next entry of the used ring to fill */
+	uint16_t signalled;       /* next_used when the driver was last interrupted */
 	bool signalled_valid;
 };
 
@@ -90,7 +91,7 @@ bool virtq_arm(struct virtqueue *q);
 void virtq_silence(struct virtqueue *q);
 bool virtq_has_more(const struct virtqueue *q);
 
-/* Copies out of the readable part, or into the writable part, from byte `off`; returns the bytes copied, up to `len`. */
+/* Copies out of the readable part, or into the writable part, from byte `off`; returns how many bytes, up to `len`. */
 size_t virtq_chain_read(const struct virtq_chain *chain, uint64_t off, void *dst, size_t len);
 size_t virtq_chain_write(struct guest_memory *mem, const struct virtq_chain *chain, uint64_t off, const void *src,
 			 size_t len);
@@ -101,8 +102,8 @@ struct virtio_device;
 
 struct virtio_ops {
 	/*
-	 * On a thread of the device, with the lock held: serves one chain; false when there is nothing to do. It may let go of the lock
-	 * between virtio_busy_begin and virtio_busy_end, and then returns true.
+	 * On a thread of the device, with the lock held: serves one chain; false when there is nothing to do. It may
+	 * let go of the lock between virtio_busy_begin and virtio_busy_end, and then returns true.
 	 */
 	bool (*work)(struct virtio_device *dev);
 	/* The kind's own state, beyond queues and negotiation; lock held, no work going on. Each may be NULL. */
@@ -118,7 +119,7 @@ struct virtio_spec {
 	uint32_t pci_class;
 	unsigned queues, threads;
 	uint16_t queue_size;
-	uint64_t max_bytes; /* of one chain */
+	uint64_t max_bytes;  /* of one chain */
 	unsigned config_len; /* of the device configuration (2.5), which the guest only reads */
 	const struct virtio_ops *ops;
 };
@@ -148,13 +149,13 @@ struct virtio_device {
 };
 
 /*
- * Puts *dev, part of a zeroed struct of the kind's, on the PCI bus and starts its threads. Fills *out, whose `destroy` ends with
- * spec->ops->free. False: err says why, and free was not called.
+ * Puts *dev, part of a zeroed struct of the kind's, on the PCI bus and starts its threads. Fills *out, whose `destroy`
+ * ends with spec->ops->free. False: err says why, and free was not called.
  */
 bool virtio_device_create(struct virtio_device *dev, struct pci_bus *pci, struct guest_memory *mem, struct device *out,
 			  struct error *err);
 
-/* For `work`, with the lock held. pop: false when there is no chain to serve. push: interrupts the driver if it wants that. */
+/* For `work`, with the lock held. pop: false when there is no chain. push: interrupts the driver if it wants that. */
 bool virtio_pop(struct virtio_device *dev, unsigned queue, struct virtq_chain *chain);
 void virtio_push(struct virtio_device *dev, unsigned queue, const struct virtq_chain *chain, uint32_t len);
 void virtio_busy_begin(struct virtio_device *dev); /* lets go of the lock; a reset waits for busy_end */

@@ -21,8 +21,8 @@ enum { S_OK = 0, S_IOERR = 1, S_UNSUPP = 2 };
 
 #define QUEUE_SIZE 256
 #define SEG_MAX (VIRTQ_SEGMENTS - 2) /* besides header and status */
-#define SIZE_MAX_BYTES MiB(1)	     /* of one piece */
-#define REQUEST_MAX MiB(256)	     /* a reset waits for requests that are under way, so none may take forever */
+#define SIZE_MAX_BYTES MiB(1)        /* of one piece */
+#define REQUEST_MAX MiB(256)         /* a reset waits for requests that are under way, so none may take forever */
 #define ID_LEN 20
 #define ZERO_SECTORS (MiB(512) / BLK_SECTOR)
 #define ZERO_SEGMENTS 16

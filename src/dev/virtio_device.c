@@ -233,7 +233,7 @@ bool virtio_device_create(struct virtio_device *dev, struct pci_bus *pci, struct
 		device_end(dev);
 		return false;
 	}
-	*out = (struct device){dev->spec->name, dev, device_reset, device_state, device_destroy, device_pause,
-			       device_resume};
+	*out = (struct device){dev->spec->name, dev,          device_reset, device_state,
+			       device_destroy,  device_pause, device_resume};
 	return true;
 }

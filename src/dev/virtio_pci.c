@@ -10,7 +10,7 @@
 /* BAR 0 and what lies in it; BAR 2 is for MSI-X. */
 #define STRUCTURES_BAR 0
 #define MSIX_BAR 2
-#define PART_SIZE 0x1000
+#define PART_SIZE 0x1000ull
 enum { PART_COMMON, PART_ISR, PART_DEVICE, PART_NOTIFY, PARTS };
 #define NOTIFY_MULTIPLIER 4
 
@@ -203,8 +203,8 @@ static void bar_write(void *opaque, uint64_t off, unsigned len, uint64_t value, 
 static const struct bus_ops bar_ops = {bar_read, bar_write};
 
 /*
- * PCI configuration access capability (4.1.4.9): pci_cfg_data is a window on the structures for those who cannot reach the
- * BAR. Returns the length of the access, 0 if the window is not set to something sensible.
+ * PCI configuration access capability (4.1.4.9): pci_cfg_data is a window on the structures for those who cannot reach
+ * the BAR. Returns the length of the access, 0 if the window is not set to something sensible.
  */
 static unsigned window(struct virtio_pci *vp, uint32_t *off)
 {

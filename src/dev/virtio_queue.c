@@ -155,7 +155,7 @@ enum virtq_result virtq_pop(struct virtqueue *q, struct virtq_chain *chain, uint
 		*why = "an available index that jumps";
 		return VIRTQ_BROKEN;
 	}
-	unsigned slot = q->next_avail % q->size;
+	size_t slot = q->next_avail % q->size;
 	chain->head = load16(q->avail_at + RING_ENTRIES + 2 * slot, __ATOMIC_RELAXED);
 	chain->readable = chain->writable = 0;
 	chain->read_len = chain->write_len = 0;
@@ -169,10 +169,10 @@ enum virtq_result virtq_pop(struct virtqueue *q, struct virtq_chain *chain, uint
 void virtq_push(struct virtqueue *q, uint16_t head, uint32_t len)
 {
 	const uint32_t entry[2] = {head, len};
-	unsigned off = RING_ENTRIES + USED_ENTRY * (q->next_used % q->size);
 
 	if (!virtq_mapped(q))
 		return;
+	unsigned off = RING_ENTRIES + USED_ENTRY * (q->next_used % q->size);
 	memcpy(q->used_at + off, entry, sizeof(entry));
 	guest_memory_wrote(q->mem, q->used + off, sizeof(entry));
 	store16(q, RING_INDEX, ++q->next_used); /* releases the entry */
@@ -189,7 +189,7 @@ bool virtq_wants_interrupt(struct virtqueue *q)
 	atomic_thread_fence(memory_order_seq_cst);
 	if (!q->event_idx)
 		return !(load16(q->avail_at + RING_FLAGS, __ATOMIC_RELAXED) & AVAIL_NO_INTERRUPT);
-	uint16_t event = load16(q->avail_at + RING_ENTRIES + 2 * q->size, __ATOMIC_RELAXED);
+	uint16_t event = load16(q->avail_at + RING_ENTRIES + 2 * (size_t)q->size, __ATOMIC_RELAXED);
 	q->signalled = now;
 	q->signalled_valid = true;
 	return !known || (uint16_t)(now - event - 1) < (uint16_t)(now - before);

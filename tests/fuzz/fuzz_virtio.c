@@ -1,7 +1,7 @@
 /*
- * libFuzzer target: the input is a guest's doings to a disk, a console and an entropy device: configuration space, BARs, rings, state
- * streams. tests/fuzz/run-virtio builds and runs it. The devices' threads are held, and their work is done here, so that an input
- * always does the same.
+ * libFuzzer target: the input is a guest's doings to a disk, a console and an entropy device: configuration space,
+ * BARs, rings, state streams. tests/fuzz/run-virtio builds and runs it. The devices' threads are held, and their work
+ * is done here, so that an input always does the same.
  */
 #include "../unit/virtio_guest.h"
 

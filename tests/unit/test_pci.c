@@ -288,7 +288,7 @@ TEST(msix_masks_and_pending_bits)
 	unsigned cap = t.pci.msix.cap;
 	uint64_t table = bar_address(&r, 1, TOY_MSIX), pba = table + PCI_MSIX_PBA;
 	CHECK_EQ(cfg_read(&r, 1, cap, 1), PCI_CAP_MSIX);
-	CHECK_EQ(cfg_read(&r, 1, cap + 2, 2), 2); /* three vectors */
+	CHECK_EQ(cfg_read(&r, 1, cap + 2, 2), 2);  /* three vectors */
 	CHECK_EQ(mmio_read(&r, table + 12, 4), 1); /* masked at first */
 	pci_msix_send(&t.pci, 0);
 	CHECK_EQ(mmio_read(&r, pba, 8), 0); /* not enabled: nothing is even pending */

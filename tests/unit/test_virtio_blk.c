@@ -227,10 +227,10 @@ TEST(bad_requests_get_an_error)
 		uint32_t len;
 		uint8_t status;
 	} bad[] = {
-		{IN, SECTORS, 512, IOERR},   {IN, SECTORS - 1, 1024, IOERR}, {IN, ~0ull, 512, IOERR},
-		{IN, BIT(55), 512, IOERR},   {OUT, SECTORS, 512, IOERR},     {OUT, ~0ull - 1, 4096, IOERR},
-		{IN, 0, 511, IOERR},	     {OUT, 0, 513, IOERR},	     {7, 0, 0, UNSUPP},
-		{0xffffffff, 0, 512, UNSUPP}, {DISCARD, 0, 0, UNSUPP},	     {ZEROES, 0, 15, UNSUPP},
+		{IN, SECTORS, 512, IOERR},     {IN, SECTORS - 1, 1024, IOERR}, {IN, ~0ull, 512, IOERR},
+		{IN, BIT(55), 512, IOERR},     {OUT, SECTORS, 512, IOERR},     {OUT, ~0ull - 1, 4096, IOERR},
+		{IN, 0, 511, IOERR},           {OUT, 0, 513, IOERR},           {7, 0, 0, UNSUPP},
+		{0xffffffff, 0, 512, UNSUPP},  {DISCARD, 0, 0, UNSUPP},        {ZEROES, 0, 15, UNSUPP},
 		{DISCARD, 0, 17 * 16, UNSUPP},
 	};
 	for (unsigned i = 0; i < ARRAY_LEN(bad); i++)
@@ -250,11 +250,10 @@ TEST(malformed_requests_need_a_reset)
 {
 	static struct bench b;
 	const struct guest_desc bad[] = {
-		{HEADER(0), 16, 0, 0},	      /* no status */
-		{HEADER(0), 16, D_WRITE, 0},  /* no header */
-		{HEADER(0), 15, 0, 0},	      /* half of one */
-		{0, RIG_MEMORY, D_WRITE, 0},
-		{RIG_MEMORY, 16, 0, 0},
+		{HEADER(0), 16, 0, 0},       /* no status */
+		{HEADER(0), 16, D_WRITE, 0}, /* no header */
+		{HEADER(0), 15, 0, 0},       /* half of one */
+		{0, RIG_MEMORY, D_WRITE, 0}, {RIG_MEMORY, 16, 0, 0},
 	};
 
 	start(&b, false, false);

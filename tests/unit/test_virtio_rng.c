@@ -261,8 +261,8 @@ TEST(window_in_configuration_space)
 	cfg_write(&r, 1, cap + 12, 4, 2);
 	CHECK_EQ(cfg_read(&r, 1, cap + 16, 4) & 0xffff, 1);
 	/* Nonsense is dropped: lengths, places, BARs. */
-	const uint32_t bad[][3] = {{0, C_STATUS, 3}, {0, C_STATUS, 0}, {0, 1, 4}, {0, 0x4000, 1}, {0, ~0u, 1}, {1, 0, 4},
-				   {5, C_STATUS, 1}, {0, C_STATUS, ~0u}};
+	const uint32_t bad[][3] = {{0, C_STATUS, 3}, {0, C_STATUS, 0}, {0, 1, 4},        {0, 0x4000, 1},
+				   {0, ~0u, 1},      {1, 0, 4},        {5, C_STATUS, 1}, {0, C_STATUS, ~0u}};
 	for (unsigned i = 0; i < ARRAY_LEN(bad); i++) {
 		cfg_write(&r, 1, cap + 4, 1, bad[i][0]);
 		cfg_write(&r, 1, cap + 8, 4, bad[i][1]);
@@ -320,6 +320,7 @@ TEST(state_moves_to_another_machine)
 	for (unsigned i = 0; i < 20; i++)
 		expect_random(&d, q);
 	/* Streams cut short or spoiled harm nobody. */
+	log_set_level(LOG_ERROR);
 	for (unsigned i = 0; i < 2000; i++) {
 		size_t len = s.len / 2;
 		uint8_t *copy = malloc(len);
@@ -329,6 +330,7 @@ TEST(state_moves_to_another_machine)
 		b.dev.state(b.dev.opaque, &l);
 		free(copy);
 	}
+	log_set_level(LOG_WARN);
 	free(s.data);
 	rig_end(&a);
 	rig_end(&b);

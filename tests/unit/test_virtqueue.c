@@ -161,15 +161,9 @@ TEST(areas_that_are_not_there)
 	const struct {
 		uint64_t desc, avail, used;
 	} bad[] = {
-		{DESC + 8, AVAIL, USED},
-		{DESC, AVAIL + 1, USED},
-		{DESC, AVAIL, USED + 2},
-		{MEMORY, AVAIL, USED},
-		{DESC, MEMORY - 16, USED},
-		{DESC, AVAIL, MEMORY - 64},
-		{-16ull, AVAIL, USED},
-		{DESC, -2ull, USED},
-		{DESC, AVAIL, 1ull << 63},
+		{DESC + 8, AVAIL, USED}, {DESC, AVAIL + 1, USED},   {DESC, AVAIL, USED + 2},
+		{MEMORY, AVAIL, USED},   {DESC, MEMORY - 16, USED}, {DESC, AVAIL, MEMORY - 64},
+		{-16ull, AVAIL, USED},   {DESC, -2ull, USED},       {DESC, AVAIL, 1ull << 63},
 	};
 
 	start(&b);

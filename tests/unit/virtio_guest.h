@@ -1,6 +1,6 @@
 /*
- * A machine with nothing but memory and a PCI bus, and a guest's driver for virtio over PCI: everything goes through ports,
- * memory-mapped registers and rings in guest memory, as a guest would do it.
+ * A machine with nothing but memory and a PCI bus, and a guest's driver for virtio over PCI: everything goes through
+ * ports, memory-mapped registers and rings in guest memory, as a guest would do it.
  */
 #ifndef DOPPEL_TESTS_VIRTIO_GUEST_H
 #define DOPPEL_TESTS_VIRTIO_GUEST_H
@@ -17,7 +17,7 @@
 
 #define RIG_MEMORY MiB(8)
 #define RIG_ECAM 0xe0000000ull
-#define RIG_QUEUES 0x10000ull	/* virtqueue n lies at n * RIG_QUEUE_SIZE from here */
+#define RIG_QUEUES 0x10000ull /* virtqueue n lies at n * RIG_QUEUE_SIZE from here */
 #define RIG_QUEUE_SIZE 0x10000ull
 #define RIG_BUFFERS 0x100000ull /* free for a test's buffers */
 
@@ -169,9 +169,24 @@ struct drv {
 #define F_EVENT_IDX BIT(29)
 #define F_INDIRECT BIT(28)
 
-enum { C_DEVICE_SELECT = 0, C_DEVICE_FEATURES = 4, C_DRIVER_SELECT = 8, C_DRIVER_FEATURES = 12, C_CONFIG_VECTOR = 16,
-       C_QUEUES = 18, C_STATUS = 20, C_GENERATION = 21, C_SELECT = 22, C_SIZE = 24, C_VECTOR = 26, C_ENABLE = 28,
-       C_NOTIFY = 30, C_DESC = 32, C_AVAIL = 40, C_USED = 48 };
+enum {
+	C_DEVICE_SELECT = 0,
+	C_DEVICE_FEATURES = 4,
+	C_DRIVER_SELECT = 8,
+	C_DRIVER_FEATURES = 12,
+	C_CONFIG_VECTOR = 16,
+	C_QUEUES = 18,
+	C_STATUS = 20,
+	C_GENERATION = 21,
+	C_SELECT = 22,
+	C_SIZE = 24,
+	C_VECTOR = 26,
+	C_ENABLE = 28,
+	C_NOTIFY = 30,
+	C_DESC = 32,
+	C_AVAIL = 40,
+	C_USED = 48
+};
 
 static inline uint64_t common_read(struct drv *d, unsigned off, unsigned len)
 {
@@ -191,8 +206,8 @@ static inline uint8_t drv_status(struct drv *d)
 static inline void drv_vendor_cap(struct drv *d, unsigned cap)
 {
 	unsigned type = cfg_read(d->r, d->slot, cap + 3, 1);
-	uint64_t at = bar_address(d->r, d->slot, cfg_read(d->r, d->slot, cap + 4, 1)) +
-		      cfg_read(d->r, d->slot, cap + 8, 4);
+	uint64_t at =
+		bar_address(d->r, d->slot, cfg_read(d->r, d->slot, cap + 4, 1)) + cfg_read(d->r, d->slot, cap + 8, 4);
 
 	switch (type) {
 	case 1:
@@ -273,7 +288,8 @@ static inline struct drv_queue *drv_queue(struct drv *d, unsigned index, unsigne
 	struct drv_queue *q = &d->q[index];
 	uint64_t base = RIG_QUEUES + index * RIG_QUEUE_SIZE;
 
-	*q = (struct drv_queue){.index = index, .size = size, .desc = base, .avail = base + 0x4000, .used = base + 0x8000};
+	*q = (struct drv_queue){
+		.index = index, .size = size, .desc = base, .avail = base + 0x4000, .used = base + 0x8000};
 	q->event_idx = d->features & F_EVENT_IDX;
 	memset(rig_at(d->r, base, RIG_QUEUE_SIZE), 0, RIG_QUEUE_SIZE);
 	common_write(d, C_SELECT, 2, index);
