@@ -152,6 +152,19 @@ void *map_fresh(u64 va, unsigned n, u64 flags);
 /* A copy of code between labels `name` and `name_end` into fresh pages that ring 3 may run, at `va` */
 void *map_code(u64 va, const void *begin, const void *end, u64 flags);
 #define CODE(name) extern u8 name[], name##_end[]
+/* Assembly outside any function, between two labels; `mode` is 64, 32 or 16 */
+#define SNIPPET(name, mode, text)                                                                                      \
+	CODE(name);                                                                                                    \
+	asm(".pushsection .text\n.globl " #name ", " #name "_end\n.code" #mode "\n" #name ":\n" text "\n" #name             \
+	    "_end:\n.code64\n.popsection\n")
+/*
+ * A frame that runs a copy of such code (position independent) in ring 3, as 64-bit or as 32-bit code. Code lies at
+ * USER_CODE, a stack of one page below USER_STACK, one page of data at USER_DATA, all below 4 GiB.
+ */
+#define USER_CODE 0xa0000000ull
+#define USER_STACK 0xa1000000ull
+#define USER_DATA 0xa2000000ull
+struct frame user_code(const void *begin, const void *end, unsigned mode);
 
 void invlpg(u64 va);
 #define barrier() asm volatile("" : : : "memory")

@@ -426,6 +426,30 @@ void *map_code(u64 va, const void *begin, const void *end, u64 flags)
 	return (void *)va;
 }
 
+/* The low identity map has 2 MiB pages; the three areas get tables of their own in their stead. */
+static void make_area(u64 va, u64 pa)
+{
+	boot_pd[va >> 21] = 0;
+	boot_pdpt[va >> 30] |= PTE_U;
+	boot_pml4[0] |= PTE_U;
+	map(va, pa, PTE_USER);
+}
+
+struct frame user_code(const void *begin, const void *end, unsigned mode)
+{
+	u64 len = (const u8 *)end - (const u8 *)begin;
+	u64 code = (u64)alloc_pages(2);
+	memcpy((void *)code, begin, len);
+	make_area(USER_CODE, code);
+	map(USER_CODE + PAGE, code + PAGE, PTE_USER);
+	make_area(USER_STACK - PAGE, (u64)alloc_pages(1));
+	make_area(USER_DATA, (u64)alloc_pages(1));
+	struct frame f = user_frame(USER_CODE, USER_STACK);
+	if (mode != 64)
+		f.cs = SEL_USER_CODE32;
+	return f;
+}
+
 bool has_feature(u32 leaf, unsigned reg, unsigned bit)
 {
 	u32 r[4];
@@ -458,6 +482,8 @@ static void reset_environment(void)
 	write_cr4(CR4_DEFAULT & ~CR4_PGE);
 	write_cr4(CR4_DEFAULT);
 	boot_pml4[1] = 0;
+	for (u64 va = USER_CODE; va <= USER_DATA + PAGE; va += 0x200000)
+		boot_pd[va >> 21] = va | PTE_KERNEL | PTE_PS | PTE_PCD | PTE_PWT;
 	write_cr3((u64)boot_pml4);
 	wrmsr(MSR_EFER, EFER_DEFAULT);
 	wrmsr(MSR_GS_BASE, 0);
