@@ -134,7 +134,7 @@ static bool make_clock(struct vm *vm, struct error *err)
 
 static bool make_parts(struct vm *vm, const struct vm_config *config, struct error *err)
 {
-	if (!guest_memory_init(&vm->mem, config->memory ? config->memory : VM_MEMORY_DEFAULT, err))
+	if (!guest_memory_init(&vm->mem, config->memory, err))
 		return false;
 	vm->has_memory = true;
 	bus_init(&vm->bus);
@@ -157,7 +157,7 @@ struct vm *vm_create_with(const struct vm_config *config, const struct engine_op
 {
 	unsigned cpus = config->cpus;
 
-	if (!check_cpus(cpus, err) || !check_memory(config->memory ? config->memory : VM_MEMORY_DEFAULT, err))
+	if (!check_cpus(cpus, err) || !check_memory(config->memory, err))
 		return NULL;
 	struct vm *vm = calloc(1, sizeof(*vm));
 	if (!vm) {

@@ -12,7 +12,7 @@
 #define VM_MEMORY_MIN MiB(4)
 #define VM_MEMORY_DEFAULT GiB(1)
 
-/* Everything is borrowed until vm_create returns. NULL and 0 mean the default. */
+/* Everything is borrowed until vm_create returns. NULL means the default, as does 0 for code_cache. */
 struct vm_config {
 	const char *name, *kernel, *initrd, *append;
 	uint64_t memory;

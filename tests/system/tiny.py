@@ -28,8 +28,8 @@ def say(text):
     return code
 
 
-# 1: in al, 0x3fd; test al, 1; jz 1b; in al, 0x3f8; cmp al, 'q'; je 2f; out 0x3f8, al; jmp 1b; 2:
-ECHO = bytes.fromhex('66bafd03 ec a801 74f7 66baf803 ec 3c71 7403 ee ebeb'.replace(' ', ''))
+# out 0x3fc, 3 (DTR, RTS); 1: in al, 0x3fd; test al, 1; jz 1b; in al, 0x3f8; cmp al, 'q'; je 2f; out 0x3f8, al; jmp 1b; 2:
+ECHO = bytes.fromhex('66bafc03 b003 ee 66bafd03 ec a801 74f7 66baf803 ec 3c71 7403 ee ebeb'.replace(' ', ''))
 
 
 def kernel(folder, name, code):
