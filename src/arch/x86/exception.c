@@ -12,6 +12,7 @@ struct gate {
 struct event {
 	unsigned vector, flags;
 	uint32_t error, ext;
+	uint64_t next; /* where the handler returns to */
 	struct gate gate;
 	struct descriptor cs, ss;
 	uint16_t ss_sel;
@@ -139,7 +140,7 @@ static enum verdict push_frame(struct x86_cpu *cpu, struct event *e)
 	}
 	item[n++] = cpu->rflags | (e->flags & EVENT_RF ? FL_RF : 0);
 	item[n++] = cpu->seg[SEG_CS].sel;
-	item[n++] = cpu->rip;
+	item[n++] = e->next;
 	if (e->flags & EVENT_ERROR)
 		item[n++] = e->error;
 	v = stack_push(cpu, &e->stack, item, n, size);
@@ -183,7 +184,7 @@ static enum verdict task_gate(struct x86_cpu *cpu, const struct event *e)
 	struct stack s;
 	uint64_t error = e->error;
 
-	TRY(task_switch(cpu, e->gate.sel, TASK_EVENT, e->ext));
+	TRY(task_switch(cpu, e->gate.sel, TASK_EVENT, e->next, e->ext));
 	if (!(e->flags & EVENT_ERROR))
 		return V_DONE;
 	stack_current(cpu, &s);
@@ -193,9 +194,9 @@ static enum verdict task_gate(struct x86_cpu *cpu, const struct event *e)
 }
 
 /* Real mode's interrupt table (SDM Vol. 3B 21.1.4): no error codes. */
-static enum verdict deliver_real(struct x86_cpu *cpu, unsigned vector)
+static enum verdict deliver_real(struct x86_cpu *cpu, unsigned vector, uint64_t next)
 {
-	uint64_t item[3] = {cpu->rflags, cpu->seg[SEG_CS].sel, cpu->rip};
+	uint64_t item[3] = {cpu->rflags, cpu->seg[SEG_CS].sel, next};
 	uint16_t raw[2];
 	struct stack s;
 
@@ -227,15 +228,16 @@ static enum verdict deliver_protected(struct x86_cpu *cpu, struct event *e)
 	return V_DONE;
 }
 
-enum verdict deliver_event(struct x86_cpu *cpu, unsigned vector, unsigned flags, uint32_t error)
+enum verdict deliver_event(struct x86_cpu *cpu, unsigned vector, unsigned flags, uint32_t error, uint64_t next)
 {
 	struct event e;
 
 	e.vector = vector;
 	e.flags = flags;
 	e.error = error;
+	e.next = next;
 	e.ext = flags & EVENT_SOFT ? 0 : 1;
-	TRY(real_mode(cpu) ? deliver_real(cpu, vector) : deliver_protected(cpu, &e));
+	TRY(real_mode(cpu) ? deliver_real(cpu, vector, next) : deliver_protected(cpu, &e));
 	cpu->shadow = 0;
 	cpu->halted = false;
 	mode_changed(cpu);
@@ -290,7 +292,7 @@ enum verdict x86_deliver_exception(struct x86_cpu *cpu)
 		enum verdict v;
 
 		record_cause(cpu, &x);
-		v = deliver_event(cpu, x.vector, flags, x.error);
+		v = deliver_event(cpu, x.vector, flags, x.error, cpu->rip);
 		if (v != V_INJECT)
 			return v;
 		if (x.vector == X86_DF)
@@ -304,7 +306,7 @@ enum verdict x86_deliver_exception(struct x86_cpu *cpu)
 
 enum verdict x86_deliver_interrupt(struct x86_cpu *cpu, uint8_t vector)
 {
-	enum verdict v = deliver_event(cpu, vector, 0, 0);
+	enum verdict v = deliver_event(cpu, vector, 0, 0, cpu->rip);
 
 	return v == V_INJECT ? x86_deliver_exception(cpu) : v;
 }
@@ -314,6 +316,6 @@ enum verdict x86_deliver_nmi(struct x86_cpu *cpu)
 	enum verdict v;
 
 	cpu->nmi_blocked = true;
-	v = deliver_event(cpu, X86_NMI, 0, 0);
+	v = deliver_event(cpu, X86_NMI, 0, 0, cpu->rip);
 	return v == V_INJECT ? x86_deliver_exception(cpu) : v;
 }

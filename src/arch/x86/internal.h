@@ -213,12 +213,18 @@ enum verdict tss_ist(struct x86_cpu *cpu, unsigned ist, uint32_t ext, uint64_t *
 
 enum { EVENT_SOFT = 1 /* INT n, INT3, INTO: gate's DPL is checked, EXT is not set */, EVENT_ERROR = 2, EVENT_RF = 4 };
 
-/* Takes one event through the IDT (or IVT): rip must be the return address. Changes state fully or not at all. */
-enum verdict deliver_event(struct x86_cpu *cpu, unsigned vector, unsigned flags, uint32_t error);
+/*
+ * Takes one event through the IDT (or IVT); `next` is the return address that the handler gets. Changes state fully or not at all (but for
+ * what task_switch says).
+ */
+enum verdict deliver_event(struct x86_cpu *cpu, unsigned vector, unsigned flags, uint32_t error, uint64_t next);
 
 enum task_source { TASK_JMP, TASK_CALL, TASK_IRET, TASK_EVENT };
-/* Switches to the task of TSS `sel` (SDM Vol. 3A 7.3); rip is where the old task goes on. */
-enum verdict task_switch(struct x86_cpu *cpu, uint16_t sel, enum task_source source, uint32_t ext);
+/*
+ * Switches to the task of TSS `sel` (SDM Vol. 3A 8.3); the old task goes on at `next`. V_INJECT either before anything has changed, or with
+ * the new task entered: then the exception is the new task's, and rip is there.
+ */
+enum verdict task_switch(struct x86_cpu *cpu, uint16_t sel, enum task_source source, uint64_t next, uint32_t ext);
 
 /* --- control.c --- */
 

@@ -4,16 +4,12 @@
 /* Delivered here and not by the engine, because only here the return address is known. */
 static enum verdict software_interrupt(struct x86_cpu *cpu, const struct x86_insn *insn, unsigned vector, unsigned flags)
 {
-	uint64_t old = cpu->rip, tf = cpu->rflags & FL_TF;
-	enum verdict v;
+	uint64_t tf = cpu->rflags & FL_TF;
 
-	cpu->rip = next_rip(cpu, insn);
-	v = deliver_event(cpu, vector, flags, 0);
-	if (v != V_DONE)
-		cpu->rip = old;
-	else if (tf)
+	TRY(deliver_event(cpu, vector, flags, 0, next_rip(cpu, insn)));
+	if (tf)
 		cpu->db_pending |= X86_NO_STEP;
-	return v;
+	return V_DONE;
 }
 
 enum verdict sys_int(struct x86_cpu *cpu, const struct x86_insn *insn)

@@ -145,8 +145,6 @@ static enum verdict far_task(struct x86_cpu *cpu, const struct x86_insn *insn, u
 			     enum task_source source)
 {
 	unsigned dpl = SEG_ATTR_DPL(d->seg.attr);
-	uint64_t old = cpu->rip;
-	enum verdict v;
 
 	if (dpl < cpu->cpl || dpl < (sel & 3u))
 		return raise_gp(cpu, sel & ~3u);
@@ -155,11 +153,7 @@ static enum verdict far_task(struct x86_cpu *cpu, const struct x86_insn *insn, u
 			return x86_raise_error(cpu, X86_NP, sel & ~3u);
 		sel = (uint16_t)(d->raw[0] >> 16);
 	}
-	cpu->rip = next_rip(cpu, insn);
-	v = task_switch(cpu, sel, source, 0);
-	if (v != V_DONE)
-		cpu->rip = old;
-	return v;
+	return task_switch(cpu, sel, source, next_rip(cpu, insn), 0);
 }
 
 static enum verdict far_flat_jmp(struct x86_cpu *cpu, const struct far_ptr *f)

@@ -125,18 +125,12 @@ static enum verdict iret_protected(struct x86_cpu *cpu, unsigned size)
 static enum verdict iret_task(struct x86_cpu *cpu, const struct x86_insn *insn)
 {
 	const struct x86_segment *tr = &cpu->seg[SEG_TR];
-	uint64_t old = cpu->rip;
 	uint16_t link;
-	enum verdict v;
 
 	if (x86_long_mode(cpu))
 		return raise_gp(cpu, 0);
 	TRY(mem_read(cpu, tr->base, &link, 2, ACC_IMPLICIT));
-	cpu->rip = next_rip(cpu, insn);
-	v = task_switch(cpu, link, TASK_IRET, 0);
-	if (v != V_DONE)
-		cpu->rip = old;
-	return v;
+	return task_switch(cpu, link, TASK_IRET, next_rip(cpu, insn), 0);
 }
 
 enum verdict sys_iret(struct x86_cpu *cpu, const struct x86_insn *insn)
