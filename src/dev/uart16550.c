@@ -36,6 +36,7 @@ struct uart16550 {
 	uint8_t backlog[BACKLOG];
 	uint16_t backlog_at, backlog_len;
 	bool refused;		   /* receive() took less than it was given */
+	bool line;		   /* what the interrupt line was last set to */
 };
 
 static unsigned fifo_size(const struct uart16550 *u)
@@ -94,8 +95,13 @@ static uint8_t interrupt_id(const struct uart16550 *u)
 /* A PC gates the interrupt by OUT2, which is off while looped back. The lock is held. */
 static void update(struct uart16550 *u)
 {
+	bool level;
+
 	refill(u);
-	irq_set(&u->config.irq, interrupt_id(u) != IIR_NONE && (u->mcr & (MCR_OUT2 | MCR_LOOP)) == MCR_OUT2);
+	level = interrupt_id(u) != IIR_NONE && (u->mcr & (MCR_OUT2 | MCR_LOOP)) == MCR_OUT2;
+	if (level != u->line) /* a wire costs two locks, and most accesses change nothing */
+		irq_set(&u->config.irq, level);
+	u->line = level;
 }
 
 /* Inputs of the modem: what is connected is always ready; looped back, they are the outputs (8.6.6). */
@@ -375,6 +381,7 @@ static void state(void *opaque, struct state_stream *s)
 	u->tx_interrupt = tx;
 	check_loaded(u);
 	update(u);
+	irq_set(&u->config.irq, u->line); /* whatever it was before */
 	host_unlock(&u->lock);
 }
 
