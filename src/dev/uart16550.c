@@ -1,7 +1,7 @@
 /*
  * 16550A (PC16550D data sheet, 8.0). What is sent leaves at once, so the transmitter is always empty; what is received waits in
- * a backlog until the guest is ready to take it: it has enabled the interrupt, or asserts RTS. A guest that clears
- * the FIFO while it sets the port up loses nothing that way.
+ * a backlog until the guest is ready to take it: it has enabled the interrupt, asserts RTS, or does nothing but read LSR. A
+ * guest that clears the FIFO while it sets the port up loses nothing that way.
  */
 #include "dev/uart16550.h"
 
@@ -12,6 +12,7 @@
 
 #define FIFO 16
 #define BACKLOG 4096
+#define POLLS 16 /* so many reads of LSR in a row are a wait for input; who waits to send reads it but once */
 
 enum { REG_DATA, REG_IER, REG_IIR_FCR, REG_LCR, REG_MCR, REG_LSR, REG_MSR, REG_SCRATCH, REGS };
 enum { IER_RX = 1, IER_TX = 2, IER_LINE = 4, IER_MODEM = 8 };
@@ -35,6 +36,7 @@ struct uart16550 {
 	uint8_t fifo_len;
 	uint8_t backlog[BACKLOG];
 	uint16_t backlog_at, backlog_len;
+	uint8_t polls;		   /* reads of LSR since anything was written, up to POLLS */
 	bool refused;		   /* receive() took less than it was given */
 	bool line;		   /* what the interrupt line was last set to */
 };
@@ -46,7 +48,7 @@ static unsigned fifo_size(const struct uart16550 *u)
 
 static bool wants_input(const struct uart16550 *u)
 {
-	return (u->ier & IER_RX) || (u->mcr & MCR_RTS);
+	return (u->ier & IER_RX) || (u->mcr & MCR_RTS) || u->polls == POLLS;
 }
 
 /* A character arrives; with the FIFO full it is lost (with the one-character holding register, the older one is). */
@@ -133,6 +135,7 @@ static uint8_t read_lsr(struct uart16550 *u)
 {
 	uint8_t value;
 
+	u->polls = MIN(u->polls + 1, POLLS);
 	refill(u);
 	value = LSR_TX_EMPTY | (u->fifo_len ? LSR_DATA : 0) | line_errors(u);
 	for (unsigned i = 0; (u->fcr & FCR_ENABLE) && i < u->fifo_len; i++)
@@ -255,6 +258,7 @@ static void write_data(struct uart16550 *u, uint8_t byte)
 
 	host_lock(&u->tx_lock);
 	host_lock(&u->lock);
+	u->polls = 0;
 	/* The interrupt request falls with the write and rises when the byte is gone: an edge for each. */
 	u->tx_interrupt = false;
 	update(u);
@@ -308,6 +312,7 @@ static void write_port(struct uart16550 *u, unsigned reg, uint8_t value)
 		return;
 	}
 	host_lock(&u->lock);
+	u->polls = 0;
 	write_reg(u, reg, value);
 	update(u);
 	room = has_room_again(u);
@@ -350,6 +355,7 @@ static void reset(void *opaque)
 	u->divisor[0] = 12;
 	u->divisor[1] = 0;
 	u->tx_interrupt = false;
+	u->polls = 0;
 	update(u);
 	host_unlock(&u->lock);
 }

@@ -240,6 +240,25 @@ TEST(typed_ahead)
 	end();
 }
 
+/* A guest that polls, without RTS or interrupts. */
+TEST(polled)
+{
+	char got[4] = "";
+	unsigned n = 0;
+
+	begin();
+	receive("abc");
+	for (unsigned i = 0; i < 200 && n < 3; i++) {
+		wr(0, '.');
+		CHECK_EQ(rd(5), 0x60); /* waiting to send is no wait for input */
+		for (unsigned j = 0; j < 20 && n < 3; j++)
+			if (rd(5) & 1)
+				got[n++] = rd(0);
+	}
+	CHECK_STR(got, "abc");
+	end();
+}
+
 TEST(backlog)
 {
 	uint8_t data[10000], byte;
