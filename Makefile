@@ -28,6 +28,11 @@ test: build
 	@tools/setup run test
 	tools/run-tests --build $(BUILD) --group $(GROUP) $(if $(TEST),--test $(TEST))
 
+# 100 boots in a row with 1 processor, and 100 with 4: takes a while.
+hundred: build guests/cloud/initrd.gz
+	@tools/setup run test
+	DOPPEL=$(BUILD)/doppel DOPPEL_BUILD=$(BUILD) python3 tests/system/hundred_boots
+
 bench: build guests/cloud/initrd.gz
 	@tools/setup run test
 	bench/run --build $(BUILD)
@@ -46,4 +51,4 @@ lint: build
 clean:
 	rm -rf $(BUILD)
 
-.PHONY: all build run test bench install format lint clean
+.PHONY: all build run test hundred bench install format lint clean

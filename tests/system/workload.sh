@@ -1,6 +1,6 @@
 # What root.py runs in the guest and on the host, in the same root file system: the output must be the same. No time, no randomness, no
 # floating-point digits beyond what every libm agrees on.
-export LC_ALL=C PATH=/usr/bin:/bin:/usr/sbin:/sbin HOME=/tmp PYTHONHASHSEED=0 PERL_HASH_SEED=0
+export LC_ALL=C PATH=/usr/bin:/bin:/usr/sbin:/sbin HOME=/tmp PYTHONHASHSEED=0 PYTHONDONTWRITEBYTECODE=1 PERL_HASH_SEED=0
 cd /tmp || exit 1
 
 cat >prog.c <<'END'
@@ -102,5 +102,5 @@ while [ $i -lt 100 ]; do
 done
 echo "forks: $sum"
 sort -rn numbers | awk '{ s = (s * 31 + $1) % 1000003 } END { print s }'
-find /usr/share/perl /usr/lib/python3* -type f | LC_ALL=C sort | sha256sum
+find /usr/share/perl /usr/lib/python3* -type f ! -name '*.pyc' | LC_ALL=C sort | sha256sum
 tar -cf - -C / --sort=name --mtime=@0 usr/include 2>/dev/null | sha256sum
