@@ -22,7 +22,7 @@ void print_stats(doppel_vm *vm)
 	fputs("doppel: statistics, summed over the virtual CPUs\n time\n", stderr);
 	seconds("in translated code", s.time_translated);
 	seconds("in the translator", s.time_translator);
-	seconds("in the monitor", s.time_monitor);
+	seconds("in the monitor and the slow path", s.time_monitor);
 	seconds("halted or waiting to be started", s.time_halted);
 	fputs(" exits to the monitor\n", stderr);
 	count("port I/O", s.exits_io);

@@ -43,7 +43,8 @@ struct vcpu {
 	int16_t acked;	 /* an interrupt taken from the APIC, not delivered yet; -1 none */
 	int64_t tsc_offset; /* what the local APIC was told */
 
-	_Atomic uint64_t interrupts, time_halted;
+	_Atomic uint64_t interrupts, time_halted; /* asleep or parked, in ns */
+	_Atomic uint64_t started, ended;	   /* its thread, by host_now_ns(); 0 not yet */
 };
 
 struct vm {

@@ -186,6 +186,11 @@ static bool inject(struct vcpu *v)
 	return true;
 }
 
+static void count_idle(struct vcpu *v, uint64_t from)
+{
+	atomic_fetch_add_explicit(&v->time_halted, host_now_ns() - from, memory_order_relaxed);
+}
+
 static void vcpu_sleep(struct vcpu *v)
 {
 	uint64_t from = host_now_ns();
@@ -196,7 +201,15 @@ static void vcpu_sleep(struct vcpu *v)
 		host_cond_wait(&v->wake, &v->lock);
 	atomic_store(&v->place, PLACE_MONITOR);
 	host_unlock(&v->lock);
-	atomic_fetch_add_explicit(&v->time_halted, host_now_ns() - from, memory_order_relaxed);
+	count_idle(v, from);
+}
+
+static void park(struct vcpu *v)
+{
+	uint64_t from = host_now_ns();
+
+	vm_park(v->vm);
+	count_idle(v, from);
 }
 
 /* Whatever is to be done before guest code runs on; sleeps while there is none to run. False: the VM has ended. */
@@ -207,7 +220,7 @@ static bool vcpu_service(struct vcpu *v)
 		if (requests & REQ_STOP)
 			return false;
 		if (requests & REQ_PAUSE) {
-			vm_park(v->vm);
+			park(v);
 			continue;
 		}
 		if (v->completing)
@@ -243,6 +256,7 @@ static void *vcpu_main(void *arg)
 	struct vcpu *v = arg;
 	const struct engine_ops *ops = v->vm->ops;
 
+	v->started = host_now_ns();
 	if (ops->thread_enter(v->engine)) {
 		while (vcpu_service(v))
 			vcpu_run_guest(v);
@@ -251,6 +265,7 @@ static void *vcpu_main(void *arg)
 		vm_report_text(v->vm, "the engine cannot run CPU %u on this host: %s", v->index, host_error_text());
 		vm_stop(v->vm, VM_END_FAILED, 0);
 	}
+	v->ended = host_now_ns();
 	vm_thread_ended(v->vm);
 	return NULL;
 }

@@ -35,7 +35,7 @@ struct vm_end {
 };
 
 struct vm_stats {
-	struct engine_stats engine;
+	struct engine_stats engine; /* time_monitor: all that is neither translated code, translator nor idle */
 	uint64_t interrupts, time_halted;
 };
 
