@@ -408,8 +408,6 @@ TEST(general_protection)
 		CHECK_EQ_IN(t->f.error, 0, "%x %x %x", code[0], code[1], code[2]);
 		CHECK_EQ_IN(off, 0, "%x %x %x", code[0], code[1], code[2]);
 	}
-	CHECK_EQ(CATCH(wrmsr(MSR_LSTAR, 0x1000000000000)), GP);
-	CHECK_EQ(CATCH(wrmsr(MSR_GS_BASE, 0x1000000000000)), GP);
 }
 
 /* Control register and MSR bits that are reserved, or that must go together. */
@@ -425,6 +423,8 @@ TEST(reserved_controls)
 	CHECK_EQ(CATCH(write_cr8(16)), GP);
 	CHECK_EQ(CATCH(wrmsr(MSR_EFER, EFER_DEFAULT | 1ull << 40)), GP);
 	CHECK_EQ(CATCH(wrmsr(MSR_EFER, EFER_DEFAULT & ~0x100ull)), GP); /* LME while paging is on */
+	CHECK_EQ(CATCH(wrmsr(MSR_LSTAR, 0x1000000000000)), GP);
+	CHECK_EQ(CATCH(wrmsr(MSR_GS_BASE, 0x1000000000000)), GP);
 	CHECK_EQ(CATCH(wrmsr(0xdeadbeef, 0)), GP);
 	CHECK_EQ(CATCH(rdmsr(0xdeadbeef)), GP);
 	CHECK_EQ(CATCH(write_cr3(1ull << 60)), GP);

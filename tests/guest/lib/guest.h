@@ -120,7 +120,8 @@ extern struct tss tss[CPUS_MAX];
 /* Processors. */
 extern unsigned cpus; /* from the command line, "cpus=N" */
 unsigned this_cpu(void);
-void smp_start(void); /* once; starts all of them */
+void smp_start(void); /* starts those that are not running yet */
+void ap_forget(unsigned cpu); /* the next smp_start() starts it again by INIT and SIPI */
 /* Runs fn(arg) on another processor; smp_wait waits until it is done. */
 void smp_post(unsigned cpu, void (*fn)(void *), void *arg);
 void smp_wait(unsigned cpu);

@@ -504,24 +504,33 @@ static void reset_environment(void)
 }
 
 /* ---- other processors ---- */
+static void start_cpu(unsigned n)
+{
+	apic_icr(n, ICR_INIT | ICR_ASSERT);
+	delay_us(10000);
+	apic_icr(n, ICR_SIPI | ICR_ASSERT | TRAMPOLINE >> 12);
+	if (!WAIT_FOR(cpu_data[n].online, 1000))
+		apic_icr(n, ICR_SIPI | ICR_ASSERT | TRAMPOLINE >> 12);
+	if (!WAIT_FOR(cpu_data[n].online, 2000000)) {
+		print("FAIL %s: processor %u does not start\n", payload, n);
+		machine_exit(1);
+	}
+}
+
 void smp_start(void)
 {
-	static bool started;
-	if (started)
-		return;
-	started = true;
 	memcpy((void *)TRAMPOLINE, trampoline, trampoline_end - trampoline);
 	for (unsigned n = 1; n < cpus; n++) {
-		apic_icr(n, ICR_INIT | ICR_ASSERT);
-		delay_us(10000);
-		apic_icr(n, ICR_SIPI | ICR_ASSERT | TRAMPOLINE >> 12);
-		if (!WAIT_FOR(cpu_data[n].online, 1000))
-			apic_icr(n, ICR_SIPI | ICR_ASSERT | TRAMPOLINE >> 12);
-		if (!WAIT_FOR(cpu_data[n].online, 2000000)) {
-			print("FAIL %s: processor %u does not start\n", payload, n);
-			machine_exit(1);
-		}
+		if (!cpu_data[n].online)
+			start_cpu(n);
 	}
+}
+
+void ap_forget(unsigned cpu)
+{
+	cpu_data[cpu].online = false;
+	cpu_data[cpu].job = NULL;
+	gdt[SEL_TSS / 8 + 2 * cpu] = 0;
 }
 
 void smp_post(unsigned cpu, void (*fn)(void *), void *arg)
