@@ -9,7 +9,13 @@
 #define NS_PER_S 1000000000ull
 
 /* PM1 status and enable (tables 4.12, 4.13), control (4.14). */
-enum { PM1_TIMER = 1 << 0, PM1_GLOBAL = 1 << 5, PM1_POWER_BUTTON = 1 << 8, PM1_SLEEP_BUTTON = 1 << 9, PM1_RTC = 1 << 10 };
+enum {
+	PM1_TIMER = 1 << 0,
+	PM1_GLOBAL = 1 << 5,
+	PM1_POWER_BUTTON = 1 << 8,
+	PM1_SLEEP_BUTTON = 1 << 9,
+	PM1_RTC = 1 << 10
+};
 #define PM1_STATUS_BITS 0x8731
 #define PM1_ENABLE_BITS (PM1_TIMER | PM1_GLOBAL | PM1_POWER_BUTTON | PM1_SLEEP_BUTTON | PM1_RTC)
 enum { PM1_SCI_EN = 1 << 0, PM1_BM_RLD = 1 << 1, PM1_SLP_TYP = 7 << 10, PM1_SLP_EN = 1 << 13 };
@@ -20,8 +26,8 @@ struct acpi_pm {
 	struct host_mutex lock; /* held while the SCI is set: order device → I/O APIC */
 	struct clock_timer *timer;
 	uint16_t reg[REGS];
-	uint64_t ticks_offset;	/* PM timer: added to the ticks since the VM's clock began */
-	uint64_t next_carry;	/* tick at which bit 31 changes next: TMR_STS */
+	uint64_t ticks_offset; /* PM timer: added to the ticks since the VM's clock began */
+	uint64_t next_carry;   /* tick at which bit 31 changes next: TMR_STS */
 };
 
 static uint64_t now_ticks(const struct acpi_pm *pm)
@@ -197,7 +203,8 @@ struct acpi_pm *acpi_pm_create(const struct acpi_pm_config *config)
 	pm->config = *config;
 	host_mutex_init(&pm->lock);
 	pm->timer = clock_timer_create(config->clock, fire, pm);
-	if (!pm->timer || !bus_add(config->bus, BUS_PORT, (struct bus_region){"ACPI PM", config->port, ACPI_PM_SIZE, &ops, pm})) {
+	if (!pm->timer ||
+	    !bus_add(config->bus, BUS_PORT, (struct bus_region){"ACPI PM", config->port, ACPI_PM_SIZE, &ops, pm})) {
 		release(pm);
 		return NULL;
 	}

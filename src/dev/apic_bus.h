@@ -1,9 +1,10 @@
 /*
- * All local APICs of a VM and the bus between them: who is meant by an IPI, an MSI or an I/O APIC's message, and its delivery
- * there (SDM Vol. 3A 11.6, 11.11; 11.12 for x2APIC). APIC IDs are the CPU's index, so at most 255 processors.
+ * All local APICs of a VM and the bus between them: who is meant by an IPI, an MSI or an I/O APIC's message, and its
+ * delivery there (SDM Vol. 3A 11.6, 11.11; 11.12 for x2APIC). APIC IDs are the CPU's index, so at most 255 processors.
  *
- * Locks: delivery takes none (request registers are atomic), but calls `notify`; a device may hold its own lock meanwhile.
- * Order: device → I/O APIC or 8259 → nothing. The I/O APIC and the 8259 call here with their own lock released.
+ * Locks: delivery takes none (request registers are atomic), but calls `notify`; a device may hold its own lock
+ * meanwhile. Order: device → I/O APIC or 8259 → nothing. The I/O APIC and the 8259 call here with their own lock
+ * released.
  */
 #ifndef DOPPEL_DEV_APIC_BUS_H
 #define DOPPEL_DEV_APIC_BUS_H
@@ -28,27 +29,33 @@ enum apic_event {
 
 /* Delivery modes (SDM Vol. 3A figure 11-12), the same numbers in ICR, LVT, MSI data and I/O APIC entries. */
 enum apic_delivery {
-	APIC_FIXED = 0, APIC_LOWEST = 1, APIC_SMI = 2, APIC_NMI = 4, APIC_INIT = 5, APIC_SIPI = 6, APIC_EXTINT = 7,
+	APIC_FIXED = 0,
+	APIC_LOWEST = 1,
+	APIC_SMI = 2,
+	APIC_NMI = 4,
+	APIC_INIT = 5,
+	APIC_SIPI = 6,
+	APIC_EXTINT = 7,
 };
 
 struct apic_message {
-	uint32_t dest;	/* APIC ID or logical destination; 0xff (or all ones when `wide`) is everyone */
+	uint32_t dest; /* APIC ID or logical destination; 0xff (or all ones when `wide`) is everyone */
 	bool logical;
-	bool wide;	/* a 32-bit destination, from an x2APIC's ICR; else 8 bits */
-	bool level;	/* trigger mode: remembered in TMR, so that EOI goes back to the I/O APIC */
-	uint8_t mode;	/* enum apic_delivery */
+	bool wide;    /* a 32-bit destination, from an x2APIC's ICR; else 8 bits */
+	bool level;   /* trigger mode: remembered in TMR, so that EOI goes back to the I/O APIC */
+	uint8_t mode; /* enum apic_delivery */
 	uint8_t vector;
 };
 
 struct apic_bus_config {
 	struct vm_clock *clock;
-	unsigned cpus;	  /* 1..255; CPU 0 is the boot processor */
+	unsigned cpus;     /* 1..255; CPU 0 is the boot processor */
 	uint8_t phys_bits; /* of physical addresses: IA32_APIC_BASE's reserved bits; 0 means 52 */
-	bool x2apic;	  /* what CPUID claims: without it IA32_APIC_BASE.EXTD is reserved */
+	bool x2apic;       /* what CPUID claims: without it IA32_APIC_BASE.EXTD is reserved */
 	bool tsc_deadline;
 	/*
-	 * Any thread, no lock of APICs, I/O APIC or 8259 held, but perhaps a device's: it must only wake the processor, and
-	 * call no device. May come for no reason. Also called for what a processor does to itself.
+	 * Any thread, no lock of APICs, I/O APIC or 8259 held, but perhaps a device's: it must only wake the processor,
+	 * and call no device. May come for no reason. Also called for what a processor does to itself.
 	 */
 	void (*notify)(void *opaque, unsigned cpu, enum apic_event event, uint8_t vector);
 	void *opaque;

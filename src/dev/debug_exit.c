@@ -21,13 +21,9 @@ static void port_write(void *opaque, uint64_t off, unsigned len, uint64_t value,
 
 static const struct bus_ops ops = {port_read, port_write};
 
-static void reset(void *opaque)
-{
-}
+static void reset(void *opaque) {}
 
-static void state(void *opaque, struct state_stream *s)
-{
-}
+static void state(void *opaque, struct state_stream *s) {}
 
 static void destroy(void *opaque)
 {
@@ -53,6 +49,5 @@ struct debug_exit *debug_exit_create(const struct debug_exit_config *config)
 
 struct device debug_exit_device(struct debug_exit *dev)
 {
-	return (struct device){
-		.name = "debug exit", .opaque = dev, .reset = reset, .state = state, .destroy = destroy};
+	return (struct device){.name = "debug exit", .opaque = dev, .reset = reset, .state = state, .destroy = destroy};
 }

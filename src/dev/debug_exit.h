@@ -8,7 +8,7 @@ struct debug_exit;
 
 struct debug_exit_config {
 	struct bus *bus;
-	uint16_t port;	/* 0xf4; four ports */
+	uint16_t port;                                /* 0xf4; four ports */
 	void (*exited)(void *opaque, uint32_t value); /* on the writer's thread: the value written */
 	void *opaque;
 };

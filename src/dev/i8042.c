@@ -6,10 +6,21 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { STATUS_OUT_FULL = 1 << 0, STATUS_SYSTEM = 1 << 2, STATUS_COMMAND = 1 << 3, STATUS_UNLOCKED = 1 << 4,
-       STATUS_TIMEOUT = 1 << 6 };
+enum {
+	STATUS_OUT_FULL = 1 << 0,
+	STATUS_SYSTEM = 1 << 2,
+	STATUS_COMMAND = 1 << 3,
+	STATUS_UNLOCKED = 1 << 4,
+	STATUS_TIMEOUT = 1 << 6
+};
 /* Command byte, controller's RAM byte 0. */
-enum { CMD_IRQ1 = 1 << 0, CMD_SYSTEM = 1 << 2, CMD_KEYBOARD_OFF = 1 << 4, CMD_AUX_OFF = 1 << 5, CMD_TRANSLATE = 1 << 6 };
+enum {
+	CMD_IRQ1 = 1 << 0,
+	CMD_SYSTEM = 1 << 2,
+	CMD_KEYBOARD_OFF = 1 << 4,
+	CMD_AUX_OFF = 1 << 5,
+	CMD_TRANSLATE = 1 << 6
+};
 /* Output port. */
 enum { OUT_NO_RESET = 1 << 0, OUT_A20 = 1 << 1 };
 #define OUTPUT_PORT (0xcc | OUT_NO_RESET | OUT_A20)
@@ -18,12 +29,12 @@ enum { OUT_NO_RESET = 1 << 0, OUT_A20 = 1 << 1 };
 struct i8042 {
 	struct i8042_config config;
 	struct host_mutex lock; /* held while the line is set */
-	uint8_t ram[32];	/* byte 0 is the command byte */
-	uint8_t command;	/* controller command that waits for its data byte, or 0 */
-	uint8_t key_command;	/* the keyboard's that does */
-	bool last_was_command;	/* status bit 3 */
+	uint8_t ram[32];        /* byte 0 is the command byte */
+	uint8_t command;        /* controller command that waits for its data byte, or 0 */
+	uint8_t key_command;    /* the keyboard's that does */
+	bool last_was_command;  /* status bit 3 */
 	bool timeout;
-	uint8_t queue[QUEUE];	/* bytes for port 0x60, the first is in the output buffer */
+	uint8_t queue[QUEUE]; /* bytes for port 0x60, the first is in the output buffer */
 	uint8_t queued;
 };
 
@@ -57,14 +68,14 @@ static const struct key_command {
 	uint8_t command, takes, answers;
 	uint8_t answer[2];
 } key_commands[] = {
-	{0xed, 1, 0, {0}},	      /* LEDs */
-	{0xf0, 1, 0, {0}},	      /* scan code set */
-	{0xf2, 0, 2, {0xab, 0x83}},   /* identify: MF II */
-	{0xf3, 1, 0, {0}},	      /* typematic rate */
-	{0xf4, 0, 0, {0}},	      /* enable */
-	{0xf5, 0, 0, {0}},	      /* disable, defaults */
-	{0xf6, 0, 0, {0}},	      /* defaults */
-	{0xff, 0, 1, {0xaa}},	      /* reset and self test */
+	{0xed, 1, 0, {0}},          /* LEDs */
+	{0xf0, 1, 0, {0}},          /* scan code set */
+	{0xf2, 0, 2, {0xab, 0x83}}, /* identify: MF II */
+	{0xf3, 1, 0, {0}},          /* typematic rate */
+	{0xf4, 0, 0, {0}},          /* enable */
+	{0xf5, 0, 0, {0}},          /* disable, defaults */
+	{0xf6, 0, 0, {0}},          /* defaults */
+	{0xff, 0, 1, {0xaa}},       /* reset and self test */
 };
 
 enum { KEY_ECHO = 0xee, KEY_ACK = 0xfa, KEY_RESEND = 0xfe };

@@ -1,6 +1,6 @@
 /*
- * Keyboard controller, 8042 as in a PC/AT (IBM PC/AT Technical Reference, 1-38 ff.): self test, A20 and reset by its output
- * port. The keyboard behind it answers its commands, and nobody types on it.
+ * Keyboard controller, 8042 as in a PC/AT (IBM PC/AT Technical Reference, 1-38 ff.): self test, A20 and reset by its
+ * output port. The keyboard behind it answers its commands, and nobody types on it.
  */
 #ifndef DOPPEL_DEV_I8042_H
 #define DOPPEL_DEV_I8042_H
@@ -11,8 +11,8 @@ struct i8042;
 
 struct i8042_config {
 	struct bus *bus;
-	struct irq_line irq;  /* IRQ 1 */
-	bool keyboard;	      /* false: the controller alone; FADT's IAPC_BOOT_ARCH bit 1 should say the same */
+	struct irq_line irq;         /* IRQ 1 */
+	bool keyboard;               /* false: the controller alone; FADT's IAPC_BOOT_ARCH bit 1 should say the same */
 	void (*reset)(void *opaque); /* command 0xfe, or output port bit 0 cleared; no lock held */
 	void *opaque;
 };

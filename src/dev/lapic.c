@@ -131,7 +131,8 @@ static bool extint_pending(struct lapic *apic)
 {
 	const struct apic_extint *pic = &apic->bus->extint;
 	uint32_t lint0 = lapic_get(&apic->lvt[LVT_LINT0]);
-	bool wired = apic->id == 0 && (!lapic_enabled(apic) || (!(lint0 & LVT_MASKED) && LVT_MODE(lint0) == APIC_EXTINT));
+	bool wired =
+		apic->id == 0 && (!lapic_enabled(apic) || (!(lint0 & LVT_MASKED) && LVT_MODE(lint0) == APIC_EXTINT));
 
 	if (!wired && !atomic_load_explicit(&apic->extint_message, memory_order_relaxed))
 		return false;
@@ -249,8 +250,8 @@ void lapic_virtual_wire(struct lapic *apic)
 }
 
 /*
- * Modes by bits 11 (enable) and 10 (x2APIC), SDM Vol. 3A 11.12.5: disabled ↔ xAPIC → x2APIC → disabled, all else is #GP.
- * Another base address is kept, and the register page is then nowhere.
+ * Modes by bits 11 (enable) and 10 (x2APIC), SDM Vol. 3A 11.12.5: disabled ↔ xAPIC → x2APIC → disabled, all else is
+ * #GP. Another base address is kept, and the register page is then nowhere.
  */
 bool lapic_set_base(struct lapic *apic, uint64_t value)
 {
@@ -280,11 +281,11 @@ bool lapic_set_base(struct lapic *apic, uint64_t value)
 }
 
 /* An atomic word through a plain one, both ways. */
-#define state_atomic(s, lvalue)                                                                                                \
-	do {                                                                                                                   \
-		__typeof__(atomic_load(&(lvalue))) plain_ = atomic_load(&(lvalue));                                            \
-		state_field((s), plain_);                                                                                      \
-		atomic_store(&(lvalue), plain_);                                                                               \
+#define state_atomic(s, lvalue)                                                     \
+	do {                                                                        \
+		__typeof__(atomic_load(&(lvalue))) plain_ = atomic_load(&(lvalue)); \
+		state_field((s), plain_);                                           \
+		atomic_store(&(lvalue), plain_);                                    \
 	} while (0)
 
 void lapic_state(struct lapic *apic, struct state_stream *s)

@@ -1,9 +1,10 @@
 /*
- * The local APIC of one processor (SDM Vol. 3A ch. 11): xAPIC registers in memory, x2APIC registers as MSRs, the timer, local
- * vector table, priorities, IPIs. Made by apic_bus_create, one for each CPU; apic_bus_lapic names it.
+ * The local APIC of one processor (SDM Vol. 3A ch. 11): xAPIC registers in memory, x2APIC registers as MSRs, the timer,
+ * local vector table, priorities, IPIs. Made by apic_bus_create, one for each CPU; apic_bus_lapic names it.
  *
- * Threads: registers are the processor's own; only its thread (or one that stopped it) calls what is below, but for what says
- * "any thread". Interrupt requests come from everywhere and are atomic. The timer has a lock of its own, a leaf.
+ * Threads: registers are the processor's own; only its thread (or one that stopped it) calls what is below, but for
+ * what says "any thread". Interrupt requests come from everywhere and are atomic. The timer has a lock of its own, a
+ * leaf.
  */
 #ifndef DOPPEL_DEV_LAPIC_H
 #define DOPPEL_DEV_LAPIC_H
@@ -22,14 +23,14 @@
 #define LAPIC_NONE (-1)
 #define LAPIC_EXTINT 256 /* from lapic_pending: the 8259 has the vector, lapic_ack asks it */
 
-/* Power-on state; with `init` that after INIT, which leaves IA32_APIC_BASE alone. Pending NMI, INIT, SIPI are dropped. */
+/* Power-on state; with `init` that after INIT, which leaves IA32_APIC_BASE alone. Latched events are dropped. */
 void lapic_reset(struct lapic *apic, bool init);
 /* LINT0 = ExtINT, LINT1 = NMI, software enable: how a PC's firmware hands over the boot processor (MP spec 3.6.2.2). */
 void lapic_virtual_wire(struct lapic *apic);
 
 /*
- * What can be delivered now by priority: LAPIC_NONE, a vector, or LAPIC_EXTINT. RFLAGS.IF is the caller's business. Cheap: for
- * every turn of a processor's loop; any thread (a halted processor's waker), when it is only a hint.
+ * What can be delivered now by priority: LAPIC_NONE, a vector, or LAPIC_EXTINT. RFLAGS.IF is the caller's business.
+ * Cheap: for every turn of a processor's loop; any thread (a halted processor's waker), when it is only a hint.
  */
 int lapic_pending(struct lapic *apic);
 /* Takes that interrupt: request becomes service. The vector to inject, or LAPIC_NONE if there is none any more. */
@@ -41,8 +42,8 @@ uint32_t lapic_take_events(struct lapic *apic, uint8_t *sipi_vector);
 uint32_t lapic_events(const struct lapic *apic);
 
 /*
- * RDMSR and WRMSR of IA32_APIC_BASE, IA32_TSC_DEADLINE and 0x800..0x8ff. False: #GP(0), nothing changed. After a write of
- * IA32_APIC_BASE the caller copies lapic_base() to the processor's state.
+ * RDMSR and WRMSR of IA32_APIC_BASE, IA32_TSC_DEADLINE and 0x800..0x8ff. False: #GP(0), nothing changed. After a write
+ * of IA32_APIC_BASE the caller copies lapic_base() to the processor's state.
  */
 bool lapic_msr_read(struct lapic *apic, uint32_t msr, uint64_t *value);
 bool lapic_msr_write(struct lapic *apic, uint32_t msr, uint64_t value);
@@ -58,7 +59,7 @@ void lapic_set_cr8(struct lapic *apic, uint64_t value);
 
 /* Guest TSC = host TSC + offset: for the TSC deadline. Arms the timer anew. Any thread. */
 void lapic_set_tsc_offset(struct lapic *apic, int64_t offset);
-/* When the timer fires next, in ns of the VM's clock, or CLOCK_NEVER. It fires by itself; this is for statistics and tests. */
+/* When the timer fires next (by itself), in ns of the VM's clock, or CLOCK_NEVER. */
 uint64_t lapic_timer_deadline(struct lapic *apic);
 
 unsigned lapic_id(const struct lapic *apic);

@@ -9,18 +9,40 @@
 
 /* Register numbers: offset in the register page / 16, and MSR - 0x800 (SDM Vol. 3A tables 11-1 and 11-6). */
 enum apic_reg {
-	REG_ID = 0x02, REG_VERSION = 0x03, REG_TPR = 0x08, REG_APR = 0x09, REG_PPR = 0x0a, REG_EOI = 0x0b, REG_RRD = 0x0c,
-	REG_LDR = 0x0d, REG_DFR = 0x0e, REG_SVR = 0x0f, REG_ISR = 0x10, REG_TMR = 0x18, REG_IRR = 0x20, REG_ESR = 0x28,
-	REG_ICR = 0x30, REG_ICR_HIGH = 0x31, REG_LVT_TIMER = 0x32, REG_LVT_THERMAL = 0x33, REG_LVT_PERF = 0x34,
-	REG_LVT_LINT0 = 0x35, REG_LVT_LINT1 = 0x36, REG_LVT_ERROR = 0x37, REG_TIMER_INITIAL = 0x38,
-	REG_TIMER_CURRENT = 0x39, REG_TIMER_DIVIDE = 0x3e, REG_SELF_IPI = 0x3f, APIC_REGS = 0x40,
+	REG_ID = 0x02,
+	REG_VERSION = 0x03,
+	REG_TPR = 0x08,
+	REG_APR = 0x09,
+	REG_PPR = 0x0a,
+	REG_EOI = 0x0b,
+	REG_RRD = 0x0c,
+	REG_LDR = 0x0d,
+	REG_DFR = 0x0e,
+	REG_SVR = 0x0f,
+	REG_ISR = 0x10,
+	REG_TMR = 0x18,
+	REG_IRR = 0x20,
+	REG_ESR = 0x28,
+	REG_ICR = 0x30,
+	REG_ICR_HIGH = 0x31,
+	REG_LVT_TIMER = 0x32,
+	REG_LVT_THERMAL = 0x33,
+	REG_LVT_PERF = 0x34,
+	REG_LVT_LINT0 = 0x35,
+	REG_LVT_LINT1 = 0x36,
+	REG_LVT_ERROR = 0x37,
+	REG_TIMER_INITIAL = 0x38,
+	REG_TIMER_CURRENT = 0x39,
+	REG_TIMER_DIVIDE = 0x3e,
+	REG_SELF_IPI = 0x3f,
+	APIC_REGS = 0x40,
 };
 
 /* Local vector table, in the order of its registers from REG_LVT_TIMER. */
 enum lapic_lvt { LVT_TIMER, LVT_THERMAL, LVT_PERF, LVT_LINT0, LVT_LINT1, LVT_ERROR, LVTS };
 
 #define LVT_MASKED BIT(16)
-#define LVT_VECTOR(lvt) ((lvt) & 0xff)
+#define LVT_VECTOR(lvt) ((lvt)&0xff)
 #define LVT_MODE(lvt) (((lvt) >> 8) & 7)
 #define LVT_TIMER_MODE(lvt) (((lvt) >> 17) & 3)
 enum lapic_timer_mode { TIMER_ONE_SHOT, TIMER_PERIODIC, TIMER_DEADLINE };
@@ -31,8 +53,8 @@ enum lapic_timer_mode { TIMER_ONE_SHOT, TIMER_PERIODIC, TIMER_DEADLINE };
 enum { ESR_SEND_VECTOR = 1 << 5, ESR_RECEIVE_VECTOR = 1 << 6, ESR_REGISTER = 1 << 7 };
 
 /*
- * The timer counts in ns (a bus clock of 1 GHz) shifted right by the divider. `start` is when the count began, and may have
- * wrapped: only differences to it mean anything. `next` is the first expiry that was not yet seen to.
+ * The timer counts in ns (a bus clock of 1 GHz) shifted right by the divider. `start` is when the count began, and may
+ * have wrapped: only differences to it mean anything. `next` is the first expiry that was not yet seen to.
  */
 struct lapic_timer {
 	struct host_mutex lock; /* all of it, and the timer's part of LVT changes; a leaf but for the clock's own */
@@ -53,7 +75,7 @@ struct lapic {
 	_Atomic uint32_t lvt[LVTS];
 	/* Vector v is bit v % 64 of word v / 64. Anyone sets bits of irr; the processor alone clears them. */
 	_Atomic uint64_t irr[4], isr[4], tmr[4];
-	_Atomic uint32_t errors, esr;	/* gathered since the last write of ESR; shown */
+	_Atomic uint32_t errors, esr; /* gathered since the last write of ESR; shown */
 	_Atomic uint32_t events;
 	_Atomic uint8_t sipi_vector;
 	_Atomic bool extint_message; /* an ExtINT message came by way of the I/O APIC */

@@ -2,15 +2,16 @@
 #include "dev/lapic_internal.h"
 
 enum {
-	R = 1,	/* xAPIC: readable */
-	W = 2,	/* xAPIC: writable */
+	R = 1,  /* xAPIC: readable */
+	W = 2,  /* xAPIC: writable */
 	R2 = 4, /* x2APIC: readable */
 	W2 = 8, /* x2APIC: writable */
 	RW = R | W | R2 | W2,
 	RO = R | R2,
 };
 
-/* `writable` bits are kept; `ignored` ones may be set in a write to an MSR, and stay as they are; all others are #GP there. */
+/* `writable` bits are kept; `ignored` ones may be set in a write to an MSR, without effect; all others are #GP there.
+ */
 static const struct reg_info {
 	uint8_t access;
 	uint32_t writable, ignored;
@@ -25,9 +26,9 @@ static const struct reg_info {
 	[REG_LDR] = {RO | W, 0xff000000, 0},
 	[REG_DFR] = {R | W, 0xf0000000, 0},
 	[REG_SVR] = {RW, 0x3ff, 0},
-	[REG_ISR ... REG_ISR + 7] = {RO, 0, 0},
-	[REG_TMR ... REG_TMR + 7] = {RO, 0, 0},
-	[REG_IRR ... REG_IRR + 7] = {RO, 0, 0},
+	[REG_ISR... REG_ISR + 7] = {RO, 0, 0},
+	[REG_TMR... REG_TMR + 7] = {RO, 0, 0},
+	[REG_IRR... REG_IRR + 7] = {RO, 0, 0},
 	[REG_ESR] = {RW, 0, 0},
 	[REG_ICR] = {RW, 0x000ccfff, 0x1000},
 	[REG_ICR_HIGH] = {R | W, 0xff000000, 0},
@@ -194,7 +195,7 @@ static bool page_present(const struct lapic *apic)
 	return (base & (APIC_BASE_ENABLE | APIC_BASE_EXTD)) == APIC_BASE_ENABLE && (base & PAGE_MASK) == APIC_MMIO_BASE;
 }
 
-/* Registers are 32 bits wide on 16-byte boundaries, and to be accessed whole (11.4.1); parts of them can be read here. */
+/* Registers are 32 bits wide on 16-byte boundaries, and to be accessed whole (11.4.1). Parts of them can be read. */
 uint64_t lapic_mmio_read(struct lapic *apic, uint32_t off, unsigned len)
 {
 	unsigned reg = off >> 4;

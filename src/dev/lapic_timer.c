@@ -1,8 +1,8 @@
 /*
  * The local APIC's timer (SDM Vol. 3A 11.5.4): one-shot, periodic, TSC deadline.
  *
- * Every change first sees to what has expired until now under the old settings, then arms the host's timer for what comes
- * next: so nothing is lost or delivered twice, however late the clock's thread runs.
+ * Every change first sees to what has expired until now under the old settings, then arms the host's timer for what
+ * comes next: so nothing is lost or delivered twice, however late the clock's thread runs.
  */
 #include "dev/lapic_internal.h"
 
@@ -263,7 +263,7 @@ void lapic_timer_set_tsc_deadline(struct lapic *apic, uint64_t deadline)
 
 void lapic_set_tsc_offset(struct lapic *apic, int64_t offset)
 {
-	/* Not change_begin: after a pause the TSC has run on, and by the old offset the deadline would seem to be past. */
+	/* Not change_begin: after a pause the TSC has run on, and by the old offset a deadline would seem past. */
 	host_lock(&apic->timer.lock);
 	apic->timer.tsc_offset = offset;
 	change_end(apic, now(apic), false);
@@ -279,7 +279,7 @@ uint64_t lapic_timer_deadline(struct lapic *apic)
 	return armed;
 }
 
-/* Times are saved as distances from now: the clock of the VM that loads them starts elsewhere. LVT is loaded already. */
+/* Times are saved as distances from now: the clock of who loads them starts elsewhere. LVT is loaded already. */
 void lapic_timer_state(struct lapic *apic, struct state_stream *s)
 {
 	struct lapic_timer *t = &apic->timer;

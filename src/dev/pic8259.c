@@ -11,13 +11,13 @@ enum { MASTER, SLAVE, CHIPS };
 #define CASCADE 2
 
 struct chip {
-	uint8_t lines;	  /* inputs' levels */
+	uint8_t lines; /* inputs' levels */
 	uint8_t irr, imr, isr;
-	uint8_t elcr;	  /* 1: level-triggered */
-	uint8_t base;	  /* ICW2: vector of IR0 */
-	uint8_t top;	  /* the input of highest priority */
+	uint8_t elcr;     /* 1: level-triggered */
+	uint8_t base;     /* ICW2: vector of IR0 */
+	uint8_t top;      /* the input of highest priority */
 	uint8_t next_icw; /* 2..4 while initialization goes on, else 0 */
-	bool level_all;	  /* ICW1 LTIM */
+	bool level_all;   /* ICW1 LTIM */
 	bool single, want_icw4;
 	bool auto_eoi, rotate_auto, nested; /* ICW4 AEOI, rotate in AEOI mode, special fully nested mode */
 	bool special_mask, read_isr, poll;
@@ -363,8 +363,8 @@ static void reset(void *opaque)
 static void chip_state(struct chip *c, struct state_stream *s)
 {
 	uint8_t *bytes[] = {&c->lines, &c->irr, &c->imr, &c->isr, &c->elcr, &c->base, &c->top, &c->next_icw};
-	bool *flags[] = {&c->level_all, &c->single, &c->want_icw4, &c->auto_eoi, &c->rotate_auto,
-			 &c->nested, &c->special_mask, &c->read_isr, &c->poll};
+	bool *flags[] = {&c->level_all, &c->single,       &c->want_icw4, &c->auto_eoi, &c->rotate_auto,
+			 &c->nested,    &c->special_mask, &c->read_isr,  &c->poll};
 
 	for (unsigned i = 0; i < ARRAY_LEN(bytes); i++)
 		state_field(s, *bytes[i]);

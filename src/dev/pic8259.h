@@ -1,4 +1,4 @@
-/* The pair of 8259A interrupt controllers of a PC, with the edge/level registers (Intel 8259A data sheet; ICH9 13.4). */
+/* The 8259A pair of a PC, with the edge/level registers (Intel 8259A data sheet; ICH9 13.4). */
 #ifndef DOPPEL_DEV_PIC8259_H
 #define DOPPEL_DEV_PIC8259_H
 

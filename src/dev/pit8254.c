@@ -25,9 +25,9 @@ struct pit8254 {
 	struct host_mutex lock; /* held while the line is set: order device → 8259, I/O APIC */
 	struct clock_timer *timer;
 	struct pit_channel ch[CHANNELS];
-	uint8_t port61;	      /* bits 3:0 */
-	uint64_t next_edge;   /* tick of channel 0's next interrupt, PIT_NEVER: none comes */
-	uint32_t owed;	      /* interrupts that are overdue */
+	uint8_t port61;     /* bits 3:0 */
+	uint64_t next_edge; /* tick of channel 0's next interrupt, PIT_NEVER: none comes */
+	uint32_t owed;      /* interrupts that are overdue */
 };
 
 static uint64_t now_ticks(const struct pit8254 *pit)
@@ -93,8 +93,8 @@ static void reprogrammed(struct pit8254 *pit, uint64_t now)
 }
 
 /*
- * Brings all channels up to `now`. Channel 0's edges since then become interrupts owed: the timer, which was set for the first
- * of them, delivers. Every access begins with this.
+ * Brings all channels up to `now`. Channel 0's edges since then become interrupts owed: the timer, which was set for
+ * the first of them, delivers. Every access begins with this.
  */
 static void advance(struct pit8254 *pit, uint64_t now)
 {
@@ -169,8 +169,8 @@ static void port_write(void *opaque, uint64_t off, unsigned len, uint64_t value,
 }
 
 /*
- * Port 0x61 (ICH9 13.7.1): bit 0 gate 2, bit 1 speaker, bits 3:2 NMI enables (kept), bit 4 toggles at the refresh rate of
- * 15 us, bit 5 is channel 2's output.
+ * Port 0x61 (ICH9 13.7.1): bit 0 gate 2, bit 1 speaker, bits 3:2 NMI enables (kept), bit 4 toggles at the refresh rate
+ * of 15 us, bit 5 is channel 2's output.
  */
 static uint64_t port61_read(void *opaque, uint64_t off, unsigned len, unsigned cpu)
 {

@@ -1,6 +1,6 @@
 /*
- * 8254 interval timer and port 0x61 (Intel 8254 data sheet; ICH9 13.3, 13.7.1). Channel 0 drives IRQ 0, channel 2 the speaker, by
- * which systems calibrate the TSC; channel 1 (DRAM refresh) counts and is wired to nothing.
+ * 8254 interval timer and port 0x61 (Intel 8254 data sheet; ICH9 13.3, 13.7.1). Channel 0 drives IRQ 0, channel 2 the
+ * speaker, by which systems calibrate the TSC; channel 1 (DRAM refresh) counts and is wired to nothing.
  */
 #ifndef DOPPEL_DEV_PIT8254_H
 #define DOPPEL_DEV_PIT8254_H

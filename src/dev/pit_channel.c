@@ -230,8 +230,8 @@ void pit_channel_state(struct pit_channel *c, struct state_stream *s, uint64_t n
 	state_field(s, c->status);
 	if (s->saving)
 		return;
-	if (c->mode > 5 || c->access < PIT_ACCESS_LOW || c->access > PIT_ACCESS_BOTH || c->count > 65536 || c->next_count > 65536 ||
-	    ((flags & 0x10) && !c->count))
+	if (c->mode > 5 || c->access < PIT_ACCESS_LOW || c->access > PIT_ACCESS_BOTH || c->count > 65536 ||
+	    c->next_count > 65536 || ((flags & 0x10) && !c->count))
 		s->failed = true;
 	if (s->failed) { /* whatever comes of this machine, it must not divide by 0 */
 		*c = (struct pit_channel){.access = PIT_ACCESS_BOTH, .mode = 3};

@@ -1,6 +1,6 @@
 /*
- * One counter of an 8254. Nothing here knows of time or interrupts: `now` is in ticks of the counters' clock, and what a
- * channel shows is worked out from when its count began.
+ * One counter of an 8254. Nothing here knows of time or interrupts: `now` is in ticks of the counters' clock, and what
+ * a channel shows is worked out from when its count began.
  */
 #ifndef DOPPEL_DEV_PIT_CHANNEL_H
 #define DOPPEL_DEV_PIT_CHANNEL_H
@@ -12,17 +12,17 @@
 enum pit_access { PIT_ACCESS_LATCH, PIT_ACCESS_LOW, PIT_ACCESS_HIGH, PIT_ACCESS_BOTH };
 
 struct pit_channel {
-	uint8_t mode;	      /* 0..5 */
-	uint8_t access;	      /* enum pit_access, 1..3 */
+	uint8_t mode;   /* 0..5 */
+	uint8_t access; /* enum pit_access, 1..3 */
 	bool bcd, gate;
 	bool high_next_write, high_next_read; /* PIT_ACCESS_BOTH: the low byte has passed */
-	uint8_t low_byte;     /* written, waiting for the high one */
-	bool loaded;	      /* has a count since the mode was set */
-	bool running;	      /* false: `frozen` ticks have been counted, and no more are (gate, half-written count) */
-	uint32_t count;	      /* initial count, 1..65536 (10000 in BCD) */
-	uint32_t next_count;  /* modes 2 and 3: takes effect when the period ends, at next_start; 0 none */
+	uint8_t low_byte;                     /* written, waiting for the high one */
+	bool loaded;                          /* has a count since the mode was set */
+	bool running;        /* false: `frozen` ticks have been counted, and no more are (gate, half-written count) */
+	uint32_t count;      /* initial count, 1..65536 (10000 in BCD) */
+	uint32_t next_count; /* modes 2 and 3: takes effect when the period ends, at next_start; 0 none */
 	uint64_t next_start;
-	uint64_t start;	      /* tick at which the count began, when running */
+	uint64_t start; /* tick at which the count began, when running */
 	uint64_t frozen;
 	bool count_latched, status_latched;
 	uint16_t latch;

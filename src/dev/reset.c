@@ -25,13 +25,9 @@ static void port_write(void *opaque, uint64_t off, unsigned len, uint64_t value,
 
 static const struct bus_ops ops = {port_read, port_write};
 
-static void reset(void *opaque)
-{
-}
+static void reset(void *opaque) {}
 
-static void state(void *opaque, struct state_stream *s)
-{
-}
+static void state(void *opaque, struct state_stream *s) {}
 
 static void destroy(void *opaque)
 {

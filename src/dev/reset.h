@@ -1,6 +1,6 @@
 /*
- * Port 0x92, PS/2 system control port A: fast reset and A20, which is always on here (ICH9 data sheet 13.7.2). The reset control
- * register 0xcf9 lies among the PCI host bridge's ports and is its business (pci.h).
+ * Port 0x92, PS/2 system control port A: fast reset and A20, which is always on here (ICH9 data sheet 13.7.2). The
+ * reset control register 0xcf9 lies among the PCI host bridge's ports and is its business (pci.h).
  */
 #ifndef DOPPEL_DEV_RESET_H
 #define DOPPEL_DEV_RESET_H

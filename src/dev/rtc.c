@@ -1,9 +1,10 @@
 /*
- * MC146818A. Its time is the host's wall clock (UTC) plus a difference that the guest made by setting it: it can't drift. While the
- * guest holds it (SET, or the divider in reset), the ten registers stand still and are just bytes.
+ * MC146818A. Its time is the host's wall clock (UTC) plus a difference that the guest made by setting it: it can't
+ * drift. While the guest holds it (SET, or the divider in reset), the ten registers stand still and are just bytes.
  */
 #include "dev/rtc.h"
 
+#include "dev/calendar.h"
 #include "host/thread.h"
 
 #include <stdlib.h>
@@ -12,8 +13,23 @@
 #define NS_PER_S 1000000000ll
 #define CRYSTAL_HZ 32768
 
-enum { SECONDS = 0, SECONDS_ALARM = 1, MINUTES = 2, MINUTES_ALARM = 3, HOURS = 4, HOURS_ALARM = 5, WEEKDAY = 6, DAY = 7,
-       MONTH = 8, YEAR = 9, REG_A = 10, REG_B = 11, REG_C = 12, REG_D = 13, CMOS_SIZE = 128 };
+enum {
+	SECONDS = 0,
+	SECONDS_ALARM = 1,
+	MINUTES = 2,
+	MINUTES_ALARM = 3,
+	HOURS = 4,
+	HOURS_ALARM = 5,
+	WEEKDAY = 6,
+	DAY = 7,
+	MONTH = 8,
+	YEAR = 9,
+	REG_A = 10,
+	REG_B = 11,
+	REG_C = 12,
+	REG_D = 13,
+	CMOS_SIZE = 128
+};
 enum { A_UIP = 0x80, B_SET = 0x80, B_PIE = 0x40, B_AIE = 0x20, B_UIE = 0x10, B_BINARY = 4, B_24H = 2 };
 enum { C_IRQ = 0x80, C_PF = 0x40, C_AF = 0x20, C_UF = 0x10 };
 #define D_VALID 0x80
@@ -31,18 +47,13 @@ struct rtc {
 	struct host_mutex lock; /* held while the line is set */
 	struct clock_timer *timer;
 	uint8_t index;
-	uint8_t cmos[CMOS_SIZE]; /* time registers count only while held; REG_C holds the flags that were not read yet */
-	int64_t offset;		 /* ns, added to the host's time */
-	int64_t seen_second;	 /* updates until here have set their flags */
-	uint64_t seen_period;	 /* periods of the VM's clock, likewise */
+	uint8_t cmos[CMOS_SIZE]; /* time registers count only while held; REG_C: flags not read yet */
+	int64_t offset;          /* ns, added to the host's time */
+	int64_t seen_second;     /* updates until here have set their flags */
+	uint64_t seen_period;    /* periods of the VM's clock, likewise */
 };
 
 /* ---- Time ---- */
-
-static int64_t floor_div(int64_t a, int64_t b)
-{
-	return a / b - (a % b < 0);
-}
 
 /* ns since 1970. */
 static int64_t host_time(void)
@@ -58,64 +69,6 @@ static int64_t host_time(void)
 static int64_t rtc_now(const struct rtc *rtc)
 {
 	return host_time() + rtc->offset;
-}
-
-static bool is_leap(int year)
-{
-	return (year % 4 == 0 && year % 100 != 0) || year % 400 == 0;
-}
-
-static int days_of_month(int year, int month)
-{
-	static const uint8_t days[] = {31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31};
-
-	return days[month - 1] + (month == 2 && is_leap(year));
-}
-
-/* Days from 1 January of year 1 to that of `year`. */
-static int64_t days_before_year(int64_t year)
-{
-	int64_t y = year - 1;
-
-	return y * 365 + y / 4 - y / 100 + y / 400;
-}
-
-#define DAYS_TO_1970 719162
-
-struct calendar {
-	int year, month, day, weekday, hour, minute, second; /* month, day, weekday from 1; Sunday is 1 */
-};
-
-/* Years 1 to 9999; what is outside is shown as the nearest that is inside. */
-static struct calendar to_calendar(int64_t seconds)
-{
-	int64_t days = floor_div(seconds, 86400) + DAYS_TO_1970, rest;
-	struct calendar c = {.month = 1};
-
-	rest = seconds - floor_div(seconds, 86400) * 86400;
-	days = MAX(0, MIN(days, days_before_year(10000) - 1));
-	c.weekday = (days + 1) % 7 + 1; /* 1 January of year 1 was a Monday */
-	c.year = days / 365 + 1;
-	while (days_before_year(c.year) > days)
-		c.year--;
-	days -= days_before_year(c.year);
-	while (days >= days_of_month(c.year, c.month))
-		days -= days_of_month(c.year, c.month++);
-	c.day = days + 1;
-	c.hour = rest / 3600;
-	c.minute = rest / 60 % 60;
-	c.second = rest % 60;
-	return c;
-}
-
-/* Any values: what lies outside its range carries over, as hours 24 is the next day. */
-static int64_t from_calendar(const struct calendar *c)
-{
-	int64_t days = days_before_year(MAX(c->year, 1)) - DAYS_TO_1970;
-
-	for (int m = 1; m < MIN(c->month, 12); m++)
-		days += days_of_month(c->year, m);
-	return ((days + c->day - 1) * 24 + c->hour) * 3600 + c->minute * 60 + c->second;
 }
 
 /* ---- Registers ---- */
@@ -158,7 +111,7 @@ static bool held(const struct rtc *rtc)
 /* Brings the time registers up to the clock. */
 static void show(struct rtc *rtc)
 {
-	struct calendar c = to_calendar(floor_div(rtc_now(rtc), NS_PER_S));
+	struct calendar c = calendar_from_seconds(floor_div(rtc_now(rtc), NS_PER_S));
 
 	rtc->cmos[SECONDS] = encode(rtc, c.second);
 	rtc->cmos[MINUTES] = encode(rtc, c.minute);
@@ -182,7 +135,7 @@ static void set_clock(struct rtc *rtc, int64_t fraction)
 		.year = decode(rtc, rtc->cmos[RTC_CENTURY]) * 100 + decode(rtc, rtc->cmos[YEAR]),
 	};
 
-	int64_t seconds = MAX(SECONDS_MIN, MIN(from_calendar(&c), SECONDS_MAX));
+	int64_t seconds = MAX(SECONDS_MIN, MIN(calendar_to_seconds(&c), SECONDS_MAX));
 
 	rtc->offset = seconds * NS_PER_S + fraction - host_time();
 	rtc->seen_second = floor_div(rtc_now(rtc), NS_PER_S);
@@ -216,7 +169,7 @@ static bool alarm_field(uint8_t alarm, uint8_t now)
 
 static bool alarm_at(const struct rtc *rtc, int64_t second)
 {
-	struct calendar c = to_calendar(second);
+	struct calendar c = calendar_from_seconds(second);
 
 	return alarm_field(rtc->cmos[SECONDS_ALARM], encode(rtc, c.second)) &&
 	       alarm_field(rtc->cmos[MINUTES_ALARM], encode(rtc, c.minute)) &&
@@ -319,8 +272,8 @@ static uint8_t read_reg(struct rtc *rtc)
 }
 
 /*
- * A change of A or B may hold the clock or let it go. Out of the divider's reset the first update comes after half a second;
- * after SET alone, the fraction of the second has gone on meanwhile.
+ * A change of A or B may hold the clock or let it go. Out of the divider's reset the first update comes after half a
+ * second; after SET alone, the fraction of the second has gone on meanwhile.
  */
 static void write_control(struct rtc *rtc, unsigned reg, uint8_t value)
 {

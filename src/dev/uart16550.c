@@ -1,7 +1,7 @@
 /*
- * 16550A (PC16550D data sheet, 8.0). What is sent leaves at once, so the transmitter is always empty; what is received waits in
- * a backlog until the guest is ready to take it: it has enabled the interrupt, asserts RTS, or does nothing but read LSR. A
- * guest that clears the FIFO while it sets the port up loses nothing that way.
+ * 16550A (PC16550D data sheet, 8.0). What is sent leaves at once, so the transmitter is always empty; what is received
+ * waits in a backlog until the guest is ready to take it: it has enabled the interrupt, asserts RTS, or does nothing
+ * but read LSR. A guest that clears the FIFO while it sets the port up loses nothing that way.
  */
 #include "dev/uart16550.h"
 
@@ -28,17 +28,17 @@ enum { MSR_CTS = 0x10, MSR_DSR = 0x20, MSR_RI = 0x40, MSR_DCD = 0x80 };
 struct uart16550 {
 	struct uart16550_config config;
 	struct host_mutex tx_lock; /* keeps what is sent in order; outermost, held during config.write */
-	struct host_mutex lock;	   /* held while the line is set */
+	struct host_mutex lock;    /* held while the line is set */
 	uint8_t ier, fcr, lcr, mcr, lsr, msr, scratch;
 	uint8_t divisor[2];
-	bool tx_interrupt;	   /* the transmitter became empty and IIR has not said so yet */
-	uint16_t fifo[FIFO];	   /* character, and its LSR bits in the high byte */
+	bool tx_interrupt;   /* the transmitter became empty and IIR has not said so yet */
+	uint16_t fifo[FIFO]; /* character, and its LSR bits in the high byte */
 	uint8_t fifo_len;
 	uint8_t backlog[BACKLOG];
 	uint16_t backlog_at, backlog_len;
-	uint8_t polls;		   /* reads of LSR since anything was written, up to POLLS */
-	bool refused;		   /* receive() took less than it was given */
-	bool line;		   /* what the interrupt line was last set to */
+	uint8_t polls; /* reads of LSR since anything was written, up to POLLS */
+	bool refused;  /* receive() took less than it was given */
+	bool line;     /* what the interrupt line was last set to */
 };
 
 static unsigned fifo_size(const struct uart16550 *u)
@@ -85,7 +85,8 @@ static uint8_t interrupt_id(const struct uart16550 *u)
 
 	if ((u->ier & IER_LINE) && line_errors(u))
 		return IIR_LINE;
-	if ((u->ier & IER_RX) && u->fifo_len) /* below the trigger level, the time-out of four characters is over at once */
+	if ((u->ier & IER_RX) &&
+	    u->fifo_len) /* below the trigger level, the time-out of four characters is over at once */
 		return !(u->fcr & FCR_ENABLE) || u->fifo_len >= trigger[u->fcr >> 6] ? IIR_RX : IIR_TIMEOUT;
 	if ((u->ier & IER_TX) && u->tx_interrupt)
 		return IIR_TX;

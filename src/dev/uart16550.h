@@ -12,7 +12,8 @@ struct uart16550_config {
 	struct irq_line irq;
 	/* Bytes sent, in order, one call at a time, on the thread of the processor that sent them. NULL: dropped. */
 	void (*write)(void *opaque, const uint8_t *data, size_t len);
-	/* Room for uart16550_receive after it took less than asked. Any thread, no lock held, may come for no reason. NULL: none */
+	/* Room for uart16550_receive after it took less than asked. Any thread, no lock held, may come for no reason.
+	 * NULL: none */
 	void (*input_ready)(void *opaque);
 	void *opaque;
 };

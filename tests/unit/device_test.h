@@ -1,6 +1,6 @@
 /*
- * For tests of devices: a clock that stands still until told, a bus, and wires that remember. Include in one file of the
- * program; the functions of bus/clock.h are defined here.
+ * For tests of devices: a clock that stands still until told, a bus, and wires that remember. Include in one file of
+ * the program; the functions of bus/clock.h are defined here.
  */
 #ifndef DOPPEL_TESTS_DEVICE_TEST_H
 #define DOPPEL_TESTS_DEVICE_TEST_H

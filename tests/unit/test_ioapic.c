@@ -9,9 +9,7 @@ static struct apic_bus *apics;
 static struct ioapic *io;
 static struct lapic *l[2];
 
-static void notify(void *opaque, unsigned cpu, enum apic_event event, uint8_t vector)
-{
-}
+static void notify(void *opaque, unsigned cpu, enum apic_event event, uint8_t vector) {}
 
 static void lapic_wr(unsigned cpu, unsigned off, uint32_t value)
 {
@@ -241,7 +239,8 @@ TEST(hostile)
 		if (x >> 30 == 0)
 			set(x % IOAPIC_PINS, i & 1);
 		else if (x >> 30 == 1)
-			bus_write(&test_bus, BUS_MMIO, BASE + (x >> 8 & 0xfff & ~7u), 1u << (i & 3), x * 2654435761u, 0);
+			bus_write(&test_bus, BUS_MMIO, BASE + (x >> 8 & 0xfff & ~7u), 1u << (i & 3), x * 2654435761u,
+				  0);
 		else
 			wr(x >> 8 & 0x3f, x * 2654435761u);
 		take(i & 1);

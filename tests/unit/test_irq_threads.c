@@ -1,4 +1,5 @@
-/* Interrupts between threads, by the real clock: nothing is lost, nothing hangs. Also what ThreadSanitizer is to look at. */
+/* Interrupts between threads, by the real clock: nothing is lost, nothing hangs. Also what ThreadSanitizer is to look
+ * at. */
 #include "dev/ioapic.h"
 #include "dev/lapic.h"
 #include "dev/pic8259.h"

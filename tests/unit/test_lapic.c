@@ -35,7 +35,11 @@ static int extint_ack(void *opaque)
 
 static void begin(void)
 {
-	struct apic_bus_config config = {.clock = &test_clock, .cpus = CPUS, .phys_bits = 40, .x2apic = true, .tsc_deadline = true,
+	struct apic_bus_config config = {.clock = &test_clock,
+					 .cpus = CPUS,
+					 .phys_bits = 40,
+					 .x2apic = true,
+					 .tsc_deadline = true,
 					 .notify = notify};
 	struct apic_extint extint = {extint_pending, extint_ack, NULL};
 
@@ -330,7 +334,7 @@ TEST(base_transitions)
 	CHECK(wrmsr(1, 0x1b, 0xfee00800));
 	CHECK_EQ(rd(1, 0xf0), 0xff); /* it was reset */
 	CHECK(wrmsr(1, 0x1b, 0xfee00c00));
-	CHECK_EQ(rd(1, 0xf0), 0xffffffff); /* no page in x2APIC mode */
+	CHECK_EQ(rd(1, 0xf0), 0xffffffff);  /* no page in x2APIC mode */
 	CHECK(!wrmsr(1, 0x1b, 0xfee00800)); /* x2APIC → xAPIC */
 	CHECK(wrmsr(1, 0x1b, 0xfee00000));
 	CHECK(wrmsr(0, 0x1b, 0xfee00800)); /* BSP is not ours to clear */
@@ -487,7 +491,7 @@ TEST(virtual_wire)
 	pic_pending = true;
 	wr(0, 0x350, 0x10700);
 	CHECK_EQ(lapic_pending(l[0]), LAPIC_NONE);
-	wr(0, 0x350, 0x00031); /* fixed: unmasked while asserted */
+	wr(0, 0x350, 0x00031);                     /* fixed: unmasked while asserted */
 	CHECK_EQ(lapic_pending(l[0]), LAPIC_NONE); /* by TPR */
 	wr(0, 0x80, 0);
 	CHECK_EQ(lapic_ack(l[0]), 0x31);
@@ -552,8 +556,8 @@ TEST(timer_late)
 	wr(0, 0x3e0, 0xb);
 	wr(0, 0x320, 0x40);
 	wr(0, 0x380, 1000);
-	test_clock.now += 1500;	 /* the clock's thread is late */
-	wr(0, 0x320, 0x10041); /* what had expired was not masked then, and had the old vector */
+	test_clock.now += 1500; /* the clock's thread is late */
+	wr(0, 0x320, 0x10041);  /* what had expired was not masked then, and had the old vector */
 	CHECK_EQ(lapic_ack(l[0]), 0x40);
 	wr(0, 0xb0, 0);
 	pass(0);
@@ -668,7 +672,8 @@ TEST(state)
 	begin();
 	struct bus other_bus;
 	struct apic_bus *other;
-	struct apic_bus_config config = {.clock = &test_clock, .cpus = CPUS, .x2apic = true, .tsc_deadline = true, .notify = notify};
+	struct apic_bus_config config = {
+		.clock = &test_clock, .cpus = CPUS, .x2apic = true, .tsc_deadline = true, .notify = notify};
 	struct device e;
 	struct lapic *m;
 
@@ -720,7 +725,8 @@ TEST(hostile)
 
 		x = x * 1664525 + 1013904223;
 		if (x >> 30 == 0)
-			bus_write(&test_bus, BUS_MMIO, APIC_MMIO_BASE + (x >> 4 & 0xff8), 1u << (i & 3), x * 2654435761u, cpu);
+			bus_write(&test_bus, BUS_MMIO, APIC_MMIO_BASE + (x >> 4 & 0xff8), 1u << (i & 3),
+				  x * 2654435761u, cpu);
 		else if (x >> 30 == 1)
 			bus_read(&test_bus, BUS_MMIO, APIC_MMIO_BASE + (x >> 4 & 0xff8), 1u << (i & 3), cpu);
 		else if (x >> 30 == 2)

@@ -95,7 +95,7 @@ TEST(priorities)
 	set(3, true);
 	CHECK_EQ(pic8259_ack(pic), 0x23);
 	CHECK(!pic8259_pending(pic)); /* 5 waits for 3's EOI */
-	set(1, true);		      /* but 1 is more urgent */
+	set(1, true);                 /* but 1 is more urgent */
 	CHECK_EQ(pic8259_ack(pic), 0x21);
 	outb(0x20, 0x20);
 	CHECK(!pic8259_pending(pic));

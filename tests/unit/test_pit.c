@@ -69,7 +69,7 @@ TEST(mode_0)
 	CHECK_EQ(count(0), 65526); /* counts on */
 	ticks(100000);
 	CHECK_EQ(irq.rises, 1); /* once */
-	outb(0x40, 50);		/* half a count stops it, a whole one begins anew, output low */
+	outb(0x40, 50);         /* half a count stops it, a whole one begins anew, output low */
 	outb(0x40, 0);
 	CHECK(!irq.level);
 	ticks(50);
@@ -325,7 +325,8 @@ TEST(state)
 	struct device e;
 
 	bus_init(&other_bus);
-	other = pit8254_create(&(struct pit8254_config){.bus = &other_bus, .clock = &test_clock, .irq = WIRE(other_irq)});
+	other = pit8254_create(
+		&(struct pit8254_config){.bus = &other_bus, .clock = &test_clock, .irq = WIRE(other_irq)});
 	e = pit8254_device(other);
 	program(0, 2, 1000);
 	program(2, 0, 5000);

@@ -67,7 +67,7 @@ TEST(formats)
 	wr(0x0b, 0x06); /* binary, 24 h */
 	CHECK_EQ(rd(4), 22);
 	CHECK_EQ(rd(9), 23);
-	wr(0x0b, 0x00); /* BCD, 12 h */
+	wr(0x0b, 0x00);        /* BCD, 12 h */
 	CHECK_EQ(rd(4), 0x90); /* 10 PM */
 	pass(2 * 3600 * NS_PER_S);
 	CHECK_EQ(rd(4), 0x12); /* midnight */
