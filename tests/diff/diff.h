@@ -66,6 +66,7 @@ extern const struct backend backend_native, backend_step, backend_translate;
 #define GUEST_KERNEL 0x300000ull /* gpa; a page for supervisor tables, seen at linear KERNEL */
 #define GUEST_KERNEL_PAGES 4
 #define KERNEL 0x60000000ull
+#define GUEST_TSS GUEST_KERNEL /* and what the translate back-end puts behind it */
 
 struct guest_memory;
 /* Lays out page tables for the window, the code page and the supervisor's pages. */

@@ -485,7 +485,8 @@ static void arrange_implicit(struct maker *m)
 		break;
 	}
 	if (is_xsave(c->insn.mnemonic)) {
-		gpr[RAX] = rng_chance(&m->r, 70) ? rng_below(&m->r, 8) : rng_next(&m->r);
+		gpr[RAX] = rng_below(&m->r, 8) | (rng_next(&m->r) << 32); /* the host may have more components */
+		gpr[RDX] = 0;
 		place_operand(m, linear_of(c));
 	}
 }

@@ -49,6 +49,7 @@ bool guest_layout(struct guest_memory *mem)
 	map_page(mem, 1, CODE, GUEST_CODE, PTE_P | PTE_U);
 	for (unsigned i = 0; i < GUEST_KERNEL_PAGES; i++)
 		map_page(mem, 2, KERNEL + i * PAGE_SIZE, GUEST_KERNEL + i * PAGE_SIZE, PTE_P | PTE_W);
+	guest_memory_write(mem, GUEST_TSS + 0x66, &(uint16_t){0xffff}, 2); /* no I/O permission map */
 	memset(guest_memory_ptr(mem, GUEST_CODE, PAGE_SIZE, true), 0xcc, PAGE_SIZE);
 	return true;
 }
@@ -59,6 +60,7 @@ static void load_segments(struct x86_cpu *cpu, const struct diff_case *c)
 		cpu->seg[i] = (struct x86_segment){.limit = 0xffffffff, .sel = 0x2b, .attr = 0xc0f3};
 	cpu->seg[SEG_CS].attr = c->mode == MODE_64 ? 0xa0fb : 0xc0fb;
 	cpu->seg[SEG_CS].sel = c->mode == MODE_64 ? 0x33 : 0x23;
+	cpu->seg[SEG_TR] = (struct x86_segment){.base = KERNEL + (GUEST_TSS - GUEST_KERNEL), .limit = 0x67, .sel = 0x40, .attr = 0x8b};
 	for (unsigned i = SEG_FS; i <= SEG_GS; i++)
 		cpu->seg[i] = (struct x86_segment){.base = i == SEG_FS ? c->in.fs : c->in.gs};
 }

@@ -1,5 +1,5 @@
 /*
- * diff [--cases N] [--seed S] [--back-end step|translate] [--only MNEMONIC] [--mode 64|32] [--blocks] [--replay SEED] [--verbose]
+ * diff [--cases N] [--seed S] [--back-end step|translate] [--only MNEMONIC] [--mode 64|32] [--blocks] [--replay SEED] [--verbose] [--trace]
  * Prints 'ok NAME' or 'FAIL NAME: why' for each group of instructions, and what was not reached.
  */
 #include "diff.h"
@@ -17,7 +17,7 @@ struct options {
 	uint64_t cases, seed, replay;
 	const char *backend, *only;
 	int mode;
-	bool blocks, verbose;
+	bool blocks, verbose, trace;
 };
 
 struct tally {
@@ -43,6 +43,8 @@ static void run_case(const struct diff_case *c, const struct backend *b, struct 
 	static struct diff_result want, got;
 	char why[300];
 
+	if (o->trace)
+		fprintf(stderr, "%#" PRIx64 " %s\n", c->seed, c->name);
 	backend_native.run(c, &want);
 	b->run(c, &got);
 	t->run++;
@@ -150,6 +152,8 @@ static void parse(int argc, char **argv, struct options *o)
 			o->mode = atoi(value), i++;
 		else if (!strcmp(argv[i], "--blocks"))
 			o->blocks = true;
+		else if (!strcmp(argv[i], "--trace"))
+			o->trace = true;
 		else if (!strcmp(argv[i], "--verbose"))
 			o->verbose = true;
 	}

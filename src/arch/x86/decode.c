@@ -308,8 +308,17 @@ static void take_flags(struct x86_insn *insn, const ZydisDecodedInstruction *zi)
 	}
 }
 
+/* SSE without an XMM register to show for it: CVTSD2SI r, m64; CVTPS2PI mm, m64. */
+static bool legacy_sse(const ZydisDecodedInstruction *zi)
+{
+	if (zi->meta.exception_class >= ZYDIS_EXCEPTION_CLASS_SSE1 && zi->meta.exception_class <= ZYDIS_EXCEPTION_CLASS_SSE7)
+		return true;
+	return zi->encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY && zi->meta.category == ZYDIS_CATEGORY_CONVERT &&
+	       (zi->meta.isa_set == ZYDIS_ISA_SET_SSE || zi->meta.isa_set == ZYDIS_ISA_SET_SSE2);
+}
+
 /* SSE's operands of 16 bytes must be aligned but for a few; AVX's only where the name says so (SDM Vol. 2 2.4). */
-static bool must_align(const ZydisDecodedInstruction *zi, unsigned size)
+static bool must_align(const ZydisDecodedInstruction *zi, unsigned size, bool amd)
 {
 	switch (zi->meta.exception_class) {
 	case ZYDIS_EXCEPTION_CLASS_AVX1:
@@ -318,9 +327,11 @@ static bool must_align(const ZydisDecodedInstruction *zi, unsigned size)
 	case ZYDIS_EXCEPTION_CLASS_SSE2:
 	case ZYDIS_EXCEPTION_CLASS_SSE4:
 		break;
-	default:
-		return zi->mnemonic == ZYDIS_MNEMONIC_CMPXCHG16B;
+	default: /* also CVTPD2PI */
+		return zi->mnemonic == ZYDIS_MNEMONIC_CMPXCHG16B || (size == 16 && legacy_sse(zi));
 	}
+	if (zi->meta.isa_set == ZYDIS_ISA_SET_SHA && amd) /* there they need not be (APM Vol. 4 SHA1MSG1) */
+		return false;
 	switch (zi->mnemonic) {
 	case ZYDIS_MNEMONIC_MOVUPS:
 	case ZYDIS_MNEMONIC_MOVUPD:
@@ -334,15 +345,6 @@ static bool must_align(const ZydisDecodedInstruction *zi, unsigned size)
 	default:
 		return size == 16;
 	}
-}
-
-/* SSE without an XMM register to show for it: CVTSD2SI r, m64; CVTPS2PI mm, m64. */
-static bool legacy_sse(const ZydisDecodedInstruction *zi)
-{
-	if (zi->meta.exception_class >= ZYDIS_EXCEPTION_CLASS_SSE1 && zi->meta.exception_class <= ZYDIS_EXCEPTION_CLASS_SSE7)
-		return true;
-	return zi->encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY && zi->meta.category == ZYDIS_CATEGORY_CONVERT &&
-	       (zi->meta.isa_set == ZYDIS_ISA_SET_SSE || zi->meta.isa_set == ZYDIS_ISA_SET_SSE2);
 }
 
 /* Which vector or x87 state it needs, where the registers it names did not say so already. */
@@ -382,10 +384,39 @@ static void take_units(struct x86_insn *insn, const ZydisDecodedInstruction *zi)
 	}
 }
 
-/* What Zydis's tables say less exactly than the processor is. */
-static void take_corrections(struct x86_insn *insn, const ZydisDecodedInstruction *zi)
+/*
+ * AMD's processors in 64-bit mode take the 66 prefix on short branches too, and on all of them F2 and F3 before LOOPE and LOOPNE
+ * choose the condition, as they do for CMPS (found by trial; not in the APM).
+ */
+static void take_amd_branch(struct x86_insn *insn, const ZydisDecodedInstruction *zi)
 {
+	if (insn->mode == MODE_64 && (insn->flags & (INSN_OPSIZE | INSN_REXW)) == INSN_OPSIZE)
+		insn->opsize = 2;
+	if (insn->map == 0 && (insn->opcode == 0xe0 || insn->opcode == 0xe1)) {
+		uint32_t repeat = repeat_prefix(zi);
+		if (repeat)
+			insn->opcode = repeat == INSN_REP ? 0xe1 : 0xe0;
+	}
+}
+
+static void take_xchg(struct x86_insn *insn)
+{
+	insn->mnemonic = ZYDIS_MNEMONIC_XCHG;
+	insn->flags = (insn->flags & ~(uint32_t)INSN_REP) | INSN_OPREG_GPR;
+	insn->gpr_read = insn->gpr_write = (uint16_t)(1u << RAX | 1u << insn->opreg);
+	insn->gpr_implicit = 1u << RAX;
+}
+
+/* What Zydis's tables say less exactly than the processor is. */
+static void take_corrections(struct x86_insn *insn, const ZydisDecodedInstruction *zi, bool amd)
+{
+	if (amd && insn->cls == CLS_BRANCH)
+		take_amd_branch(insn, zi);
 	switch (insn->mnemonic) {
+	case ZYDIS_MNEMONIC_PAUSE:
+		if (insn->opreg) /* F3 41 90 is XCHG R8, RAX all the same */
+			take_xchg(insn);
+		break;
 	case ZYDIS_MNEMONIC_BSF: /* the destination stays when the source is zero */
 	case ZYDIS_MNEMONIC_BSR:
 	case ZYDIS_MNEMONIC_LZCNT: /* BSR and BSF on a host without the feature */
@@ -397,7 +428,7 @@ static void take_corrections(struct x86_insn *insn, const ZydisDecodedInstructio
 	}
 	if (insn->opsize == 2 && ((insn->flags & (INSN_VEX | INSN_SSE | INSN_FPU)) || insn->mnemonic == ZYDIS_MNEMONIC_MOVNTI))
 		insn->opsize = 4; /* 16-bit mode; a 66 prefix does not reach these */
-	if ((insn->flags & INSN_MEM) && must_align(zi, insn->mem_size))
+	if ((insn->flags & INSN_MEM) && must_align(zi, insn->mem_size, amd))
 		insn->flags |= INSN_ALIGN;
 	if (insn->cls == CLS_SPECIAL && zi->meta.category == ZYDIS_CATEGORY_BITBYTE)
 		insn->flags |= INSN_BITOFF;
@@ -423,7 +454,8 @@ static void take_instruction(struct x86_insn *insn, const ZydisDecodedInstructio
 
 void x86_decode(struct x86_insn *insn, const uint8_t *p, size_t len, enum x86_mode mode, const struct x86_cpuid_model *model)
 {
-	const ZydisDecoder *decoder = &decoders[vendor_is_amd(model)][mode];
+	bool amd = vendor_is_amd(model);
+	const ZydisDecoder *decoder = &decoders[amd][mode];
 	ZydisDecodedInstruction zi;
 	ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
 	ZydisDecoderContext ctx;
@@ -458,5 +490,5 @@ void x86_decode(struct x86_insn *insn, const uint8_t *p, size_t len, enum x86_mo
 	take_immediates(insn, &zi);
 	take_flags(insn, &zi);
 	take_units(insn, &zi);
-	take_corrections(insn, &zi);
+	take_corrections(insn, &zi, amd);
 }

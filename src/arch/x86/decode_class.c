@@ -127,6 +127,18 @@ static bool names_special_register(const ZydisDecodedInstruction *zi)
 	return op < 0x20; /* 06 PUSH ES … 1F POP DS */
 }
 
+/* A repeat prefix makes another, unknown instruction of it. */
+static bool undefined_form(const ZydisDecodedInstruction *zi)
+{
+	if (zi->mnemonic != ZYDIS_MNEMONIC_CLZERO)
+		return false;
+	for (unsigned i = 0; i < zi->raw.prefix_count; i++) {
+		if (zi->raw.prefixes[i].value == 0xf3 || zi->raw.prefixes[i].value == 0xf2)
+			return true;
+	}
+	return false;
+}
+
 static bool features_claimed(const ZydisDecodedInstruction *zi, uint64_t features)
 {
 	uint64_t need = set_needs[zi->meta.isa_set];
@@ -170,7 +182,7 @@ enum x86_class decode_class(const ZydisDecodedInstruction *zi, uint64_t features
 
 	if (zi->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY && zi->encoding != ZYDIS_INSTRUCTION_ENCODING_VEX)
 		return CLS_INVALID;
-	if (!features_claimed(zi, features))
+	if (!features_claimed(zi, features) || undefined_form(zi))
 		return CLS_INVALID;
 	if (cls == CLS_STACK || zi->mnemonic == ZYDIS_MNEMONIC_MOV)
 		return (zi->mnemonic == ZYDIS_MNEMONIC_MOV || zi->mnemonic == ZYDIS_MNEMONIC_PUSH ||

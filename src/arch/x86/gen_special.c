@@ -64,10 +64,10 @@ static enum verdict clzero(struct x86_cpu *cpu, const struct x86_insn *insn)
 {
 	static const uint64_t zeroes[8];
 	unsigned access = ACC_WRITE | x86_access_mode(cpu);
-	uint64_t linear, off = zext(cpu->gpr[RAX], insn->addrsize) & ~63ull;
-	enum verdict v = x86_linear(cpu, gen_data_segment(insn), off, 64, access, &linear);
+	uint64_t linear, off = zext(cpu->gpr[RAX], insn->addrsize);
+	enum verdict v = x86_linear(cpu, gen_data_segment(insn), off, 1, access, &linear);
 	if (v == V_DONE)
-		v = mem_write(cpu, linear, zeroes, 64, access);
+		v = mem_write(cpu, linear & ~63ull, zeroes, 64, access);
 	return v != V_DONE && v != V_EXIT ? v : gen_retire(cpu, insn, v);
 }
 

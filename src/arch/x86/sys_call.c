@@ -141,7 +141,7 @@ enum verdict sys_sysexit(struct x86_cpu *cpu, const struct x86_insn *insn)
 	unsigned base = cpu->sysenter_cs & 0xfffc;
 
 	if (is_amd(cpu) && x86_long_mode(cpu))
-		return raise_ud(cpu);
+		return cpu->cpl ? raise_gp(cpu, 0) : raise_ud(cpu);
 	if (real_mode(cpu) || cpu->cpl || !base)
 		return raise_gp(cpu, 0);
 	if (wide && (!x86_canonical(cpu->gpr[RCX]) || !x86_canonical(cpu->gpr[RDX])))

@@ -3,6 +3,7 @@
  * RSP is named another register stands for it. The memory operand's address is in a register that the instruction does not
  * name. Code is kept by the instruction's bytes, so that most steps only look it up.
  */
+#include "arch/x86/cpuid.h"
 #include "engine/translate/thunk_internal.h"
 
 #include "bus/memory.h"
@@ -245,14 +246,26 @@ static uint64_t bit_offset(const struct x86_cpu *cpu, const struct x86_insn *ins
 }
 
 /* AMD's MXCSR.MM lifts the rule for all but the moves that are named aligned; the host applies it to the operand itself. */
-static bool misaligned(const struct x86_cpu *cpu, const struct x86_insn *insn, uint64_t linear)
+static bool misaligned(const struct x86_cpu *cpu, const struct x86_insn *insn, uint64_t off)
 {
+	uint64_t linear = off + (insn->mode != MODE_64 || insn->seg >= SEG_FS ? cpu->seg[insn->seg].base : 0);
 	uint32_t mxcsr;
 
 	if (!(insn->flags & INSN_ALIGN) || !(linear & (insn->mem_size - 1u)))
 		return false;
 	memcpy(&mxcsr, cpu->xsave + XS_MXCSR, 4);
 	return !(insn->flags & INSN_SSE) || !(mxcsr & BIT(17));
+}
+
+/* FNSAVE, FRSTOR, FNSTENV, FLDENV: AMD's processors look at the first byte, then at the last; CR2 shows it. */
+static enum verdict probe_environment(struct x86_cpu *cpu, const struct thunk_operand *op)
+{
+	enum verdict v;
+
+	if (!cpu->model || !cpu->model->amd)
+		return V_DONE;
+	v = thunk_probe(cpu, op->linear, 1, op->write);
+	return v == V_DONE ? thunk_probe(cpu, op->linear + op->size - 1, 1, op->write) : v;
 }
 
 static enum verdict open_operand(struct thunk *t, struct x86_cpu *cpu, const struct x86_insn *insn, struct thunk_operand *op)
@@ -265,11 +278,13 @@ static enum verdict open_operand(struct thunk *t, struct x86_cpu *cpu, const str
 	op->size = insn->mem_size;
 	op->read = insn->mem_read;
 	op->write = insn->mem_write;
+	if (misaligned(cpu, insn, off)) /* comes before #SS */
+		return x86_raise_error(cpu, X86_GP, 0);
 	v = thunk_linear(cpu, insn->seg, off, op->size, op->write, &op->linear);
+	if (v == V_DONE && insn->cls == CLS_SPECIAL && (insn->flags & INSN_FPU))
+		v = probe_environment(cpu, op);
 	if (v != V_DONE)
 		return v;
-	if (misaligned(cpu, insn, op->linear))
-		return x86_raise_error(cpu, X86_GP, 0);
 	return thunk_operand_open(t, cpu, op);
 }
 
@@ -284,14 +299,43 @@ static uint8_t *pick_xsave(struct thunk *t, struct x86_cpu *cpu, const struct x8
 	return t->xsave;
 }
 
+/* A register-only instruction of ours on the guest's vector state. */
+static void run_own(struct thunk *t, struct x86_cpu *cpu, const char *code, uint8_t len)
+{
+	struct x86_insn insn;
+
+	x86_decode(&insn, (const uint8_t *)code, len, MODE_64, NULL);
+	ENSURE(find_slot(t, &insn));
+	t->run.flags = FL_FIXED1 | FL_IF;
+	t->run.xsave = cpu->xsave;
+	run(t);
+}
+
+/* FNSTENV, FNSTCW, FNSAVE, FNSTSW: they run with an x87 exception pending. */
+static bool waits(const struct x86_insn *insn)
+{
+	return !(insn->map == 0 && (insn->opcode == 0xd9 || insn->opcode == 0xdd) && (insn->modrm >> 3 & 7) >= 6);
+}
+
+/* An x87 exception that is pending comes before any fault of the memory operand (SDM Vol. 3A table 6-2). */
+static enum verdict check_pending(struct thunk *t, struct x86_cpu *cpu, const struct x86_insn *insn)
+{
+	if ((insn->flags & (INSN_FPU | INSN_MEM)) != (INSN_FPU | INSN_MEM) || !(cpu->xsave[XS_FSW] & 0x3f) || !waits(insn))
+		return V_DONE;
+	run_own(t, cpu, "\x9b", 1); /* fwait */
+	return t->fault >= 0 ? raise_host_fault(cpu, t->fault) : V_DONE;
+}
+
 static enum verdict step_host(struct thunk *t, struct x86_cpu *cpu, const struct x86_insn *insn)
 {
 	struct thunk_operand op = {0};
+	enum verdict v = check_pending(t, cpu, insn);
 	const struct thunk_slot *s = find_slot(t, insn);
-	enum verdict v;
 
 	if (!s)
 		return x86_raise(cpu, X86_UD);
+	if (v != V_DONE)
+		return v;
 	if (insn->flags & INSN_MEM) {
 		v = open_operand(t, cpu, insn, &op);
 		if (v != V_DONE)
@@ -330,19 +374,6 @@ static enum verdict step_plain(struct thunk *t, struct x86_cpu *cpu, const struc
 	return step_host(t, cpu, insn);
 }
 
-/* A register-only instruction of ours on the guest's vector state. */
-static void run_own(struct thunk *t, struct x86_cpu *cpu, const char *code, uint8_t len)
-{
-	struct x86_insn insn = {.len = len, .mode = MODE_64};
-
-	memcpy(insn.bytes, code, len);
-	x86_decode(&insn, insn.bytes, len, MODE_64, NULL);
-	ENSURE(find_slot(t, &insn));
-	t->run.flags = FL_FIXED1 | FL_IF;
-	t->run.xsave = cpu->xsave;
-	run(t);
-}
-
 void thunk_canonicalize(struct thunk *t, struct x86_cpu *cpu)
 {
 	run_own(t, cpu, "\x90", 1);
@@ -350,7 +381,7 @@ void thunk_canonicalize(struct thunk *t, struct x86_cpu *cpu)
 
 enum verdict thunk_enter_mmx(struct thunk *t, struct x86_cpu *cpu)
 {
-	run_own(t, cpu, "\x0f\x6f\xc0", 3); /* movq mm0, mm0 */
+	run_own(t, cpu, "\x0f\x7e\xc0", 3); /* movd eax, mm0: reads only */
 	return t->fault >= 0 ? raise_host_fault(cpu, t->fault) : V_DONE;
 }
 

@@ -120,6 +120,17 @@ static enum verdict masked_store(struct x86_cpu *cpu, const struct masked *m)
 	return result;
 }
 
+/* These check all of the operand, whatever the mask says, as they may (SDM Vol. 2 MASKMOVDQU) and AMD's do. */
+static enum verdict byte_store(struct x86_cpu *cpu, const struct masked *m)
+{
+	uint64_t linear;
+	enum verdict v = thunk_linear(cpu, m->seg, m->off, m->count, true, &linear);
+
+	if (v == V_DONE)
+		v = thunk_probe(cpu, linear, m->count, true);
+	return v == V_DONE ? masked_store(cpu, m) : v;
+}
+
 /* MASKMOVDQU and VMASKMOVDQU: bytes, to DS:rDI. */
 static enum verdict maskmov_sse(struct x86_cpu *cpu, const struct x86_insn *insn)
 {
@@ -128,7 +139,7 @@ static enum verdict maskmov_sse(struct x86_cpu *cpu, const struct x86_insn *insn
 	m.off = zext(cpu->gpr[RDI], insn->addrsize);
 	get_vector(cpu, insn->reg, &m.data);
 	get_vector(cpu, insn->rm, &m.mask);
-	return masked_store(cpu, &m);
+	return byte_store(cpu, &m);
 }
 
 static enum verdict maskmov_mmx(struct thunk *t, struct x86_cpu *cpu, const struct x86_insn *insn)
@@ -139,13 +150,8 @@ static enum verdict maskmov_mmx(struct thunk *t, struct x86_cpu *cpu, const stru
 	m.off = zext(cpu->gpr[RDI], insn->addrsize);
 	get_mmx(cpu, insn->reg & 7, &m.data);
 	get_mmx(cpu, insn->rm & 7, &m.mask);
-	memcpy(t->xsave, cpu->xsave, sizeof(t->xsave));
-	v = thunk_enter_mmx(t, cpu);
-	if (v == V_DONE)
-		v = masked_store(cpu, &m);
-	if (v != V_DONE && v != V_EXIT)
-		memcpy(cpu->xsave, t->xsave, sizeof(t->xsave));
-	return v;
+	v = thunk_enter_mmx(t, cpu); /* stays when the store faults, as the processor has it */
+	return v == V_DONE ? byte_store(cpu, &m) : v;
 }
 
 /* 2C to 2F: VMASKMOVPS, PD, loads then stores; 8C, 8E: VPMASKMOVD, Q. */
@@ -209,13 +215,15 @@ static enum verdict gather_element(struct x86_cpu *cpu, const struct x86_insn *i
 	return v == V_DONE ? thunk_read(cpu, linear, g->data.b + i * g->size, g->size) : v;
 }
 
-/* What has been fetched goes to the registers; the upper parts become zero in any case. */
-static void gather_commit(struct x86_cpu *cpu, const struct x86_insn *insn, struct gather *g)
+/* What has been fetched goes to the registers; when all has been, their upper parts become zero. */
+static void gather_commit(struct x86_cpu *cpu, const struct x86_insn *insn, struct gather *g, bool whole)
 {
 	unsigned bytes = g->count * g->size;
 
-	memset(g->data.b + bytes, 0, sizeof(g->data.b) - bytes);
-	memset(g->mask.b + bytes, 0, sizeof(g->mask.b) - bytes);
+	if (whole) {
+		memset(g->data.b + bytes, 0, sizeof(g->data.b) - bytes);
+		memset(g->mask.b + bytes, 0, sizeof(g->mask.b) - bytes);
+	}
 	set_vector(cpu, insn->reg, &g->data);
 	set_vector(cpu, insn->vvvv, &g->mask);
 }
@@ -231,8 +239,6 @@ enum verdict thunk_gather(struct x86_cpu *cpu, const struct x86_insn *insn)
 	get_vector(cpu, (unsigned)insn->index, &g.index);
 	get_vector(cpu, insn->vvvv, &g.mask);
 	get_vector(cpu, insn->reg, &g.data);
-	for (i = 0; i < g.count; i++)
-		memset(g.mask.b + i * g.size, element_on(&g.mask, i, g.size) ? 0xff : 0, g.size);
 	for (i = 0; i < g.count; i++) {
 		if (element_on(&g.mask, i, g.size))
 			v = gather_element(cpu, insn, &g, i);
@@ -241,6 +247,6 @@ enum verdict thunk_gather(struct x86_cpu *cpu, const struct x86_insn *insn)
 		memset(g.mask.b + i * g.size, 0, g.size);
 	}
 	if (v == V_DONE || (v == V_INJECT && i > 0))
-		gather_commit(cpu, insn, &g);
+		gather_commit(cpu, insn, &g, v == V_DONE);
 	return v == V_DONE ? thunk_retire(cpu, insn, v) : v;
 }

@@ -2,6 +2,7 @@
  * Saving and restoring vector state: FXSAVE, FXRSTOR and the XSAVE family (SDM Vol. 1 10.5 and ch. 13). The guest's state is an area in
  * standard format already; these move it between that and the guest's own formats.
  */
+#include "arch/x86/cpuid.h"
 #include "engine/translate/thunk_internal.h"
 
 #include <string.h>
@@ -95,6 +96,7 @@ static void put_mxcsr(uint8_t *area, const uint8_t *xsave, const struct thunk *t
 static enum verdict save_begin(struct x86_cpu *cpu, const struct x86_insn *insn, struct save *s, unsigned size, unsigned align,
 			       bool write)
 {
+	uint64_t off, linear;
 	enum verdict v;
 
 	s->vectors = insn->mode == MODE_64 ? 16 : 8;
@@ -102,10 +104,20 @@ static enum verdict save_begin(struct x86_cpu *cpu, const struct x86_insn *insn,
 	s->op.size = size;
 	s->op.read = true;
 	s->op.write = write;
-	v = thunk_linear(cpu, insn->seg, x86_effective_address(cpu, insn), size, write, &s->op.linear);
-	if (v == V_DONE && (s->op.linear & (align - 1)))
-		v = x86_raise_error(cpu, X86_GP, 0);
-	return v;
+	off = x86_effective_address(cpu, insn);
+	v = thunk_linear(cpu, insn->seg, off, size, write, &s->op.linear);
+	if (v == V_INJECT && align == 16)
+		return v;
+	linear = off + (insn->mode != MODE_64 || insn->seg >= SEG_FS ? cpu->seg[insn->seg].base : 0);
+	return linear & (align - 1) ? x86_raise_error(cpu, X86_GP, 0) : v; /* for XSAVE comes before #SS */
+}
+
+/* AMD's processors look at the last byte before the others (but for XSAVE's first), and CR2 shows it. */
+static enum verdict probe_end(struct x86_cpu *cpu, const struct save *s)
+{
+	if (!cpu->model || !cpu->model->amd)
+		return V_DONE;
+	return thunk_probe(cpu, s->op.linear + s->op.size - 1, 1, s->op.write);
 }
 
 /* The operating system has said that it saves SSE state. */
@@ -156,6 +168,8 @@ enum verdict thunk_fxsave(struct thunk *t, struct x86_cpu *cpu, const struct x86
 	struct save s = {0};
 	enum verdict v = save_begin(cpu, insn, &s, 512, 16, store);
 
+	if (v == V_DONE)
+		v = probe_end(cpu, &s);
 	if (v != V_DONE)
 		return v;
 	return store ? fxsave(t, cpu, insn, &s) : fxrstor(t, cpu, insn, &s);
@@ -320,6 +334,12 @@ enum verdict thunk_xsave(struct thunk *t, struct x86_cpu *cpu, const struct x86_
 		return x86_raise_error(cpu, X86_GP, 0);
 	s.mask = cpu->xcr0 & ((uint32_t)cpu->gpr[RAX] | cpu->gpr[RDX] << 32);
 	v = save_begin(cpu, insn, &s, area_size(s.mask), 64, kind < KIND_XRSTOR);
+	if (v == V_DONE)
+		v = thunk_probe(cpu, s.op.linear, 1, s.op.write);
+	if (v == V_DONE && kind >= KIND_XRSTOR)
+		v = thunk_probe(cpu, s.op.linear + XS_BV, 64, false);
+	if (v == V_DONE)
+		v = probe_end(cpu, &s);
 	if (v != V_DONE)
 		return v;
 	return kind < KIND_XRSTOR ? xsave(t, cpu, insn, &s, kind) : xrstor(t, cpu, insn, &s, kind);
