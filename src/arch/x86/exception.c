@@ -37,7 +37,7 @@ static enum verdict read_gate(struct x86_cpu *cpu, struct event *e)
 
 	if (e->vector * size + size - 1 > cpu->idtr.limit)
 		return raise_gp(cpu, error);
-	TRY(mem_read(cpu, cpu->idtr.base + e->vector * size, raw, size, ACC_IMPLICIT));
+	TRY(table_read(cpu, cpu->idtr.base + e->vector * size, raw, size, X86_GP, error));
 	g->offset = (raw[0] & 0xffff) | (raw[1] & 0xffff0000) | (uint64_t)raw[2] << 32;
 	g->sel = (uint16_t)(raw[0] >> 16);
 	g->ist = x86_long_mode(cpu) ? raw[1] & 7 : 0;

@@ -180,6 +180,8 @@ static inline bool desc_writable_data(uint16_t attr)
 	return (attr & (SEG_ATTR_S | 0xa)) == (SEG_ATTR_S | 2);
 }
 
+/* Reads from a system table; `vector` with `error` where its address is not canonical. */
+enum verdict table_read(struct x86_cpu *cpu, uint64_t va, void *dst, unsigned len, enum x86_vector vector, uint32_t error);
 /*
  * Reads the descriptor that `sel` names from the GDT or the LDT. Outside the table: `vector` with the selector (and `ext`) as
  * error code. Not for null selectors.

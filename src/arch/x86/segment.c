@@ -63,6 +63,13 @@ static void desc_parse(struct descriptor *d)
 		d->seg.limit = d->seg.limit << 12 | 0xfff;
 }
 
+enum verdict table_read(struct x86_cpu *cpu, uint64_t va, void *dst, unsigned len, enum x86_vector vector, uint32_t error)
+{
+	if (x86_long_mode(cpu) && (!x86_canonical(va) || !x86_canonical(va + len - 1)))
+		return x86_raise_error(cpu, vector, error);
+	return mem_read(cpu, va, dst, len, ACC_IMPLICIT);
+}
+
 enum verdict desc_read(struct x86_cpu *cpu, uint16_t sel, enum x86_vector vector, uint32_t ext, struct descriptor *d)
 {
 	const struct x86_segment *ldt = &cpu->seg[SEG_LDTR];
@@ -77,7 +84,7 @@ enum verdict desc_read(struct x86_cpu *cpu, uint16_t sel, enum x86_vector vector
 		return x86_raise_error(cpu, vector, (sel & ~3u) | ext);
 	d->linear = base + (sel & ~7u);
 	d->seg.sel = sel;
-	TRY(mem_read(cpu, d->linear, d->raw, 8, ACC_IMPLICIT));
+	TRY(table_read(cpu, d->linear, d->raw, 8, vector, (sel & ~3u) | ext));
 	desc_parse(d);
 	return V_DONE;
 }
@@ -90,7 +97,7 @@ enum verdict desc_read_high(struct x86_cpu *cpu, uint16_t sel, struct descriptor
 		return V_DONE;
 	if ((sel | 7u) + 8 > limit)
 		return raise_gp(cpu, sel & ~3u);
-	TRY(mem_read(cpu, d->linear + 8, d->raw + 2, 8, ACC_IMPLICIT));
+	TRY(table_read(cpu, d->linear + 8, d->raw + 2, 8, X86_GP, sel & ~3u));
 	if (d->raw[3] & 0x1f00) /* SDM Vol. 3A figure 8-4: the upper type field must be 0 */
 		return raise_gp(cpu, sel & ~3u);
 	d->seg.base |= (uint64_t)d->raw[2] << 32;
@@ -248,7 +255,7 @@ static enum verdict tss_read(struct x86_cpu *cpu, uint32_t off, unsigned len, ui
 
 	if (off + len - 1 > tr->limit)
 		return x86_raise_error(cpu, X86_TS, (tr->sel & ~3u) | ext);
-	return mem_read(cpu, tr->base + off, dst, len, ACC_IMPLICIT);
+	return table_read(cpu, tr->base + off, dst, len, X86_TS, (tr->sel & ~3u) | ext);
 }
 
 enum verdict tss_stack(struct x86_cpu *cpu, unsigned level, uint32_t ext, uint16_t *ss, uint64_t *sp)
