@@ -265,6 +265,6 @@ sys_fn sys_load_far, sys_sgdt, sys_sidt, sys_lgdt, sys_lidt, sys_sldt, sys_str, 
 sys_fn sys_lmsw, sys_smsw, sys_clts, sys_mov_cr, sys_mov_dr, sys_rdmsr, sys_wrmsr, sys_cpuid, sys_rdtsc, sys_rdtscp, sys_rdpmc,
 	sys_rdpid, sys_xgetbv, sys_xsetbv, sys_invlpg, sys_invpcid, sys_invd, sys_hlt, sys_swapgs, sys_cli, sys_sti, sys_pushf,
 	sys_popf, sys_in, sys_out, sys_ins, sys_outs, sys_verr, sys_verw, sys_lar, sys_lsl, sys_arpl, sys_fsgsbase, sys_clac,
-	sys_stac, sys_clzero;
+	sys_stac;
 
 #endif

@@ -143,17 +143,6 @@ enum verdict sys_fsgsbase(struct x86_cpu *cpu, const struct x86_insn *insn)
 	return V_DONE;
 }
 
-enum verdict sys_clzero(struct x86_cpu *cpu, const struct x86_insn *insn)
-{
-	static const uint8_t zeroes[64];
-	uint64_t linear, ea = zext(cpu->gpr[RAX], insn->addrsize) & ~63ull;
-
-	if (!cpu_has(cpu, FEAT_CLZERO))
-		return raise_ud(cpu);
-	TRY(x86_linear(cpu, insn->seg, ea, 64, ACC_WRITE, &linear));
-	return mem_write(cpu, linear, zeroes, 64, x86_access_mode(cpu));
-}
-
 enum verdict sys_cli(struct x86_cpu *cpu, const struct x86_insn *insn)
 {
 	if (!real_mode(cpu) && cpu->cpl > iopl(cpu))

@@ -78,7 +78,6 @@ static const struct sys_op sys_ops[ZYDIS_MNEMONIC_MAX_VALUE + 1] = {
 	OP(RDGSBASE, sys_fsgsbase, 0),
 	OP(WRFSBASE, sys_fsgsbase, 0),
 	OP(WRGSBASE, sys_fsgsbase, 0),
-	OP(CLZERO, sys_clzero, 0),
 
 	OP(CLI, sys_cli, 0),
 	OP(STI, sys_sti, 0),
