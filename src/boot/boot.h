@@ -30,15 +30,16 @@ struct boot_config {
 	struct x86_cpu *cpu; /* has just been reset */
 	struct boot_file kernel;
 	struct boot_file initrd; /* len 0: none */
-	const char *cmdline;	 /* not NULL */
-	uint64_t rsdp;		 /* guest-physical address of the ACPI tables' root, 0: none */
+	const char *cmdline;     /* not NULL */
+	uint64_t rsdp;           /* guest-physical address of the ACPI tables' root, 0: none */
 	unsigned regions;
 	struct boot_region region[BOOT_REGIONS]; /* the memory map, ascending */
 };
 
 /*
- * Loads a bzImage, an ELF file with a PVH note or a multiboot v1 kernel. False: err names the file and the fix; guest memory may
- * have been written then, the processor has not. Uses memory below 640 KiB (boot/layout.h) for what it hands over.
+ * Loads a bzImage, an ELF file with a PVH note or a multiboot v1 kernel. False: err names the file and the fix; guest
+ * memory may have been written then, the processor has not. Uses memory below 640 KiB (boot/layout.h) for what it hands
+ * over.
  */
 bool boot_load(const struct boot_config *config, struct error *err);
 

@@ -1,4 +1,5 @@
-/* Linux's boot protocol (Documentation/arch/x86/boot.rst, zero-page.rst): bzImage, by its 64-bit or its 32-bit entry. */
+/* Linux's boot protocol (Documentation/arch/x86/boot.rst, zero-page.rst): bzImage, by its 64-bit or its 32-bit entry.
+ */
 #include "boot/layout.h"
 
 #include <string.h>
@@ -21,10 +22,10 @@ enum {
 	HDR_INITRD_ADDR_MAX = 0x22c,  /* 2.03 */
 	HDR_KERNEL_ALIGNMENT = 0x230, /* 2.05 */
 	HDR_RELOCATABLE = 0x234,      /* 2.05 */
-	HDR_XLOADFLAGS = 0x236,	      /* 2.12 */
+	HDR_XLOADFLAGS = 0x236,       /* 2.12 */
 	HDR_CMDLINE_SIZE = 0x238,     /* 2.06 */
 	HDR_PREF_ADDRESS = 0x258,     /* 2.10 */
-	HDR_INIT_SIZE = 0x260,	      /* 2.10 */
+	HDR_INIT_SIZE = 0x260,        /* 2.10 */
 	HDR_MIN_END = 0x264,
 	HDR_MAX_END = 0x290, /* where the zero page has other things */
 };
@@ -80,8 +81,9 @@ static bool parse_sizes(const struct boot_file *file, struct bzimage *bz, struct
 	bz->body_len = (uint64_t)get32(p + HDR_SYSSIZE) * 16;
 	/* Some linkers leave out the padding of the last 16 bytes. */
 	if (!in_file(bz->body, align_down(MAX(bz->body_len, 1) - 1, 16), file->len) || bz->header_end > file->len)
-		return error_set(err, "%s is truncated: its header says %llu bytes and the file has %llu; copy it again",
-				 file->name, (unsigned long long)(bz->body + bz->body_len), (unsigned long long)file->len);
+		return error_set(
+			err, "%s is truncated: its header says %llu bytes and the file has %llu; copy it again",
+			file->name, (unsigned long long)(bz->body + bz->body_len), (unsigned long long)file->len);
 	if (bz->header_end > HDR_MAX_END)
 		bz->header_end = HDR_MAX_END;
 	/* The last bytes may be a signature or padding that the unpacker wants to see. */
@@ -98,8 +100,10 @@ static bool parse_protocol(const struct boot_file *file, struct bzimage *bz, str
 
 	bz->version = get16(p + HDR_VERSION);
 	if (bz->version < 0x206 || file->len < HDR_MIN_END)
-		return error_set(err, "%s speaks version %u.%02u of the boot protocol: take a kernel of 2.06 (Linux 2.6.22) "
-				 "or newer", file->name, bz->version >> 8, bz->version & 0xff);
+		return error_set(err,
+				 "%s speaks version %u.%02u of the boot protocol: take a kernel of 2.06 (Linux 2.6.22) "
+				 "or newer",
+				 file->name, bz->version >> 8, bz->version & 0xff);
 	if (!(p[HDR_LOADFLAGS] & LOADED_HIGH))
 		return error_set(err, "%s is a zImage, which loads low: take a bzImage", file->name);
 	bz->initrd_limit = (uint64_t)get32(p + HDR_INITRD_ADDR_MAX) + 1;
@@ -122,18 +126,21 @@ static bool parse_protocol(const struct boot_file *file, struct bzimage *bz, str
 static bool check_protocol(const struct boot_file *file, const struct bzimage *bz, struct error *err)
 {
 	if (bz->pref_address < LAYOUT_KERNEL_MIN || bz->pref_address >= GiB(4))
-		return error_set(err, "%s wants to be loaded at %#llx, which is not between 1 MiB and 4 GiB: its header is damaged",
-				 file->name, (unsigned long long)bz->pref_address);
+		return error_set(
+			err,
+			"%s wants to be loaded at %#llx, which is not between 1 MiB and 4 GiB: its header is damaged",
+			file->name, (unsigned long long)bz->pref_address);
 	if (bz->relocatable && (!bz->alignment || (bz->alignment & (bz->alignment - 1))))
-		return error_set(err, "%s asks for an alignment of %#llx, no power of two: its header is damaged", file->name,
-				 (unsigned long long)bz->alignment);
+		return error_set(err, "%s asks for an alignment of %#llx, no power of two: its header is damaged",
+				 file->name, (unsigned long long)bz->alignment);
 	if (bz->entry64 && bz->body_len <= ENTRY_64)
 		return error_set(err, "%s is truncated before its 64-bit entry: copy it again", file->name);
 	return true;
 }
 
 /* Where the kernel goes: where it prefers, else, when it can move, as low as it may. */
-static bool choose_address(const struct boot_config *config, const struct bzimage *bz, uint64_t *addr, struct error *err)
+static bool choose_address(const struct boot_config *config, const struct bzimage *bz, uint64_t *addr,
+			   struct error *err)
 {
 	uint64_t low = bz->relocatable ? align_up(LAYOUT_KERNEL_MIN, bz->alignment) : bz->pref_address;
 	uint64_t top = boot_low_ram(config->mem);
@@ -169,7 +176,7 @@ static void put_memory_map(const struct boot_config *config, uint8_t *zp)
 /* The zero page: the file's header with the loader's fields filled in, and what firmware would have told. */
 static bool write_zero_page(const struct boot_config *config, const struct bzimage *bz, uint64_t load, uint64_t initrd)
 {
-	uint8_t zp[ZP_SIZE] = { 0 };
+	uint8_t zp[ZP_SIZE] = {0};
 	uint64_t initrd_len = initrd ? config->initrd.len : 0;
 
 	memcpy(zp + HDR, bz->header + HDR, bz->header_end - HDR);
@@ -189,7 +196,7 @@ static bool write_zero_page(const struct boot_config *config, const struct bzima
 bool boot_bzimage(const struct boot_config *config, struct error *err)
 {
 	const struct boot_file *file = &config->kernel;
-	struct bzimage bz = { 0 };
+	struct bzimage bz = {0};
 	uint64_t load, initrd;
 
 	if (!parse_sizes(file, &bz, err) || !parse_protocol(file, &bz, err) || !check_protocol(file, &bz, err) ||

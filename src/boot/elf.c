@@ -9,9 +9,11 @@ static void parse_segment(const uint8_t *p, bool is64, struct elf_segment *s)
 {
 	s->type = get32(p);
 	if (is64)
-		*s = (struct elf_segment){ s->type, get64(p + 8), get64(p + 16), get64(p + 24), get64(p + 32), get64(p + 40) };
+		*s = (struct elf_segment){s->type,       get64(p + 8),  get64(p + 16),
+					  get64(p + 24), get64(p + 32), get64(p + 40)};
 	else
-		*s = (struct elf_segment){ s->type, get32(p + 4), get32(p + 8), get32(p + 12), get32(p + 16), get32(p + 20) };
+		*s = (struct elf_segment){s->type,       get32(p + 4),  get32(p + 8),
+					  get32(p + 12), get32(p + 16), get32(p + 20)};
 }
 
 bool elf_parse(const struct boot_file *file, struct elf_file *elf)
@@ -21,7 +23,7 @@ bool elf_parse(const struct boot_file *file, struct elf_file *elf)
 	uint64_t table;
 
 	memset(elf, 0, sizeof(*elf));
-	if (file->len < 64 || memcmp(p, "\x7f" "ELF", 4) || (p[4] != 1 && p[4] != 2) || p[5] != 1)
+	if (file->len < 64 || memcmp(p, "\177ELF", 4) || (p[4] != 1 && p[4] != 2) || p[5] != 1)
 		return false;
 	elf->is64 = p[4] == 2;
 	if (get16(p + 18) != EM_386 && get16(p + 18) != EM_X86_64)
@@ -30,7 +32,8 @@ bool elf_parse(const struct boot_file *file, struct elf_file *elf)
 	table = elf->is64 ? get64(p + 32) : get32(p + 28);
 	size = get16(p + (elf->is64 ? 54 : 42));
 	count = get16(p + (elf->is64 ? 56 : 44));
-	if (size < (elf->is64 ? 56u : 32u) || count > ELF_SEGMENTS || !in_file(table, (uint64_t)size * count, file->len))
+	if (size < (elf->is64 ? 56u : 32u) || count > ELF_SEGMENTS ||
+	    !in_file(table, (uint64_t)size * count, file->len))
 		return false;
 	for (unsigned i = 0; i < count; i++) {
 		struct elf_segment *s = &elf->segment[elf->count++];
@@ -41,22 +44,27 @@ bool elf_parse(const struct boot_file *file, struct elf_file *elf)
 	return true;
 }
 
-static bool load_segment(const struct boot_config *config, const struct elf_segment *s, uint64_t *end, struct error *err)
+static bool load_segment(const struct boot_config *config, const struct elf_segment *s, uint64_t *end,
+			 struct error *err)
 {
 	const struct boot_file *file = &config->kernel;
 
 	if (!s->memsz)
 		return true;
 	if (s->filesz > s->memsz)
-		return error_set(err, "%s has a segment that is longer in the file than in memory: it is damaged", file->name);
+		return error_set(err, "%s has a segment that is longer in the file than in memory: it is damaged",
+				 file->name);
 	if (s->paddr < LAYOUT_KERNEL_MIN)
 		return error_set(err, "%s has a segment at %#llx; this machine loads at 1 MiB and above", file->name,
 				 (unsigned long long)s->paddr);
 	if (!guest_memory_ptr(config->mem, s->paddr, s->memsz, true) ||
 	    !boot_copy(config, s->paddr, file->data + s->offset, s->filesz) ||
 	    !boot_zero(config, s->paddr + s->filesz, s->memsz - s->filesz))
-		return error_set(err, "%s has a segment of %llu KiB at %#llx, where the machine has no memory: give it more with "
-				 "--memory", file->name, (unsigned long long)(s->memsz >> 10), (unsigned long long)s->paddr);
+		return error_set(
+			err,
+			"%s has a segment of %llu KiB at %#llx, where the machine has no memory: give it more with "
+			"--memory",
+			file->name, (unsigned long long)(s->memsz >> 10), (unsigned long long)s->paddr);
 	*end = MAX(*end, s->paddr + s->memsz);
 	return true;
 }

@@ -1,6 +1,6 @@
 /*
- * What the loaders share: where in low memory they put what they hand over, and the processor's state at a kernel's entry.
- * Kernels themselves lie at 1 MiB or above.
+ * What the loaders share: where in low memory they put what they hand over, and the processor's state at a kernel's
+ * entry. Kernels themselves lie at 1 MiB or above.
  */
 #ifndef DOPPEL_BOOT_LAYOUT_H
 #define DOPPEL_BOOT_LAYOUT_H
@@ -9,10 +9,10 @@
 
 enum {
 	LAYOUT_GDT = 0x1000,
-	LAYOUT_STACK = 0x6ff0,	 /* grows down; no protocol promises one */
-	LAYOUT_INFO = 0x7000,	 /* zero page, hvm_start_info or multiboot information, with what it points to */
+	LAYOUT_STACK = 0x6ff0, /* grows down; no protocol promises one */
+	LAYOUT_INFO = 0x7000,  /* zero page, hvm_start_info or multiboot information, with what it points to */
 	LAYOUT_INFO_SIZE = 0x1000,
-	LAYOUT_PAGES = 0x9000,	 /* six pages of page tables: the first 4 GiB, one to one */
+	LAYOUT_PAGES = 0x9000, /* six pages of page tables: the first 4 GiB, one to one */
 	LAYOUT_CMDLINE = 0x20000,
 	LAYOUT_CMDLINE_MAX = 0x10000,
 	LAYOUT_KERNEL_MIN = 0x100000,
@@ -66,8 +66,9 @@ bool boot_copy(const struct boot_config *config, uint64_t gpa, const void *src, 
 bool boot_zero(const struct boot_config *config, uint64_t gpa, uint64_t len);
 
 /*
- * Puts the initrd as high as it goes: below `limit`, above `floor` (the kernel's end), on a page of its own; above 4 GiB when it
- * does not fit there and `high` allows it. *gpa is 0 without an initrd. False: err says how much memory is missing.
+ * Puts the initrd as high as it goes: below `limit`, above `floor` (the kernel's end), on a page of its own; above 4
+ * GiB when it does not fit there and `high` allows it. *gpa is 0 without an initrd. False: err says how much memory is
+ * missing.
  */
 bool boot_place_initrd(const struct boot_config *config, uint64_t floor, uint64_t limit, bool high, uint64_t *gpa,
 		       struct error *err);

@@ -59,16 +59,19 @@ static bool load_by_addresses(const struct boot_config *config, uint64_t off, ui
 	header = get32(p + 12), load = get32(p + 16), load_end = get32(p + 20), bss_end = get32(p + 24);
 	*entry = get32(p + 28);
 	if (load > header || header - load > off)
-		return error_set(err, "%s has a multiboot header whose addresses contradict its place: it is damaged", file->name);
+		return error_set(err, "%s has a multiboot header whose addresses contradict its place: it is damaged",
+				 file->name);
 	start = off - (header - load);
 	len = load_end ? load_end - load : file->len - start;
 	if ((load_end && load_end < load) || !in_file(start, len, file->len))
 		return error_set(err, "%s is shorter than its multiboot header says: copy it again", file->name);
 	*end = MAX(load + len, bss_end);
 	if (!boot_copy(config, load, file->data + start, len) || !boot_zero(config, load + len, *end - (load + len)))
-		return error_set(err, "%s wants to be loaded at %#llx to %#llx, where the machine has no memory for it: kernels go "
-				 "at 1 MiB and above; --memory gives it more", file->name, (unsigned long long)load,
-				 (unsigned long long)*end);
+		return error_set(
+			err,
+			"%s wants to be loaded at %#llx to %#llx, where the machine has no memory for it: kernels go "
+			"at 1 MiB and above; --memory gives it more",
+			file->name, (unsigned long long)load, (unsigned long long)*end);
 	return true;
 }
 
@@ -88,8 +91,11 @@ static bool load_elf(const struct boot_config *config, uint64_t *end, uint32_t *
 	struct elf_file elf;
 
 	if (!elf_parse(&config->kernel, &elf) || elf.is64)
-		return error_set(err, "%s has a multiboot header but is no whole ELF32 file for x86 and gives no addresses: copy it "
-				 "again, or take a 32-bit build", config->kernel.name);
+		return error_set(
+			err,
+			"%s has a multiboot header but is no whole ELF32 file for x86 and gives no addresses: copy it "
+			"again, or take a 32-bit build",
+			config->kernel.name);
 	*entry = physical_entry(&elf);
 	return elf_load(config, &elf, end, err);
 }
@@ -113,7 +119,7 @@ static uint32_t put_modules(const struct boot_config *config, uint8_t *mbi, uint
 static bool write_info(const struct boot_config *config, uint64_t initrd)
 {
 	static const char loader[] = "doppel";
-	uint8_t mbi[LAYOUT_INFO_SIZE] = { 0 };
+	uint8_t mbi[LAYOUT_INFO_SIZE] = {0};
 	uint32_t flags = INFO_MEMORY | INFO_CMDLINE | INFO_MMAP | INFO_LOADER_NAME;
 
 	flags |= put_modules(config, mbi, initrd);
@@ -145,9 +151,11 @@ bool boot_multiboot(const struct boot_config *config, struct error *err)
 		return error_set(err, "%s has no multiboot header", file->name);
 	flags = get32(file->data + off + 4);
 	if (flags & FLAGS_REQUIRED & ~FLAGS_KNOWN)
-		return error_set(err, "%s asks the multiboot loader for something unknown (flags %#x): take another kernel",
+		return error_set(err,
+				 "%s asks the multiboot loader for something unknown (flags %#x): take another kernel",
 				 file->name, flags);
-	if (flags & HAS_ADDRESSES ? !load_by_addresses(config, off, &end, &entry, err) : !load_elf(config, &end, &entry, err))
+	if (flags & HAS_ADDRESSES ? !load_by_addresses(config, off, &end, &entry, err)
+				  : !load_elf(config, &end, &entry, err))
 		return false;
 	if (!boot_place_initrd(config, end, GiB(4), false, &initrd, err) ||
 	    !boot_place_cmdline(config, LAYOUT_CMDLINE_MAX, err))

@@ -56,9 +56,10 @@ bool boot_place_initrd(const struct boot_config *config, uint64_t floor, uint64_
 		*gpa = place_high(config->mem, size);
 	if (*gpa && boot_copy(config, *gpa, config->initrd.data, size))
 		return true;
-	return error_set(err, "the initrd %s (%llu MiB) does not fit into memory beside the kernel: "
-			 "give the machine more with --memory", config->initrd.name,
-			 (unsigned long long)(align_up(size, MiB(1)) >> 20));
+	return error_set(err,
+			 "the initrd %s (%llu MiB) does not fit into memory beside the kernel: "
+			 "give the machine more with --memory",
+			 config->initrd.name, (unsigned long long)(align_up(size, MiB(1)) >> 20));
 }
 
 bool boot_place_cmdline(const struct boot_config *config, uint64_t max, struct error *err)
@@ -67,8 +68,9 @@ bool boot_place_cmdline(const struct boot_config *config, uint64_t max, struct e
 
 	max = MIN(max, LAYOUT_CMDLINE_MAX - 1);
 	if (len > max)
-		return error_set(err, "the kernel's command line is %llu characters long and %s takes %llu: shorten --append",
-				 (unsigned long long)len, config->kernel.name, (unsigned long long)max);
+		return error_set(
+			err, "the kernel's command line is %llu characters long and %s takes %llu: shorten --append",
+			(unsigned long long)len, config->kernel.name, (unsigned long long)max);
 	return guest_memory_write(config->mem, LAYOUT_CMDLINE, config->cmdline, len + 1);
 }
 
@@ -85,13 +87,13 @@ bool boot_place_cmdline(const struct boot_config *config, uint64_t max, struct e
 
 static void set_segments(struct x86_cpu *cpu, uint16_t code_attr)
 {
-	struct x86_segment data = { .limit = UINT32_MAX, .sel = BOOT_DS, .attr = ATTR_DATA };
+	struct x86_segment data = {.limit = UINT32_MAX, .sel = BOOT_DS, .attr = ATTR_DATA};
 
 	for (unsigned i = 0; i < X86_SEGS; i++)
 		cpu->seg[i] = data;
-	cpu->seg[SEG_CS] = (struct x86_segment){ .limit = UINT32_MAX, .sel = BOOT_CS, .attr = code_attr };
-	cpu->seg[SEG_TR] = (struct x86_segment){ .limit = 0x67, .sel = BOOT_TSS, .attr = ATTR_TSS };
-	cpu->seg[SEG_LDTR] = (struct x86_segment){ .attr = 0 };
+	cpu->seg[SEG_CS] = (struct x86_segment){.limit = UINT32_MAX, .sel = BOOT_CS, .attr = code_attr};
+	cpu->seg[SEG_TR] = (struct x86_segment){.limit = 0x67, .sel = BOOT_TSS, .attr = ATTR_TSS};
+	cpu->seg[SEG_LDTR] = (struct x86_segment){.attr = 0};
 	cpu->cpl = 0;
 }
 
@@ -99,15 +101,15 @@ static void set_segments(struct x86_cpu *cpu, uint16_t code_attr)
 static void enter(const struct boot_config *config, uint64_t entry, uint64_t code_descriptor, uint16_t code_attr)
 {
 	struct x86_cpu *cpu = config->cpu;
-	uint64_t gdt[] = { 0, 0, code_descriptor, GDT_DATA, GDT_TSS, 0 };
+	uint64_t gdt[] = {0, 0, code_descriptor, GDT_DATA, GDT_TSS, 0};
 
 	guest_memory_write(config->mem, LAYOUT_GDT, gdt, sizeof(gdt));
 	memset(cpu->gpr, 0, sizeof(cpu->gpr));
 	cpu->gpr[RSP] = LAYOUT_STACK;
 	cpu->rip = entry;
 	cpu->rflags = FL_FIXED1;
-	cpu->gdtr = (struct x86_table){ .base = LAYOUT_GDT, .limit = sizeof(gdt) - 1 };
-	cpu->idtr = (struct x86_table){ 0 };
+	cpu->gdtr = (struct x86_table){.base = LAYOUT_GDT, .limit = sizeof(gdt) - 1};
+	cpu->idtr = (struct x86_table){0};
 	cpu->cr0 = CR0_PE | CR0_ET | CR0_NE;
 	cpu->cr3 = cpu->cr4 = cpu->efer = 0;
 	cpu->halted = false;
@@ -134,7 +136,7 @@ void boot_enter_protected(const struct boot_config *config, uint32_t entry)
 
 static void write_page_tables(struct guest_memory *mem)
 {
-	uint64_t table[512] = { LAYOUT_PAGES + PAGE_SIZE + PTE_TABLE };
+	uint64_t table[512] = {LAYOUT_PAGES + PAGE_SIZE + PTE_TABLE};
 
 	guest_memory_write(mem, LAYOUT_PAGES, table, sizeof(table));
 	for (unsigned i = 0; i < 4; i++)

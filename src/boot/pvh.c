@@ -60,7 +60,7 @@ bool boot_is_pvh(const struct boot_file *file)
 
 static bool write_start_info(const struct boot_config *config, uint64_t initrd)
 {
-	uint8_t info[LAYOUT_INFO_SIZE] = { 0 };
+	uint8_t info[LAYOUT_INFO_SIZE] = {0};
 
 	put32(info + SI_MAGIC, START_MAGIC);
 	put32(info + SI_VERSION, START_VERSION);
@@ -92,7 +92,8 @@ bool boot_pvh(const struct boot_config *config, struct error *err)
 	if (!elf_parse(file, &elf) || !find_entry(file, &elf, &entry))
 		return error_set(err, "%s has no PVH entry", file->name);
 	if (entry < LAYOUT_KERNEL_MIN || entry >= GiB(4))
-		return error_set(err, "%s has its PVH entry at %#llx, which is not between 1 MiB and 4 GiB: it is damaged",
+		return error_set(err,
+				 "%s has its PVH entry at %#llx, which is not between 1 MiB and 4 GiB: it is damaged",
 				 file->name, (unsigned long long)entry);
 	if (!elf_load(config, &elf, &end, err) || !boot_place_initrd(config, end, GiB(4), false, &initrd, err) ||
 	    !boot_place_cmdline(config, LAYOUT_CMDLINE_MAX, err))

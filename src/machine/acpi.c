@@ -84,7 +84,11 @@ static void store_port(struct tables *t, size_t at, unsigned bits, unsigned acce
 
 /* FADT flags (table 5.10) and boot architecture flags (table 5.11). */
 enum {
-	FADT_WBINVD = 1 << 0, FADT_PROC_C1 = 1 << 2, FADT_NO_SLEEP_BUTTON = 1 << 5, FADT_NO_RTC_WAKE = 1 << 6, FADT_TIMER_32 = 1 << 8,
+	FADT_WBINVD = 1 << 0,
+	FADT_PROC_C1 = 1 << 2,
+	FADT_NO_SLEEP_BUTTON = 1 << 5,
+	FADT_NO_RTC_WAKE = 1 << 6,
+	FADT_TIMER_32 = 1 << 8,
 	FADT_RESET_REGISTER = 1 << 10,
 };
 enum { BOOT_LEGACY_DEVICES = 1 << 0, BOOT_8042 = 1 << 1, BOOT_NO_VGA = 1 << 2 };
@@ -97,20 +101,21 @@ struct field {
 };
 
 static const struct field fadt_fields[] = {
-	{ 45, 1, PROFILE_SERVER },
-	{ 46, 2, PC_SCI_IRQ },
-	{ 56, 4, PC_PM_BASE + ACPI_PM_EVENT },
-	{ 64, 4, PC_PM_BASE + ACPI_PM_CONTROL },
-	{ 76, 4, PC_PM_BASE + ACPI_PM_TIMER },
-	{ 88, 1, 4 }, /* lengths of the event block, the control block and the timer */
-	{ 89, 1, 2 },
-	{ 91, 1, 4 },
-	{ 96, 2, NO_C2 },
-	{ 98, 2, NO_C3 },
-	{ 108, 1, RTC_CENTURY },
-	{ 112, 4, FADT_WBINVD | FADT_PROC_C1 | FADT_NO_SLEEP_BUTTON | FADT_NO_RTC_WAKE | FADT_TIMER_32 | FADT_RESET_REGISTER },
-	{ 128, 1, PC_RESET_VALUE },
-	{ 131, 1, 4 }, /* minor version: 6.4 */
+	{45, 1, PROFILE_SERVER},
+	{46, 2, PC_SCI_IRQ},
+	{56, 4, PC_PM_BASE + ACPI_PM_EVENT},
+	{64, 4, PC_PM_BASE + ACPI_PM_CONTROL},
+	{76, 4, PC_PM_BASE + ACPI_PM_TIMER},
+	{88, 1, 4}, /* lengths of the event block, the control block and the timer */
+	{89, 1, 2},
+	{91, 1, 4},
+	{96, 2, NO_C2},
+	{98, 2, NO_C3},
+	{108, 1, RTC_CENTURY},
+	{112, 4,
+	 FADT_WBINVD | FADT_PROC_C1 | FADT_NO_SLEEP_BUTTON | FADT_NO_RTC_WAKE | FADT_TIMER_32 | FADT_RESET_REGISTER},
+	{128, 1, PC_RESET_VALUE},
+	{131, 1, 4}, /* minor version: 6.4 */
 };
 
 static uint64_t fadt(struct tables *t, uint64_t facs, uint64_t dsdt, bool keyboard)
@@ -155,7 +160,7 @@ static uint64_t dsdt(struct tables *t, const struct acpi_config *config)
 	return end_table(t, at);
 }
 
-/* Where an ISA interrupt comes out on the I/O APIC; flags: polarity in bits 0-1, trigger in 2-3, 0 as the bus has it. */
+/* Where an ISA interrupt comes out on the I/O APIC; flags: polarity in bits 0-1, trigger in 2-3; 0: as the bus. */
 static void madt_override(struct tables *t, unsigned irq, unsigned gsi, unsigned flags)
 {
 	put(t, 2, 1);
@@ -188,7 +193,7 @@ static uint64_t madt(struct tables *t, unsigned cpus)
 	put(t, 0, 4); /* first GSI */
 	madt_override(t, 0, PC_TIMER_GSI, 0);
 	madt_override(t, PC_SCI_IRQ, PC_SCI_IRQ, 0xd); /* level, active high */
-	put(t, 4, 1); /* NMI at LINT1 of all processors */
+	put(t, 4, 1);                                  /* NMI at LINT1 of all processors */
 	put(t, 6, 1);
 	put(t, 0xff, 1);
 	put(t, 0, 2);
@@ -236,7 +241,7 @@ static void rsdp(struct tables *t, uint64_t rsdt, uint64_t xsdt)
 
 size_t acpi_build(uint8_t *buf, const struct acpi_config *config)
 {
-	struct tables t = { 0 };
+	struct tables t = {0};
 	uint64_t facs_at, dsdt_at, rsdt_at;
 
 	aml_init(&t.out, buf, ACPI_TABLES_SIZE);

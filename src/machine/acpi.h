@@ -15,8 +15,8 @@ struct acpi_config {
 };
 
 /*
- * Builds all tables into `buf` (ACPI_TABLES_SIZE bytes), to be put at ACPI_TABLES. Returns the bytes used; the root pointer is
- * at the start.
+ * Builds all tables into `buf` (ACPI_TABLES_SIZE bytes), to be put at ACPI_TABLES. Returns the bytes used; the root
+ * pointer is at the start.
  */
 size_t acpi_build(uint8_t *buf, const struct acpi_config *config);
 /* The same in guest memory; returns the root pointer's address, 0 if there is no RAM. */

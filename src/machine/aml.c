@@ -4,14 +4,26 @@
 #include <string.h>
 
 enum {
-	OP_NAME = 0x08, OP_BYTE = 0x0a, OP_WORD = 0x0b, OP_DWORD = 0x0c, OP_STRING = 0x0d, OP_QWORD = 0x0e, OP_SCOPE = 0x10,
-	OP_BUFFER = 0x11, OP_PACKAGE = 0x12, OP_METHOD = 0x14, OP_DUAL_NAME = 0x2e, OP_EXT = 0x5b, OP_EXT_DEVICE = 0x82,
-	OP_IF = 0xa0, OP_ELSE = 0xa1,
+	OP_NAME = 0x08,
+	OP_BYTE = 0x0a,
+	OP_WORD = 0x0b,
+	OP_DWORD = 0x0c,
+	OP_STRING = 0x0d,
+	OP_QWORD = 0x0e,
+	OP_SCOPE = 0x10,
+	OP_BUFFER = 0x11,
+	OP_PACKAGE = 0x12,
+	OP_METHOD = 0x14,
+	OP_DUAL_NAME = 0x2e,
+	OP_EXT = 0x5b,
+	OP_EXT_DEVICE = 0x82,
+	OP_IF = 0xa0,
+	OP_ELSE = 0xa1,
 };
 
 void aml_init(struct aml *aml, void *data, size_t size)
 {
-	*aml = (struct aml){ .data = data, .size = size };
+	*aml = (struct aml){.data = data, .size = size};
 }
 
 void aml_bytes(struct aml *aml, const void *bytes, size_t len)
@@ -43,7 +55,7 @@ static void put(struct aml *aml, uint64_t value, unsigned len)
 /* One name segment; returns what follows it in the path. */
 static const char *segment(struct aml *aml, const char *path)
 {
-	char name[4] = { '_', '_', '_', '_' };
+	char name[4] = {'_', '_', '_', '_'};
 
 	for (unsigned i = 0; i < 4 && *path && *path != '.'; i++)
 		name[i] = *path++;
@@ -68,7 +80,10 @@ void aml_integer(struct aml *aml, uint64_t value)
 	static const struct {
 		uint64_t max;
 		uint8_t op, len;
-	} forms[] = { { UINT8_MAX, OP_BYTE, 1 }, { UINT16_MAX, OP_WORD, 2 }, { UINT32_MAX, OP_DWORD, 4 }, { UINT64_MAX, OP_QWORD, 8 } };
+	} forms[] = {{UINT8_MAX, OP_BYTE, 1},
+		     {UINT16_MAX, OP_WORD, 2},
+		     {UINT32_MAX, OP_DWORD, 4},
+		     {UINT64_MAX, OP_QWORD, 8}};
 
 	if (value <= 1) {
 		aml_op(aml, value ? AML_ONE : AML_ZERO);

@@ -1,6 +1,6 @@
 /*
- * Writing ACPI Machine Language (ACPI 6.4, ch. 20): a buffer that terms are appended to. Whatever opens a package is closed by
- * aml_end, innermost first. A buffer that is too small sets `overflow`, and nothing more is written.
+ * Writing ACPI Machine Language (ACPI 6.4, ch. 20): a buffer that terms are appended to. Whatever opens a package is
+ * closed by aml_end, innermost first. A buffer that is too small sets `overflow`, and nothing more is written.
  */
 #ifndef DOPPEL_MACHINE_AML_H
 #define DOPPEL_MACHINE_AML_H
@@ -46,8 +46,21 @@ void aml_name_eisa(struct aml *aml, const char *path, const char *id);
 
 /* Opcodes that are written by aml_op (20.3). */
 enum {
-	AML_ZERO = 0x00, AML_ONE = 0x01, AML_SERIALIZED = 0x08 /* in a method's argument count */, AML_LOCAL0 = 0x60, AML_ARG0 = 0x68, AML_ARG1, AML_ARG2, AML_ARG3, AML_STORE = 0x70,
-	AML_AND = 0x7b, AML_OR = 0x7d, AML_CREATE_DWORD_FIELD = 0x8a, AML_LNOT = 0x92, AML_LEQUAL = 0x93, AML_RETURN = 0xa4,
+	AML_ZERO = 0x00,
+	AML_ONE = 0x01,
+	AML_SERIALIZED = 0x08 /* in a method's argument count */,
+	AML_LOCAL0 = 0x60,
+	AML_ARG0 = 0x68,
+	AML_ARG1,
+	AML_ARG2,
+	AML_ARG3,
+	AML_STORE = 0x70,
+	AML_AND = 0x7b,
+	AML_OR = 0x7d,
+	AML_CREATE_DWORD_FIELD = 0x8a,
+	AML_LNOT = 0x92,
+	AML_LEQUAL = 0x93,
+	AML_RETURN = 0xa4,
 };
 
 /* Resource descriptors (6.4), gathered and then written as one Name(_CRS, ResourceTemplate). */

@@ -3,7 +3,15 @@
 
 #include <string.h>
 
-enum { RES_IRQ = 0x22, RES_IO = 0x47, RES_END = 0x79, RES_MEMORY32 = 0x86, RES_DWORD = 0x87, RES_WORD = 0x88, RES_QWORD = 0x8a };
+enum {
+	RES_IRQ = 0x22,
+	RES_IO = 0x47,
+	RES_END = 0x79,
+	RES_MEMORY32 = 0x86,
+	RES_DWORD = 0x87,
+	RES_WORD = 0x88,
+	RES_QWORD = 0x8a
+};
 enum { WINDOW_FIXED = 0x0c /* producer, positive decode, both ends fixed */, MEMORY_RW = 1, IO_WHOLE = 3 };
 
 static void add(struct aml_resources *res, uint64_t value, unsigned len)
@@ -39,9 +47,11 @@ void aml_res_memory(struct aml_resources *res, uint32_t base, uint32_t size)
 }
 
 /* Address space descriptor with fields of `width` bytes: granularity, first, last, offset, size. */
-static void window(struct aml_resources *res, uint8_t tag, enum aml_window kind, unsigned width, uint64_t base, uint64_t size)
+static void window(struct aml_resources *res, uint8_t tag, enum aml_window kind, unsigned width, uint64_t base,
+		   uint64_t size)
 {
-	static const uint8_t flags[] = { [AML_WINDOW_MEMORY] = MEMORY_RW, [AML_WINDOW_IO] = IO_WHOLE, [AML_WINDOW_BUS] = 0 };
+	static const uint8_t flags[] = {
+		[AML_WINDOW_MEMORY] = MEMORY_RW, [AML_WINDOW_IO] = IO_WHOLE, [AML_WINDOW_BUS] = 0};
 
 	add(res, tag, 1);
 	add(res, 3 + 5 * width, 2);

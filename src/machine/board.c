@@ -1,6 +1,6 @@
 /*
- * The board's wiring. ISA interrupts go to the 8259s and to the I/O APIC alike (IRQ 0 to its pin 2), PCI's four to pins 16 to 19
- * and, for systems without I/O APIC, to the 8259 inputs that the Interrupt Line registers name.
+ * The board's wiring. ISA interrupts go to the 8259s and to the I/O APIC alike (IRQ 0 to its pin 2), PCI's four to pins
+ * 16 to 19 and, for systems without I/O APIC, to the 8259 inputs that the Interrupt Line registers name.
  */
 #include "machine/board.h"
 
@@ -19,7 +19,7 @@
 
 #include <stdio.h>
 
-static const uint8_t pci_isa_irq[4] = { 10, 11, 5, 12 };
+static const uint8_t pci_isa_irq[4] = {10, 11, 5, 12};
 
 static void set_line(struct irq_line line, bool level)
 {
@@ -44,7 +44,7 @@ static void pci_set(void *opaque, unsigned input, bool level)
 
 struct irq_line board_isa_irq(struct pc *pc, unsigned irq)
 {
-	return (struct irq_line){ .set = isa_set, .opaque = pc, .pin = irq };
+	return (struct irq_line){.set = isa_set, .opaque = pc, .pin = irq};
 }
 
 static void apic_notify(void *opaque, unsigned cpu, enum apic_event event, uint8_t vector)
@@ -69,7 +69,7 @@ static bool keep(struct pc *pc, bool made, struct device device, const char *wha
 	return true;
 }
 
-#define KEEP(pc, ptr, desc, what, err) keep(pc, (ptr) != NULL, (ptr) ? (desc) : (struct device){ 0 }, what, err)
+#define KEEP(pc, ptr, desc, what, err) keep(pc, (ptr) != NULL, (ptr) ? (desc) : (struct device){0}, what, err)
 
 static bool make_apics(struct pc *pc, struct error *err)
 {
@@ -82,7 +82,7 @@ static bool make_apics(struct pc *pc, struct error *err)
 		.notify = apic_notify,
 		.opaque = pc,
 	};
-	struct ioapic_config io = { .bus = pc->c.bus, .base = PC_IOAPIC, .id = PC_IOAPIC_ID };
+	struct ioapic_config io = {.bus = pc->c.bus, .base = PC_IOAPIC, .id = PC_IOAPIC_ID};
 
 	pc->apics = apic_bus_create(&config);
 	if (!KEEP(pc, pc->apics, apic_bus_device(pc->apics), "local APICs", err))
@@ -96,8 +96,8 @@ static bool make_apics(struct pc *pc, struct error *err)
 
 static bool make_pic(struct pc *pc, struct error *err)
 {
-	struct pic8259_config config = { .bus = pc->c.bus, .intr = apic_bus_lint0(pc->apics) };
-	struct apic_extint extint = { .pending = pic8259_pending, .ack = pic8259_ack };
+	struct pic8259_config config = {.bus = pc->c.bus, .intr = apic_bus_lint0(pc->apics)};
+	struct apic_extint extint = {.pending = pic8259_pending, .ack = pic8259_ack};
 
 	pc->pic = pic8259_create(&config);
 	if (!KEEP(pc, pc->pic, pic8259_device(pc->pic), "8259 interrupt controllers", err))
@@ -109,8 +109,8 @@ static bool make_pic(struct pc *pc, struct error *err)
 
 static bool make_timers(struct pc *pc, struct error *err)
 {
-	struct pit8254_config pit = { .bus = pc->c.bus, .clock = pc->c.clock, .irq = board_isa_irq(pc, 0) };
-	struct rtc_config rtc = { .bus = pc->c.bus, .clock = pc->c.clock, .irq = board_isa_irq(pc, PC_RTC_IRQ) };
+	struct pit8254_config pit = {.bus = pc->c.bus, .clock = pc->c.clock, .irq = board_isa_irq(pc, 0)};
+	struct rtc_config rtc = {.bus = pc->c.bus, .clock = pc->c.clock, .irq = board_isa_irq(pc, PC_RTC_IRQ)};
 	struct pit8254 *pit_dev = pit8254_create(&pit);
 	struct rtc *rtc_dev;
 
@@ -130,7 +130,7 @@ static bool make_power(struct pc *pc, struct error *err)
 		.power_off = pc->c.power_off,
 		.opaque = pc->c.opaque,
 	};
-	struct reset_port_config reset = { .bus = pc->c.bus, .reset = pc->c.reset, .opaque = pc->c.opaque };
+	struct reset_port_config reset = {.bus = pc->c.bus, .reset = pc->c.reset, .opaque = pc->c.opaque};
 	struct i8042_config kbc = {
 		.bus = pc->c.bus,
 		.irq = board_isa_irq(pc, PC_KEYBOARD_IRQ),
@@ -190,18 +190,18 @@ static bool make_pci(struct pc *pc, struct error *err)
 		.msi = apic_bus_msi(pc->apics),
 		.ecam_base = PC_ECAM,
 		.ecam_buses = PC_ECAM_BUSES,
-		.io = { PC_PCI_IO, PC_PCI_IO_END - PC_PCI_IO },
-		.mem32 = { PC_PCI_WINDOW, PC_PCI_WINDOW_END - PC_PCI_WINDOW },
+		.io = {PC_PCI_IO, PC_PCI_IO_END - PC_PCI_IO},
+		.mem32 = {PC_PCI_WINDOW, PC_PCI_WINDOW_END - PC_PCI_WINDOW},
 		.reset_request = pc->c.reset,
 		.opaque = pc->c.opaque,
 	};
 
 	for (unsigned i = 0; i < 4; i++) {
-		config.intx[i] = (struct irq_line){ .set = pci_set, .opaque = pc, .pin = i };
+		config.intx[i] = (struct irq_line){.set = pci_set, .opaque = pc, .pin = i};
 		config.intx_gsi[i] = pci_isa_irq[i];
 	}
 	if (pc->window64)
-		config.mem64 = (struct pci_window){ PC_PCI_WINDOW64, PC_PCI_WINDOW64_SIZE };
+		config.mem64 = (struct pci_window){PC_PCI_WINDOW64, PC_PCI_WINDOW64_SIZE};
 	pc->pci = pci_bus_create(&config, &pc->device[pc->devices], err);
 	if (!pc->pci)
 		return false;
@@ -214,7 +214,8 @@ static bool make_disks(struct pc *pc, struct error *err)
 	for (unsigned i = 0; i < pc->c.disks; i++) {
 		const struct pc_disk *d = &pc->c.disk[i];
 		char id[20];
-		struct disk_config config = { .path = d->path, .readonly = d->readonly, .snapshot = d->snapshot, .id = id };
+		struct disk_config config = {
+			.path = d->path, .readonly = d->readonly, .snapshot = d->snapshot, .id = id};
 
 		snprintf(id, sizeof(id), "doppel-disk%u", i);
 		if (!virtio_blk_create(pc->pci, pc->c.mem, &config, &pc->device[pc->devices], err))

@@ -1,4 +1,5 @@
-/* The DSDT: the PCI root with its windows and interrupts, what is wired to fixed addresses, the processors, soft-off. */
+/* The DSDT: the PCI root with its windows and interrupts, what is wired to fixed addresses, the processors, soft-off.
+ */
 #include "dev/acpi_pm.h"
 #include "dev/pci.h"
 #include "machine/acpi.h"
@@ -25,7 +26,7 @@ static void pci_routing(struct aml *aml)
 
 static void pci_windows(struct aml *aml, const struct acpi_config *config)
 {
-	struct aml_resources res = { 0 };
+	struct aml_resources res = {0};
 
 	aml_res_window16(&res, AML_WINDOW_BUS, 0, PC_ECAM_BUSES);
 	aml_res_io(&res, 0xcf8, 8);
@@ -55,13 +56,13 @@ static void or_status(struct aml *aml, unsigned bits)
 }
 
 /*
- * _OSC (6.2.11): the system may control all that it asks for, for there is no firmware that would. CDW1 bit 2 says "unknown UUID", bit 3
- * "unknown revision".
+ * _OSC (6.2.11): the system may control all that it asks for, for there is no firmware that would. CDW1 bit 2 says
+ * "unknown UUID", bit 3 "unknown revision".
  */
 static void pci_osc(struct aml *aml)
 {
-	static const uint8_t pci_uuid[16] = { 0x5b, 0x4d, 0xdb, 0x33, 0xf7, 0x1f, 0x1c, 0x40,
-					      0x96, 0x57, 0x74, 0x41, 0xc0, 0x3d, 0xd7, 0x66 };
+	static const uint8_t pci_uuid[16] = {0x5b, 0x4d, 0xdb, 0x33, 0xf7, 0x1f, 0x1c, 0x40,
+					     0x96, 0x57, 0x74, 0x41, 0xc0, 0x3d, 0xd7, 0x66};
 
 	aml_method(aml, "_OSC", 4 | AML_SERIALIZED);
 	create_dword_field(aml, 0, "CDW1");
@@ -110,7 +111,7 @@ static void fixed_device(struct aml *aml, const char *name, const char *id, stru
 
 static void fixed_devices(struct aml *aml, const struct acpi_config *config)
 {
-	struct aml_resources board = { 0 }, com = { 0 }, rtc = { 0 }, keyboard = { 0 };
+	struct aml_resources board = {0}, com = {0}, rtc = {0}, keyboard = {0};
 
 	aml_res_memory(&board, PC_ECAM, PC_ECAM_BUSES << 20);
 	aml_res_io(&board, PC_PM_BASE, ACPI_PM_SIZE);
@@ -134,7 +135,7 @@ static void processors(struct aml *aml, unsigned cpus)
 	static const char digits[] = "0123456789ABCDEF";
 
 	for (unsigned i = 0; i < cpus; i++) {
-		char name[] = { 'C', digits[i >> 8 & 15], digits[i >> 4 & 15], digits[i & 15], 0 };
+		char name[] = {'C', digits[i >> 8 & 15], digits[i >> 4 & 15], digits[i & 15], 0};
 		aml_device(aml, name);
 		aml_name(aml, "_HID");
 		aml_string(aml, "ACPI0007");

@@ -69,7 +69,7 @@ void pc_state(struct pc *pc, struct state_stream *s)
 {
 	for (unsigned i = 0; i < pc->devices && !s->failed; i++) {
 		const struct device *d = &pc->device[i];
-		char name[16] = { 0 }, found[16];
+		char name[16] = {0}, found[16];
 
 		memcpy(name, d->name, MIN(strlen(d->name), sizeof(name) - 1));
 		memcpy(found, name, sizeof(found));

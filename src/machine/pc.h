@@ -1,6 +1,6 @@
 /*
- * The board: a PC. It owns every device, wires their interrupts, writes the firmware's tables into guest memory and starts
- * the kernel as a boot loader would. Above it the VM owns guest memory, the bus, the clock and the processors.
+ * The board: a PC. It owns every device, wires their interrupts, writes the firmware's tables into guest memory and
+ * starts the kernel as a boot loader would. Above it the VM owns guest memory, the bus, the clock and the processors.
  */
 #ifndef DOPPEL_MACHINE_PC_H
 #define DOPPEL_MACHINE_PC_H
@@ -73,9 +73,9 @@ struct pc_config {
 	struct pc_disk disk[PC_DISKS];
 	unsigned disks;
 
-	struct pc_console serial;  /* COM1 */
-	struct pc_console virtio;  /* virtio console (hvc0); write NULL: none on this machine */
-	bool debug_exit;	   /* isa-debug-exit at port 0xf4 */
+	struct pc_console serial; /* COM1 */
+	struct pc_console virtio; /* virtio console (hvc0); write NULL: none on this machine */
+	bool debug_exit;          /* isa-debug-exit at port 0xf4 */
 
 	/* What the guest asks of the VM: called on the thread of the virtual CPU that did it; they only take note. */
 	void (*power_off)(void *opaque);
@@ -95,9 +95,9 @@ struct pc *pc_create(const struct pc_config *config, struct error *err);
 void pc_destroy(struct pc *pc);
 
 /*
- * Reads kernel and initrd, writes them and the firmware tables into guest memory and sets the boot processor's registers;
- * the others wait for SIPI. To be called once after pc_create and after each pc_reset, while no processor runs; the files are
- * read the first time only.
+ * Reads kernel and initrd, writes them and the firmware tables into guest memory and sets the boot processor's
+ * registers; the others wait for SIPI. To be called once after pc_create and after each pc_reset, while no processor
+ * runs; the files are read the first time only.
  */
 bool pc_load(struct pc *pc, struct error *err);
 

@@ -14,14 +14,14 @@
 /* BIOS data area: what systems still look up there. */
 static bool write_bios_data(struct guest_memory *mem)
 {
-	uint8_t bda[0x100] = { 0 };
+	uint8_t bda[0x100] = {0};
 	uint8_t ebda_kib = 1;
 
 	bda[0x00] = PC_COM1 & 0xff; /* COM1's port */
 	bda[0x01] = PC_COM1 >> 8;
 	bda[0x0e] = (EBDA >> 4) & 0xff; /* segment of the extended area */
 	bda[0x0f] = EBDA >> 12;
-	bda[0x11] = 0x02; /* equipment: one serial port */
+	bda[0x11] = 0x02;                /* equipment: one serial port */
 	bda[0x13] = (EBDA >> 10) & 0xff; /* KiB of base memory */
 	bda[0x14] = EBDA >> 18;
 	return guest_memory_write(mem, 0x400, bda, sizeof(bda)) && guest_memory_write(mem, EBDA, &ebda_kib, 1);
@@ -39,7 +39,7 @@ static void set_trigger_modes(struct pc *pc)
 static void add_region(struct boot_config *boot, uint64_t base, uint64_t end, enum boot_region_type type)
 {
 	if (base < end)
-		boot->region[boot->regions++] = (struct boot_region){ base, end - base, type };
+		boot->region[boot->regions++] = (struct boot_region){base, end - base, type};
 }
 
 /* The memory map, as int 15h e820 would tell it. */
@@ -86,14 +86,14 @@ static bool read_files(struct pc *pc, struct error *err)
 
 bool pc_load(struct pc *pc, struct error *err)
 {
-	struct acpi_config acpi = { .cpus = pc->c.cpus, .keyboard = pc->keyboard, .window64 = pc->window64 };
-	struct boot_config boot = { .mem = pc->c.mem, .cpu = pc->c.cpu[0], .cmdline = pc->cmdline };
+	struct acpi_config acpi = {.cpus = pc->c.cpus, .keyboard = pc->keyboard, .window64 = pc->window64};
+	struct boot_config boot = {.mem = pc->c.mem, .cpu = pc->c.cpu[0], .cmdline = pc->cmdline};
 	struct lapic *lapic = apic_bus_lapic(pc->apics, 0);
 
 	if (!read_files(pc, err))
 		return false;
-	boot.kernel = (struct boot_file){ pc->kernel_path, pc->kernel, pc->kernel_len };
-	boot.initrd = (struct boot_file){ pc->initrd_path, pc->initrd, pc->initrd_len };
+	boot.kernel = (struct boot_file){pc->kernel_path, pc->kernel, pc->kernel_len};
+	boot.initrd = (struct boot_file){pc->initrd_path, pc->initrd, pc->initrd_len};
 	boot.rsdp = acpi_write(pc->c.mem, &acpi);
 	if (!boot.rsdp || !write_bios_data(pc->c.mem))
 		return error_set(err, "the machine has less than 1 MiB of memory: give it more with --memory");

@@ -18,18 +18,18 @@ static struct guest_memory mem;
 
 static void run(const uint8_t *data, size_t len)
 {
-	struct x86_cpu cpu = { 0 };
-	struct error err = { { 0 } };
+	struct x86_cpu cpu = {0};
+	struct error err = {{0}};
 	uint64_t gdt;
 	struct boot_config config = {
 		.mem = &mem,
 		.cpu = &cpu,
-		.kernel = { "kernel", data, len },
-		.initrd = { "initrd", data, MIN(len, 100) },
+		.kernel = {"kernel", data, len},
+		.initrd = {"initrd", data, MIN(len, 100)},
 		.cmdline = "console=ttyS0",
 		.rsdp = 0xe0000,
 		.regions = 1,
-		.region = { { 0x100000, MEMORY - 0x100000, BOOT_RAM } },
+		.region = {{0x100000, MEMORY - 0x100000, BOOT_RAM}},
 	};
 
 	if (boot_load(&config, &err)) {
@@ -96,8 +96,23 @@ static void make(struct test_file *f, unsigned kind)
 /* Values at which checks of lengths and sums break. */
 static uint64_t edge(void)
 {
-	static const uint64_t values[] = { 0, 1, 0x7f, 0xfff, 0x1000, 0xfffff, 0x100000, 0x200000, MEMORY - 1, MEMORY, INT32_MAX,
-					   0x80000000, UINT32_MAX, 0x100000000, INT64_MAX, UINT64_MAX, UINT64_MAX - 0xfff };
+	static const uint64_t values[] = {0,
+					  1,
+					  0x7f,
+					  0xfff,
+					  0x1000,
+					  0xfffff,
+					  0x100000,
+					  0x200000,
+					  MEMORY - 1,
+					  MEMORY,
+					  INT32_MAX,
+					  0x80000000,
+					  UINT32_MAX,
+					  0x100000000,
+					  INT64_MAX,
+					  UINT64_MAX,
+					  UINT64_MAX - 0xfff};
 
 	return next() % 4 ? values[next() % ARRAY_LEN(values)] : next();
 }
@@ -119,7 +134,8 @@ static void mutate(struct test_file *f)
 
 int main(int argc, char **argv)
 {
-	uint64_t seed = argc > 1 ? strtoull(argv[1], NULL, 0) : 1, rounds = argc > 2 ? strtoull(argv[2], NULL, 0) : 200000;
+	uint64_t seed = argc > 1 ? strtoull(argv[1], NULL, 0) : 1,
+		 rounds = argc > 2 ? strtoull(argv[2], NULL, 0) : 200000;
 	static struct test_file file;
 
 	printf("seed %" PRIu64 ", %" PRIu64 " rounds\n", seed, rounds);

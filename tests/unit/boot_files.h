@@ -28,7 +28,8 @@ static inline void set64(struct test_file *f, size_t at, uint64_t v)
 	memcpy(f->data + at, &v, sizeof(v));
 }
 
-/* A bzImage of protocol 2.15 with one setup sector and 2 KiB of kernel, each byte of which is 0x90; 64-bit, relocatable. */
+/* A bzImage of protocol 2.15 with one setup sector and 2 KiB of kernel, each byte of which is 0x90; 64-bit,
+ * relocatable. */
 static inline void make_bzimage(struct test_file *f)
 {
 	memset(f, 0, sizeof(*f));
@@ -41,13 +42,13 @@ static inline void make_bzimage(struct test_file *f)
 	f->data[0x201] = 0x6a; /* the header ends at 0x26c */
 	memcpy(f->data + 0x202, "HdrS", 4);
 	set16(f, 0x206, 0x20f);
-	f->data[0x211] = 1;	     /* loaded high */
+	f->data[0x211] = 1;          /* loaded high */
 	set32(f, 0x214, 0x100000);   /* code32_start */
 	set32(f, 0x22c, 0x7fffffff); /* initrd_addr_max */
 	set32(f, 0x230, 0x200000);   /* kernel_alignment */
-	f->data[0x234] = 1;	     /* relocatable */
-	set16(f, 0x236, 3);	     /* 64-bit entry, may be above 4 GiB */
-	set32(f, 0x238, 2047);	     /* cmdline_size */
+	f->data[0x234] = 1;          /* relocatable */
+	set16(f, 0x236, 3);          /* 64-bit entry, may be above 4 GiB */
+	set32(f, 0x238, 2047);       /* cmdline_size */
 	set64(f, 0x258, 0x1000000);  /* pref_address */
 	set32(f, 0x260, 0x800000);   /* init_size */
 }
@@ -59,7 +60,7 @@ static inline void make_elf(struct test_file *f, bool is64)
 
 	memset(f, 0, sizeof(*f));
 	f->len = 0x600;
-	memcpy(f->data, "\x7f" "ELF", 4);
+	memcpy(f->data, "\177ELF", 4);
 	f->data[4] = is64 ? 2 : 1;
 	f->data[5] = f->data[6] = 1;
 	set16(f, 16, 2);
@@ -68,7 +69,8 @@ static inline void make_elf(struct test_file *f, bool is64)
 	memset(f->data + 0x400, 0x90, 0x100);
 	if (is64) {
 		set64(f, 24, 0x200010), set64(f, 32, ph), set16(f, 54, size), set16(f, 56, 1);
-		set32(f, ph, 1), set64(f, ph + 8, 0x400), set64(f, ph + 16, 0xffffffff80200000), set64(f, ph + 24, 0x200000);
+		set32(f, ph, 1), set64(f, ph + 8, 0x400), set64(f, ph + 16, 0xffffffff80200000),
+			set64(f, ph + 24, 0x200000);
 		set64(f, ph + 32, 0x100), set64(f, ph + 40, 0x200);
 	} else {
 		set32(f, 24, 0x200010), set32(f, 28, ph), set16(f, 42, size), set16(f, 44, 1);
@@ -97,7 +99,8 @@ static inline void make_pvh(struct test_file *f, bool is64)
 	set32(f, note + 40, 0x200040);
 }
 
-/* A multiboot header with `flags` at `at`; the address fields, for flag 16, say that the header lies at 1 MiB + `at`. */
+/* A multiboot header with `flags` at `at`; the address fields, for flag 16, say that the header lies at 1 MiB + `at`.
+ */
 static inline void add_multiboot(struct test_file *f, unsigned at, uint32_t flags)
 {
 	set32(f, at, 0x1badb002);

@@ -15,12 +15,12 @@ __attribute__((unused)) static struct boot_config setup(uint64_t memory)
 	struct boot_config config = {
 		.mem = &mem,
 		.cpu = &cpu,
-		.kernel = { "kernel", file.data, file.len },
-		.initrd = { "initrd", NULL, 0 },
+		.kernel = {"kernel", file.data, file.len},
+		.initrd = {"initrd", NULL, 0},
 		.cmdline = "console=ttyS0",
 		.rsdp = 0xe0000,
 		.regions = 2,
-		.region = { { 0, 0x9fc00, BOOT_RAM }, { 0x100000, memory - 0x100000, BOOT_RAM } },
+		.region = {{0, 0x9fc00, BOOT_RAM}, {0x100000, memory - 0x100000, BOOT_RAM}},
 	};
 
 	REQUIRE(guest_memory_init(&mem, memory, &err));

@@ -31,7 +31,7 @@ static uint8_t sum(uint64_t gpa, unsigned len)
 
 static void build(unsigned cpus)
 {
-	struct acpi_config config = { .cpus = cpus, .keyboard = true, .window64 = true };
+	struct acpi_config config = {.cpus = cpus, .keyboard = true, .window64 = true};
 
 	memset(tables, 0, sizeof(tables));
 	CHECK(acpi_build(tables, &config) < sizeof(tables) / 2);
@@ -53,7 +53,7 @@ static uint64_t find(const char *signature)
 
 TEST(acpi_checksums)
 {
-	static const char *const names[] = { "FACP", "APIC", "MCFG" };
+	static const char *const names[] = {"FACP", "APIC", "MCFG"};
 
 	build(4);
 	CHECK_MEM(tables, "RSD PTR ", 8);
@@ -115,7 +115,7 @@ TEST(acpi_madt_lists_every_processor)
 
 TEST(aml_package_lengths)
 {
-	static const unsigned sizes[] = { 0, 61, 62, 63, 4092, 4093, 4094, 5000 };
+	static const unsigned sizes[] = {0, 61, 62, 63, 4092, 4093, 4094, 5000};
 	static uint8_t buf[8192];
 
 	for (unsigned i = 0; i < ARRAY_LEN(sizes); i++) {
@@ -167,7 +167,8 @@ static bool dump(const char *dir, const char *name, uint64_t gpa)
 
 /* iasl disassembles each table, and compiles it again without a remark; acpiexec loads the namespace. */
 static const char checks[] =
-	"cd %s && for t in FACP APIC MCFG DSDT; do iasl -d $t.dat >$t.log 2>&1 && iasl -p new_$t $t.dsl >>$t.log 2>&1 &&"
+	"cd %s && for t in FACP APIC MCFG DSDT; do iasl -d $t.dat >$t.log 2>&1 && iasl -p new_$t $t.dsl >>$t.log 2>&1 "
+	"&&"
 	" grep -q '0 Errors, 0 Warnings, 0 Remarks' $t.log || { cat $t.log; exit 1; }; done;"
 	" ! command -v acpiexec >/dev/null || { acpiexec -b 'execute \\_SB.PCI0._PRT; quit' DSDT.dat >exec.log 2>&1;"
 	" ! grep -iE 'error|warning|exception' exec.log; }";

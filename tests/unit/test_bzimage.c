@@ -20,7 +20,7 @@ TEST(bzimage_64bit_entry)
 
 TEST(bzimage_page_tables_are_identity)
 {
-	static const uint64_t probes[] = { 0, 0x1000200, 0xc0000123, 0xffffffff };
+	static const uint64_t probes[] = {0, 0x1000200, 0xc0000123, 0xffffffff};
 
 	make_bzimage(&file);
 	REQUIRE(load());
@@ -74,7 +74,7 @@ TEST(bzimage_initrd_lies_high_and_apart)
 	make_bzimage(&file);
 	memset(initrd, 0x77, sizeof(initrd));
 	config = setup(MiB(64));
-	config.initrd = (struct boot_file){ "initrd", initrd, sizeof(initrd) };
+	config.initrd = (struct boot_file){"initrd", initrd, sizeof(initrd)};
 	REQUIRE(boot_load(&config, &err));
 	at = guest(0x7000 + 0x218, 4);
 	CHECK_EQ(at, MiB(64) - 8192);
@@ -91,7 +91,7 @@ TEST(bzimage_initrd_keeps_below_its_limit)
 	make_bzimage(&file);
 	set32(&file, 0x22c, MiB(32) - 1);
 	config = setup(MiB(64));
-	config.initrd = (struct boot_file){ "initrd", initrd, sizeof(initrd) };
+	config.initrd = (struct boot_file){"initrd", initrd, sizeof(initrd)};
 	REQUIRE(boot_load(&config, &err));
 	CHECK_EQ(guest(0x7000 + 0x218, 4), MiB(32) - 4096);
 	guest_memory_destroy(&mem);
@@ -106,7 +106,7 @@ TEST(bzimage_initrd_too_big)
 	REQUIRE(initrd);
 	make_bzimage(&file);
 	config = setup(MiB(64));
-	config.initrd = (struct boot_file){ "initrd.img", initrd, len };
+	config.initrd = (struct boot_file){"initrd.img", initrd, len};
 	CHECK(!boot_load(&config, &err));
 	CHECK(strstr(err.text, "initrd.img") && strstr(err.text, "--memory"));
 	guest_memory_destroy(&mem);
@@ -200,9 +200,14 @@ TEST(foreign_files)
 		unsigned len;
 		const char *words;
 	} foreign[] = {
-		{ 56, "ARM\x64", 4, "arm64" },	   { 56, "RSC\x05", 4, "RISC-V" }, { 0, "\x1f\x8b", 2, "gunzip" },
-		{ 0, "070701", 6, "--initrd" },	   { 0, "MZ", 2, "EFI" },	   { 0x438, "\x53\xef", 2, "--disk" },
-		{ 0, "\x7f" "ELF\2\1", 6, "unknown machine" }, { 0, "what", 4, "no kernel" },
+		{56, "ARM\x64", 4, "arm64"},
+		{56, "RSC\x05", 4, "RISC-V"},
+		{0, "\x1f\x8b", 2, "gunzip"},
+		{0, "070701", 6, "--initrd"},
+		{0, "MZ", 2, "EFI"},
+		{0x438, "\x53\xef", 2, "--disk"},
+		{0, "\177ELF\2\1", 6, "unknown machine"},
+		{0, "what", 4, "no kernel"},
 	};
 
 	for (unsigned i = 0; i < ARRAY_LEN(foreign); i++) {

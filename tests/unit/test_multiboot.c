@@ -46,14 +46,14 @@ TEST(multiboot_information)
 
 TEST(multiboot_module)
 {
-	static uint8_t initrd[5000] = { 0x42 };
+	static uint8_t initrd[5000] = {0x42};
 	struct boot_config config;
 	uint64_t module;
 
 	make_elf(&file, false);
 	add_multiboot(&file, 0x300, 3);
 	config = setup(MiB(64));
-	config.initrd = (struct boot_file){ "some/initrd", initrd, sizeof(initrd) };
+	config.initrd = (struct boot_file){"some/initrd", initrd, sizeof(initrd)};
 	REQUIRE(boot_load(&config, &err));
 	CHECK(guest(cpu.gpr[RBX], 4) & 8);
 	CHECK_EQ(guest(cpu.gpr[RBX] + 20, 4), 1);

@@ -37,13 +37,13 @@ TEST(pvh_elf32)
 
 TEST(pvh_initrd_is_a_module)
 {
-	static uint8_t initrd[100] = { 0x42 };
+	static uint8_t initrd[100] = {0x42};
 	struct boot_config config;
 	uint64_t module;
 
 	make_pvh(&file, true);
 	config = setup(MiB(64));
-	config.initrd = (struct boot_file){ "initrd", initrd, sizeof(initrd) };
+	config.initrd = (struct boot_file){"initrd", initrd, sizeof(initrd)};
 	REQUIRE(boot_load(&config, &err));
 	CHECK_EQ(guest(cpu.gpr[RBX] + 12, 4), 1);
 	module = guest(cpu.gpr[RBX] + 16, 8);
