@@ -516,8 +516,9 @@ TEST(simd_error)
 SNIPPET(do_ac4, 64, "movl 1(%rdi), %eax; int $0x80");
 SNIPPET(do_ac2, 64, "movw %ax, 1(%rdi); int $0x80");
 SNIPPET(do_ac8, 64, "addq %rax, 4(%rdi); int $0x80");
-SNIPPET(do_ac1, 64, "movb 1(%rdi), %al; movl 4(%rdi), %eax; movups 1(%rdi), %xmm0; int $0x80");
+SNIPPET(do_ac1, 64, "movb 1(%rdi), %al; movl 4(%rdi), %eax; movq 8(%rdi), %rcx; movw 2(%rdi), %cx; movups (%rdi), %xmm0; int $0x80");
 SNIPPET(do_acp, 64, "leaq -4(%rsp), %rsp; pushq %rax; int $0x80");
+SNIPPET(do_acs, 64, "leaq 2(%rdi), %rsi; movl $9, %ecx; rep movsl; int $0x80");
 static struct trap *run_ac(const u8 *begin, const u8 *end)
 {
 	struct frame f = user_code(begin, end, 64);
@@ -533,6 +534,8 @@ TEST(alignment_check)
 	CHECK_EQ(run_ac(do_ac2, do_ac2_end)->f.vector, AC);
 	CHECK_EQ(run_ac(do_ac8, do_ac8_end)->f.vector, AC);
 	CHECK_EQ(run_ac(do_acp, do_acp_end)->f.vector, AC);
+	CHECK_EQ(last_trap()->f.rip, USER_CODE + 5);
+	CHECK_EQ(run_ac(do_acs, do_acs_end)->f.vector, AC);
 	write_cr0(CR0_DEFAULT & ~CR0_AM);
 	CHECK_EQ(run_ac(do_ac4, do_ac4_end)->f.vector, 0x80);
 	write_cr0(CR0_DEFAULT);
@@ -544,6 +547,7 @@ TEST(alignment_check)
 TEST(alignment_fine)
 {
 	CHECK_EQ(run_ac(do_ac1, do_ac1_end)->f.vector, 0x80);
+	CHECK_EQ(last_trap()->f.rip, USER_CODE + (do_ac1_end - do_ac1));
 }
 
 /* Faults push RF set, traps and software interrupts as it is (SDM Vol. 3B 17.3.1.1). */

@@ -323,16 +323,17 @@ TEST(implicit_smap)
 {
 	if (!HAS_SMAP)
 		skip("no SMAP");
-	struct {
-		u16 limit;
-		u64 base;
-	} __attribute__((packed)) moved = {sizeof(u64) * GDT_ENTRIES - 1, VA}, old;
-	memcpy(map_fresh(VA, 1, PTE_USER), gdt, sizeof(u64) * GDT_ENTRIES);
-	asm volatile("sgdt %0; lgdt %1" : "=m"(old) : "m"(moved));
+	/* an LDT in a user page; the GDT stays where delivering the fault can read it */
+	u64 *ldt = map_fresh(VA, 1, PTE_USER), *d = &gdt[SEL_TEST / 8];
+	ldt[0] = gdt[SEL_DATA / 8];
+	d[0] = 0xfff | (VA & 0xffffff) << 16 | 0x82ull << 40 | (VA >> 24 & 0xff) << 56;
+	d[1] = VA >> 32;
+	asm volatile("lldt %w0" : : "r"((u32)SEL_TEST));
+	CHECK_EQ(CATCH(asm volatile("mov %0, %%fs" : : "r"(4))), NO_TRAP);
 	write_cr4(CR4_DEFAULT | CR4_SMAP);
-	unsigned v = CATCH(asm volatile("stac; mov %0, %%fs; clac" : : "r"(SEL_USER_DATA)));
+	unsigned v = CATCH(asm volatile("stac; mov %0, %%fs; clac" : : "r"(4)));
 	u64 error = last_trap()->f.error;
-	asm volatile("lgdt %0" : : "m"(old));
+	write_flags(2);
 	write_cr4(CR4_DEFAULT);
 	CHECK_EQ(v, PF);
 	CHECK_EQ(error, PF_P);

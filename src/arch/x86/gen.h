@@ -60,6 +60,11 @@ static inline unsigned gen_stack_size(const struct x86_cpu *cpu)
 	return cpu->seg[SEG_SS].attr & SEG_ATTR_DB ? 4 : 2;
 }
 
+static inline bool gen_alignment_checked(const struct x86_cpu *cpu)
+{
+	return cpu->cpl == 3 && (cpu->rflags & FL_AC) && (cpu->cr0 & CR0_AM);
+}
+
 /* Access through a segment. `len` up to 8. A write that gives V_EXIT has been noted: retire, then return V_EXIT. */
 enum verdict gen_read(struct x86_cpu *cpu, enum x86_seg seg, uint64_t off, uint64_t *value, unsigned len);
 enum verdict gen_write(struct x86_cpu *cpu, enum x86_seg seg, uint64_t off, uint64_t value, unsigned len);

@@ -17,12 +17,22 @@ enum verdict x86_emulate_general(struct x86_cpu *cpu, const struct x86_insn *ins
 	}
 }
 
+/* #AC(0): CPL 3, CR0.AM and RFLAGS.AC (SDM Vol. 3A 6.15). It is seen before a page fault on AMD's processors. */
+static enum verdict check_alignment(struct x86_cpu *cpu, uint64_t linear, unsigned len)
+{
+	if (likely(!gen_alignment_checked(cpu)) || !(linear & (len - 1)))
+		return V_DONE;
+	return x86_raise_error(cpu, X86_AC, 0);
+}
+
 enum verdict gen_read(struct x86_cpu *cpu, enum x86_seg seg, uint64_t off, uint64_t *value, unsigned len)
 {
 	unsigned access = ACC_READ | x86_access_mode(cpu);
 	uint64_t linear;
 	*value = 0;
 	enum verdict v = x86_linear(cpu, seg, off, len, access, &linear);
+	if (v == V_DONE)
+		v = check_alignment(cpu, linear, len);
 	return v != V_DONE ? v : mem_read(cpu, linear, value, len, access);
 }
 
@@ -31,6 +41,8 @@ enum verdict gen_write(struct x86_cpu *cpu, enum x86_seg seg, uint64_t off, uint
 	unsigned access = ACC_WRITE | x86_access_mode(cpu);
 	uint64_t linear;
 	enum verdict v = x86_linear(cpu, seg, off, len, access, &linear);
+	if (v == V_DONE)
+		v = check_alignment(cpu, linear, len);
 	return v != V_DONE ? v : mem_write(cpu, linear, &value, len, access);
 }
 
@@ -39,6 +51,8 @@ enum verdict gen_probe_write(struct x86_cpu *cpu, enum x86_seg seg, uint64_t off
 	unsigned access = ACC_WRITE | x86_access_mode(cpu);
 	uint64_t linear;
 	enum verdict v = x86_linear(cpu, seg, off, len, access, &linear);
+	if (v == V_DONE)
+		v = check_alignment(cpu, linear, len);
 	return v != V_DONE ? v : mem_probe(cpu, linear, len, access);
 }
 

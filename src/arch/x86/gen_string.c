@@ -68,7 +68,8 @@ static enum verdict repeat(struct x86_cpu *cpu, const struct x86_insn *insn, con
 	if (!count)
 		return gen_retire(cpu, insn, V_DONE);
 	enum verdict v = V_DONE;
-	uint64_t n = x86_data_breakpoints_armed(cpu) ? 0 : gen_string_bulk(cpu, op, quantum(cpu, count));
+	bool each = x86_data_breakpoints_armed(cpu) || gen_alignment_checked(cpu);
+	uint64_t n = each ? 0 : gen_string_bulk(cpu, op, quantum(cpu, count));
 	if (!n) {
 		v = one(cpu, op);
 		if (v != V_DONE && !(v == V_EXIT && cpu->exit.write))

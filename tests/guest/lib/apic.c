@@ -57,19 +57,18 @@ void apic_enable(void)
 	apic_write(APIC_LVT_ERROR, 0x10000);
 }
 
+/* Each processor counts for itself: a lock would make all wait for one that its host has put aside. */
 u64 now_us(void)
 {
-	static u64 total;
-	static u32 last;
-	static volatile u32 lock;
-	while (__atomic_exchange_n(&lock, 1, __ATOMIC_ACQUIRE))
-		pause();
-	u32 now = inl(0x608) & 0xffffff; /* 24 bits: 4.7 s; called often enough */
-	total += (now - last) & 0xffffff;
-	last = now;
-	u64 t = total * 1000000 / 3579545;
-	lock = 0;
-	return t;
+	static struct {
+		u64 total;
+		u32 last;
+	} clock[CPUS_MAX];
+	unsigned n = this_cpu();
+	u32 now = inl(0x608) & 0xffffff; /* 24 bits: 4.7 s; within a wait it is called often enough */
+	clock[n].total += (now - clock[n].last) & 0xffffff;
+	clock[n].last = now;
+	return clock[n].total * 1000000 / 3579545;
 }
 
 void delay_us(u64 us)

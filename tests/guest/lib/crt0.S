@@ -48,9 +48,10 @@ to_long:
 	lgdt gdt_pointer
 	ljmp $SEL_CODE64, $1f
 	.code64
-1:	movl $SEL_DATA, %eax
+1:	movl $SEL_USER_DATA, %eax	/* DS and ES of ring 3 live through IRET, for 32-bit user code */
 	movl %eax, %ds
 	movl %eax, %es
+	movl $SEL_DATA, %eax
 	movl %eax, %ss
 	xorl %eax, %eax
 	movl %eax, %fs
@@ -177,6 +178,7 @@ catch_save:
 catch_resume:
 	movl $SEL_DATA, %eax
 	movl %eax, %ss
+	movl $SEL_USER_DATA, %eax
 	movl %eax, %ds
 	movl %eax, %es
 	movq 8(%rdi), %rsp

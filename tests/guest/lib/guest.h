@@ -329,7 +329,7 @@ void apic_set_x2(bool on);
 #define ICR_ALL 0x80000
 #define ICR_OTHERS 0xc0000
 
-/* Time by the ACPI PM timer (3.579545 MHz), port 0x608. */
+/* Time by the ACPI PM timer (3.579545 MHz), port 0x608; from a start of this processor's own. */
 u64 now_us(void);
 void delay_us(u64 us);
 /* Waits until `cond` or `us` have gone by; true if cond. */
