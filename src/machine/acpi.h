@@ -6,7 +6,7 @@
 
 /* Where they lie: below 1 MiB, where systems look for the root pointer, in a reserved range. */
 #define ACPI_TABLES 0xe0000ull
-#define ACPI_TABLES_SIZE 0x20000ull
+#define ACPI_TABLES_SIZE 0x10000ull
 
 struct acpi_config {
 	unsigned cpus;

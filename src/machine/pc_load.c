@@ -4,12 +4,14 @@
 #include "dev/lapic.h"
 #include "host/host.h"
 #include "machine/acpi.h"
+#include "machine/smbios.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 #define EBDA 0x9fc00ull
 #define LOW_MEMORY_END 0xa0000ull
+#define ROM_AREA 0xe0000ull /* up to 1 MiB: the tables are there */
 
 /* BIOS data area: what systems still look up there. */
 static bool write_bios_data(struct guest_memory *mem)
@@ -47,7 +49,7 @@ static void map_memory(const struct guest_memory *mem, struct boot_config *boot)
 {
 	add_region(boot, 0, EBDA, BOOT_RAM);
 	add_region(boot, EBDA, LOW_MEMORY_END, BOOT_RESERVED);
-	add_region(boot, ACPI_TABLES, ACPI_TABLES + ACPI_TABLES_SIZE, BOOT_RESERVED);
+	add_region(boot, ROM_AREA, MiB(1), BOOT_RESERVED);
 	for (unsigned i = 0; i < mem->count; i++) {
 		const struct guest_range *r = &mem->range[i];
 		if (r->gpa < PC_ECAM)
@@ -95,7 +97,7 @@ bool pc_load(struct pc *pc, struct error *err)
 	boot.kernel = (struct boot_file){pc->kernel_path, pc->kernel, pc->kernel_len};
 	boot.initrd = (struct boot_file){pc->initrd_path, pc->initrd, pc->initrd_len};
 	boot.rsdp = acpi_write(pc->c.mem, &acpi);
-	if (!boot.rsdp || !write_bios_data(pc->c.mem))
+	if (!boot.rsdp || !smbios_write(pc->c.mem) || !write_bios_data(pc->c.mem))
 		return error_set(err, "the machine has less than 1 MiB of memory: give it more with --memory");
 	map_memory(pc->c.mem, &boot);
 	set_trigger_modes(pc);

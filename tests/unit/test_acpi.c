@@ -3,6 +3,7 @@
 
 #include "machine/aml.h"
 #include "machine/pc.h"
+#include "machine/smbios.h"
 
 #include "unit.h"
 
@@ -111,6 +112,32 @@ TEST(acpi_madt_lists_every_processor)
 	}
 	CHECK_EQ(off, field(madt, 4, 4));
 	CHECK_EQ(cpus, 255);
+}
+
+TEST(smbios)
+{
+	static uint8_t buf[SMBIOS_TABLES_SIZE];
+	unsigned count = 0, at = 0x20, end;
+	uint8_t sum = 0, type = 0;
+
+	smbios_build(buf);
+	for (unsigned i = 0; i < buf[5]; i++)
+		sum += buf[i];
+	CHECK_EQ(sum, 0);
+	for (unsigned i = 0x10; i < buf[5]; i++)
+		sum += buf[i];
+	CHECK_EQ(sum, 0);
+	end = at + (buf[0x16] | buf[0x17] << 8);
+	for (; at < end; count++) {
+		type = buf[at];
+		at += buf[at + 1];
+		while (at < end && (buf[at] || buf[at + 1]))
+			at++;
+		at += 2;
+	}
+	CHECK_EQ(at, end);
+	CHECK_EQ(count, buf[0x1c]);
+	CHECK_EQ(type, 127);
 }
 
 TEST(aml_package_lengths)
