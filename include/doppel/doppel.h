@@ -13,12 +13,12 @@
  *		doppel_vm_run(vm, NULL), doppel_vm_destroy(vm);
  *
  * Who owns what. What a function named ..._new or ..._create returns is the caller's, and goes back by the ..._free or
- * ..._destroy of the same type. Strings passed in are copied. Strings passed out belong to the library: those of a VM live as
- * long as the VM. A config can be used for several VMs and freed as soon as they have been created.
+ * ..._destroy of the same type. Strings passed in are copied. Strings passed out belong to the library: those of a VM
+ * live as long as the VM. A config can be used for several VMs and freed as soon as they have been created.
  *
- * Threads. A config belongs to one thread at a time. doppel_vm_stop, _pause, _resume, _reset and _stats may be called on a VM from any
- * thread while doppel_vm_run runs on another; doppel_vm_destroy only after it has returned. Several VMs may run in
- * one process. Nothing in the library ends the process for what a guest or a user did.
+ * Threads. A config belongs to one thread at a time. doppel_vm_stop, _pause, _resume, _reset and _stats may be called
+ * on a VM from any thread while doppel_vm_run runs on another; doppel_vm_destroy only after it has returned. Several VMs
+ * may run in one process. Nothing in the library ends the process for what a guest or a user did.
  */
 #ifndef DOPPEL_DOPPEL_H
 #define DOPPEL_DOPPEL_H
@@ -49,8 +49,8 @@ typedef enum doppel_log_level { DOPPEL_LOG_ERROR, DOPPEL_LOG_WARN, DOPPEL_LOG_IN
 DOPPEL_API void doppel_log(doppel_log_level most);
 
 /*
- * What a VM is to be. Nothing is checked before doppel_vm_create. NULL for a string means the default. A new config has: no
- * kernel, 1 GiB of memory, 1 CPU, engine "auto", console "stdio".
+ * What a VM is to be. Nothing is checked before doppel_vm_create. NULL for a string means the default. A new config
+ * has: no kernel, 1 GiB of memory, 1 CPU, engine "auto", console "stdio".
  */
 DOPPEL_API doppel_config *doppel_config_new(void); /* NULL: out of memory */
 DOPPEL_API void doppel_config_free(doppel_config *config);
@@ -74,7 +74,7 @@ enum { DOPPEL_DISK_READONLY = 1, DOPPEL_DISK_SNAPSHOT = 2 };
 /* Adds a raw image file as the next virtio block device (vda, vdb, ...). */
 DOPPEL_API void doppel_config_disk(doppel_config *config, const char *path, unsigned flags);
 
-/* Flags of a VM. NO_REBOOT: a reboot ends the VM. DEBUG_EXIT: a write of v to port 0xf4 ends it with status (v << 1) | 1. */
+/* Flags of a VM. NO_REBOOT: a reboot ends it. DEBUG_EXIT: a write of v to port 0xf4 ends it with status (v << 1) | 1. */
 enum { DOPPEL_NO_REBOOT = 1, DOPPEL_DEBUG_EXIT = 2 };
 DOPPEL_API void doppel_config_flags(doppel_config *config, unsigned flags);
 
@@ -97,19 +97,19 @@ typedef enum doppel_end_reason {
 
 typedef struct doppel_end {
 	doppel_end_reason reason;
-	/* The exit status that doppel(1) ends with: 0 power-off, reboot, quit and stop; 2 failed; 3 crash; 128 + signal; debug-exit's own. */
+	/* What doppel(1) exits with: 0 power-off, reboot, quit, stop; 2 failed; 3 crash; 128 + signal; debug-exit's. */
 	int status;
 	int signal; /* of DOPPEL_END_SIGNAL */
 } doppel_end;
 
 /*
- * Runs the VM on threads of its own until it ends; the caller waits meanwhile. `end` (which may be NULL) says why it did.
- * Returns end->status. A VM runs once.
+ * Runs the VM on threads of its own until it ends; the caller waits meanwhile. `end` (which may be NULL) says why it
+ * did. Returns end->status. A VM runs once.
  */
 DOPPEL_API int doppel_vm_run(doppel_vm *vm, doppel_end *end);
 /* Makes doppel_vm_run return soon; before it was called, makes it return at once. */
 DOPPEL_API void doppel_vm_stop(doppel_vm *vm);
-/* SIGINT, SIGTERM and SIGHUP, sent to the process, end this VM until it is destroyed. At most one VM of a process; false otherwise. */
+/* SIGINT, SIGTERM and SIGHUP, sent to the process, end this VM until it is destroyed. False: another VM has them. */
 DOPPEL_API bool doppel_vm_stop_on_signals(doppel_vm *vm);
 /* Time stands still for the guest between the two; returns when every CPU has stopped. Calls nest. */
 DOPPEL_API void doppel_vm_pause(doppel_vm *vm);

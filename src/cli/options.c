@@ -123,8 +123,9 @@ static bool set_value(const struct option *o, void *out, const char *value)
 		return parse_number(value, field) ||
 		       complain("--%s '%s' is not a number: give one, as --%s 2", o->name, value, o->name);
 	case OPT_SIZE:
-		return parse_size(value, field) || complain("--%s '%s' is not a size: give a whole number with K, M or G, as --%s 512M",
-							    o->name, value, o->name);
+		return parse_size(value, field) ||
+		       complain("--%s '%s' is not a size: give a whole number with K, M or G, as --%s 512M", o->name,
+				value, o->name);
 	case OPT_LIST:
 		if (list->count == LIST_MAX)
 			return complain("--%s is given more than %d times", o->name, LIST_MAX);
@@ -172,7 +173,8 @@ static bool parse_option(const struct option *table, void *out, const char *verb
 	if (!o)
 		return unknown(table, verb, name, len);
 	if (o->kind == OPT_FLAG)
-		return equals ? complain("--%s takes no value: leave '%s' out", o->name, equals) : set_value(o, out, NULL);
+		return equals ? complain("--%s takes no value: leave '%s' out", o->name, equals)
+			      : set_value(o, out, NULL);
 	if (equals)
 		return set_value(o, out, equals + 1);
 	if (*i + 1 >= argc)
@@ -187,7 +189,8 @@ bool options_parse(const struct option *table, void *out, const char *verb, int 
 		if (!strcmp(argv[i], "-h"))
 			argv[i] = help;
 		if (strncmp(argv[i], "--", 2) != 0)
-			return complain("'%s' is not an option: 'doppel %s' takes only options, and they begin with --", argv[i], verb);
+			return complain("'%s' is not an option: 'doppel %s' takes only options, and they begin with --",
+					argv[i], verb);
 		if (!parse_option(table, out, verb, argc, argv, &i))
 			return false;
 	}

@@ -25,7 +25,7 @@ enum option_kind {
 struct option {
 	const char *name; /* without the dashes; a table ends with NULL */
 	enum option_kind kind;
-	size_t field;	   /* offset in the caller's struct */
+	size_t field;      /* offset in the caller's struct */
 	const char *value; /* what help calls the value; NULL for flags */
 	const char *help;  /* one line; \n starts another */
 };
@@ -34,15 +34,16 @@ struct option {
 enum { STATUS_OK = 0, STATUS_USAGE = 2 };
 
 /*
- * Fills `out` from argv[1..argc-1]. False: a line has been printed on standard error, and the status is STATUS_USAGE. Values point into
- * argv. `verb` is for the messages.
+ * Fills `out` from argv[1..argc-1]. False: a line has been printed on standard error, and the status is STATUS_USAGE.
+ * Values point into argv. `verb` is for the messages.
  */
 bool options_parse(const struct option *table, void *out, const char *verb, int argc, char **argv);
 void options_help(const struct option *table);
 
 /* "512M" → bytes; false when it is not a size. */
 bool parse_size(const char *text, uint64_t *bytes);
-/* The one of `count` words nearest to `word` by edit distance, or NULL if none is near. `stride`: bytes between two pointers to words. */
+/* The one of `count` words nearest to `word` by edit distance, or NULL if none is near. `stride`: bytes between two
+ * pointers to words. */
 const char *nearest(const char *word, const void *words, size_t count, size_t stride);
 
 /* A line on standard error, "doppel: " before it. Returns false. */

@@ -17,7 +17,8 @@ struct run_options {
 #define FIELD(name) offsetof(struct run_options, name)
 
 static const struct option options[] = {
-	{"kernel", OPT_STRING, FIELD(kernel), "FILE", "kernel to boot: a bzImage (vmlinuz), or an ELF file for PVH or multiboot"},
+	{"kernel", OPT_STRING, FIELD(kernel), "FILE",
+	 "kernel to boot: a bzImage (vmlinuz), or an ELF file for PVH or multiboot"},
 	{"initrd", OPT_STRING, FIELD(initrd), "FILE", "initial RAM disk"},
 	{"append", OPT_STRING, FIELD(append), "TEXT", "the kernel's command line (default: console=ttyS0)"},
 	{"memory", OPT_SIZE, FIELD(memory), "SIZE", "guest memory (default: 1G); sizes take K, M or G"},
@@ -30,9 +31,11 @@ static const struct option options[] = {
 	 "where the first serial port leads: stdio (default; Ctrl-A H lists\n"
 	 "the keys), file=FILE, pty, unix=SOCKET or none"},
 	{"engine", OPT_STRING, FIELD(engine), "NAME", "what runs the guest's code: auto (default) or translate"},
-	{"code-cache", OPT_SIZE, FIELD(code_cache), "SIZE", "memory for translated code (default: the engine's choice)"},
+	{"code-cache", OPT_SIZE, FIELD(code_cache), "SIZE",
+	 "memory for translated code (default: the engine's choice)"},
 	{"no-reboot", OPT_FLAG, FIELD(no_reboot), NULL, "end when the guest reboots"},
-	{"debug-exit", OPT_FLAG, FIELD(debug_exit), NULL, "a write of V to port 0xf4 ends doppel with status (V << 1) | 1"},
+	{"debug-exit", OPT_FLAG, FIELD(debug_exit), NULL,
+	 "a write of V to port 0xf4 ends doppel with status (V << 1) | 1"},
 	{"name", OPT_STRING, FIELD(name), "NAME", "the machine's name in messages (default: doppel)"},
 	{"stats", OPT_FLAG, FIELD(stats), NULL, "at the end, say where the time went"},
 	{"quiet", OPT_FLAG, FIELD(quiet), NULL, "say nothing but errors"},
@@ -56,7 +59,8 @@ static int help(void)
 	return STATUS_OK;
 }
 
-/* Takes the next part of "a,b,,c" up to a single comma into `part` (",," stands for a comma); returns what follows, NULL at the end. */
+/* Takes the next part of "a,b,,c" up to a single comma into `part` (",," stands for a comma); returns what follows,
+ * NULL at the end. */
 static const char *next_part(const char *spec, char *part)
 {
 	for (;; spec++) {
@@ -81,7 +85,8 @@ static bool disk_flag(const char *word, const char *path, unsigned *flags)
 	else if (!strcmp(word, "snapshot=off"))
 		*flags &= ~(unsigned)DOPPEL_DISK_SNAPSHOT;
 	else
-		return complain("--disk %s: unknown word '%s': there are readonly, snapshot=on and snapshot=off (a comma in the file's "
+		return complain("--disk %s: unknown word '%s': there are readonly, snapshot=on and snapshot=off (a "
+				"comma in the file's "
 				"name is written twice)",
 				path, word);
 	return true;

@@ -12,10 +12,10 @@
 struct vm_console {
 	struct vm *vm;
 	struct host_console *host;
-	struct host_mutex out;	/* a leaf: guards `host` against writers when it is closed */
+	struct host_mutex out;  /* a leaf: guards `host` against writers when it is closed */
 	struct host_mutex lock; /* held while input goes to the board; a device's lock may be taken under it */
-	bool open;		/* the board takes input */
-	bool escape;		/* Ctrl-A was the last key */
+	bool open;              /* the board takes input */
+	bool escape;            /* Ctrl-A was the last key */
 };
 
 static void console_write(void *opaque, const uint8_t *data, size_t len)

@@ -26,12 +26,15 @@ static bool check_memory(uint64_t size, struct error *err)
 	uint64_t host = host_memory_total();
 
 	if (size < VM_MEMORY_MIN)
-		return error_set(err, "memory of %" PRIu64 " bytes is too little: give at least 4M (sizes take K, M or G)", size);
+		return error_set(err,
+				 "memory of %" PRIu64 " bytes is too little: give at least 4M (sizes take K, M or G)",
+				 size);
 	if (size % PAGE_SIZE)
-		return error_set(err, "memory of %" PRIu64 " bytes is not a multiple of 4K: give a round size, as 512M", size);
+		return error_set(err, "memory of %" PRIu64 " bytes is not a multiple of 4K: give a round size, as 512M",
+				 size);
 	if (host && size > host)
-		return error_set(err, "memory of %" PRIu64 " MiB is more than this host's %" PRIu64 " MiB: give less", size >> 20,
-				 host >> 20);
+		return error_set(err, "memory of %" PRIu64 " MiB is more than this host's %" PRIu64 " MiB: give less",
+				 size >> 20, host >> 20);
 	return true;
 }
 

@@ -13,7 +13,7 @@
 
 struct doppel_config {
 	struct vm_config vm; /* its strings are the config's own */
-	bool no_memory;	     /* a setter could not copy its string */
+	bool no_memory;      /* a setter could not copy its string */
 	bool too_many_disks;
 };
 
@@ -47,7 +47,7 @@ void doppel_config_free(doppel_config *config)
 {
 	if (!config)
 		return;
-	const char *owned[] = {config->vm.name,	  config->vm.kernel,  config->vm.initrd, config->vm.append,
+	const char *owned[] = {config->vm.name,   config->vm.kernel,  config->vm.initrd, config->vm.append,
 			       config->vm.engine, config->vm.console, config->vm.debug};
 	for (size_t i = 0; i < ARRAY_LEN(owned); i++)
 		free((void *)(uintptr_t)owned[i]);

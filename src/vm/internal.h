@@ -15,7 +15,11 @@ enum {
 };
 
 /* Where a processor's thread is; who makes a request acts by it. */
-enum vcpu_place { PLACE_MONITOR /* looks at its requests before it leaves */, PLACE_GUEST /* kick it */, PLACE_ASLEEP /* wake it */ };
+enum vcpu_place {
+	PLACE_MONITOR /* looks at its requests before it leaves */,
+	PLACE_GUEST /* kick it */,
+	PLACE_ASLEEP /* wake it */
+};
 
 struct vcpu {
 	struct vm *vm;
@@ -26,9 +30,9 @@ struct vcpu {
 	struct host_thread thread;
 
 	/*
-	 * Who asks sets `requests` and then reads `place`; the processor's thread sets `place` and then reads `requests`. Both are
-	 * sequentially consistent, so one of the two sees the other's: no request is lost, and only a processor that runs
-	 * guest code is kicked, only one asleep is woken.
+	 * Who asks sets `requests` and then reads `place`; the processor's thread sets `place` and then reads
+	 * `requests`. Both are sequentially consistent, so one of the two sees the other's: no request is lost, and
+	 * only a processor that runs guest code is kicked, only one asleep is woken.
 	 */
 	_Atomic unsigned requests;
 	_Atomic enum vcpu_place place;
@@ -36,15 +40,15 @@ struct vcpu {
 	struct host_cond wake;
 
 	/* The processor's own thread only (and who holds the VM paused). */
-	bool wait_sipi;	 /* an application processor before its start-up IPI */
-	bool nmi;	 /* taken from the APIC, not delivered yet */
-	bool window;	 /* the engine was asked to come back when interrupts open */
+	bool wait_sipi;  /* an application processor before its start-up IPI */
+	bool nmi;        /* taken from the APIC, not delivered yet */
+	bool window;     /* the engine was asked to come back when interrupts open */
 	bool completing; /* the instruction at hand has had its answer and has not retired: nothing may come between */
-	int16_t acked;	 /* an interrupt taken from the APIC, not delivered yet; -1 none */
+	int16_t acked;   /* an interrupt taken from the APIC, not delivered yet; -1 none */
 	int64_t tsc_offset; /* what the local APIC was told */
 
 	_Atomic uint64_t interrupts, time_halted; /* asleep or parked, in ns */
-	_Atomic uint64_t started, ended;	   /* its thread, by host_now_ns(); 0 not yet */
+	_Atomic uint64_t started, ended;          /* its thread, by host_now_ns(); 0 not yet */
 };
 
 struct vm {
@@ -63,17 +67,17 @@ struct vm {
 	bool no_reboot, has_memory, has_bus;
 
 	/*
-	 * For what follows. Devices may hold their own lock when they take it (power-off, reset); under it only vcpu.lock and the
-	 * clock's are taken.
+	 * For what follows. Devices may hold their own lock when they take it (power-off, reset); under it only
+	 * vcpu.lock and the clock's are taken.
 	 */
 	struct host_mutex lock;
 	struct host_cond changed;
 	struct vm_end end;
-	bool want_reset;   /* its hold is counted in `holds` */
-	bool over;	   /* vm_run is past its loop: nobody stays parked */
-	unsigned threads;  /* started */
-	unsigned holds;	   /* how many want the VM paused; 1 from the start, until vm_run */
-	unsigned parked;   /* threads that have stopped for that, or ended */
+	bool want_reset;  /* its hold is counted in `holds` */
+	bool over;        /* vm_run is past its loop: nobody stays parked */
+	unsigned threads; /* started */
+	unsigned holds;   /* how many want the VM paused; 1 from the start, until vm_run */
+	unsigned parked;  /* threads that have stopped for that, or ended */
 	bool time_stopped;
 	uint64_t stopped_tsc;
 	char *report;
@@ -113,7 +117,8 @@ struct pc_console vm_console_serial(struct vm_console *console);
 const char *vm_console_where(const struct vm_console *console);
 /* A terminal becomes raw, and input goes to the board, which is there by now. */
 bool vm_console_start(struct vm_console *console, struct error *err);
-/* No input goes to the board any more; output on its way goes out, later output is dropped; the terminal is put back. */
+/* No input goes to the board any more; output on its way goes out, later output is dropped; the terminal is put back.
+ */
 void vm_console_close(struct vm_console *console);
 void vm_console_destroy(struct vm_console *console);
 

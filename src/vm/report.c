@@ -34,7 +34,8 @@ static void say_gprs(struct text *t, const struct x86_cpu *cpu)
 	for (unsigned i = 0; i < X86_GPRS; i++)
 		say(t, "  %-3s %016" PRIx64 "%s", name[i], cpu->gpr[i], i % 4 == 3 ? "\n" : "");
 	say(t, "  rip %016" PRIx64 "  rflags %08" PRIx64 "  cpl %u%s%s%s\n", cpu->rip, cpu->rflags, cpu->cpl,
-	    cpu->halted ? "  halted" : "", cpu->shadow ? "  interrupt shadow" : "", cpu->nmi_blocked ? "  NMI blocked" : "");
+	    cpu->halted ? "  halted" : "", cpu->shadow ? "  interrupt shadow" : "",
+	    cpu->nmi_blocked ? "  NMI blocked" : "");
 }
 
 static void say_segments(struct text *t, const struct x86_cpu *cpu)
@@ -43,24 +44,26 @@ static void say_segments(struct text *t, const struct x86_cpu *cpu)
 
 	for (unsigned i = 0; i < X86_SEGS_ALL; i++) {
 		const struct x86_segment *seg = &cpu->seg[i];
-		say(t, "  %-3s %04x base %016" PRIx64 " limit %08x attributes %04x\n", name[i], seg->sel, seg->base, seg->limit,
-		    seg->attr);
+		say(t, "  %-3s %04x base %016" PRIx64 " limit %08x attributes %04x\n", name[i], seg->sel, seg->base,
+		    seg->limit, seg->attr);
 	}
-	say(t, "  gdt base %016" PRIx64 " limit %04x  idt base %016" PRIx64 " limit %04x\n", cpu->gdtr.base, cpu->gdtr.limit,
-	    cpu->idtr.base, cpu->idtr.limit);
+	say(t, "  gdt base %016" PRIx64 " limit %04x  idt base %016" PRIx64 " limit %04x\n", cpu->gdtr.base,
+	    cpu->gdtr.limit, cpu->idtr.base, cpu->idtr.limit);
 }
 
 static void say_control(struct text *t, const struct x86_cpu *cpu)
 {
-	say(t, "  cr0 %08" PRIx64 "  cr2 %016" PRIx64 "  cr3 %016" PRIx64 "  cr4 %08" PRIx64 "\n", cpu->cr0, cpu->cr2, cpu->cr3,
-	    cpu->cr4);
-	say(t, "  efer %04" PRIx64 "  xcr0 %" PRIx64 "  dr6 %08" PRIx64 "  dr7 %08" PRIx64 "  apic base %08" PRIx64 "\n", cpu->efer,
-	    cpu->xcr0, cpu->dr6, cpu->dr7, cpu->apic_base);
+	say(t, "  cr0 %08" PRIx64 "  cr2 %016" PRIx64 "  cr3 %016" PRIx64 "  cr4 %08" PRIx64 "\n", cpu->cr0, cpu->cr2,
+	    cpu->cr3, cpu->cr4);
+	say(t,
+	    "  efer %04" PRIx64 "  xcr0 %" PRIx64 "  dr6 %08" PRIx64 "  dr7 %08" PRIx64 "  apic base %08" PRIx64 "\n",
+	    cpu->efer, cpu->xcr0, cpu->dr6, cpu->dr7, cpu->apic_base);
 	say(t, "  last exception: vector %u, error code %x, address %016" PRIx64 "\n", cpu->exc.vector,
 	    cpu->exc.has_error ? cpu->exc.error : 0, cpu->exc.cr2);
 }
 
-/* Bytes at a linear address, as far as they can be read; what the look changes in the page tables does not matter any more. */
+/* Bytes at a linear address, as far as they can be read; what the look changes in the page tables does not matter any
+ * more. */
 static void say_bytes(struct text *t, struct x86_cpu *cpu, const char *what, uint64_t va, unsigned count)
 {
 	say(t, "  %s:", what);
@@ -151,10 +154,10 @@ static void brand(const struct vm *vm, char *out, size_t size)
 /* The psABI's levels: what a distribution's programs are built for. */
 static const char *level(const struct x86_cpuid_model *m)
 {
-	const uint64_t v2 = BIT(FEAT_SSE3) | BIT(FEAT_SSSE3) | BIT(FEAT_SSE41) | BIT(FEAT_SSE42) | BIT(FEAT_CX16) | BIT(FEAT_POPCNT) |
-			    BIT(FEAT_LAHF64);
-	const uint64_t v3 = v2 | BIT(FEAT_AVX) | BIT(FEAT_AVX2) | BIT(FEAT_BMI1) | BIT(FEAT_BMI2) | BIT(FEAT_F16C) | BIT(FEAT_FMA) |
-			    BIT(FEAT_LZCNT) | BIT(FEAT_MOVBE) | BIT(FEAT_XSAVE);
+	const uint64_t v2 = BIT(FEAT_SSE3) | BIT(FEAT_SSSE3) | BIT(FEAT_SSE41) | BIT(FEAT_SSE42) | BIT(FEAT_CX16) |
+			    BIT(FEAT_POPCNT) | BIT(FEAT_LAHF64);
+	const uint64_t v3 = v2 | BIT(FEAT_AVX) | BIT(FEAT_AVX2) | BIT(FEAT_BMI1) | BIT(FEAT_BMI2) | BIT(FEAT_F16C) |
+			    BIT(FEAT_FMA) | BIT(FEAT_LZCNT) | BIT(FEAT_MOVBE) | BIT(FEAT_XSAVE);
 
 	return (m->features & v3) == v3 ? "x86-64-v3" : (m->features & v2) == v2 ? "x86-64-v2" : "x86-64";
 }

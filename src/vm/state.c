@@ -19,7 +19,8 @@ static void shape_state(struct vm *vm, struct state_stream *s)
 	state_mark(s, STATE_MAGIC);
 	state_field(s, shape);
 	/* More features than the saved guest has seen do no harm; fewer do. */
-	if (shape.version != mine.version || shape.cpus != mine.cpus || shape.pages != mine.pages || (shape.features & ~mine.features))
+	if (shape.version != mine.version || shape.cpus != mine.cpus || shape.pages != mine.pages ||
+	    (shape.features & ~mine.features))
 		s->failed = true;
 }
 
@@ -60,7 +61,8 @@ static void clock_state(struct vm *vm, struct state_stream *s)
 		clock_set(vm->clock, now);
 }
 
-/* The guest's TSC goes on from the value saved. Time stands still now, so the host's is that of the moment it stopped. */
+/* The guest's TSC goes on from the value saved. Time stands still now, so the host's is that of the moment it stopped.
+ */
 static void tsc_state(struct vm *vm, struct state_stream *s)
 {
 	for (unsigned i = 0; i < vm->cpus; i++) {

@@ -1,6 +1,6 @@
 /*
- * A virtual machine's life: create, run, pause, reset, save, load, destroy. It owns guest memory, the bus, the clock, the engine, the
- * processors, the board and the console.
+ * A virtual machine's life: create, run, pause, reset, save, load, destroy. It owns guest memory, the bus, the clock,
+ * the engine, the processors, the board and the console.
  */
 #ifndef DOPPEL_VM_VM_H
 #define DOPPEL_VM_VM_H
@@ -26,8 +26,17 @@ struct vm_config {
 	bool no_reboot, debug_exit;
 };
 
-enum vm_end_reason { VM_END_NONE, VM_END_FAILED, VM_END_POWER_OFF, VM_END_REBOOT, VM_END_CRASH, VM_END_DEBUG_EXIT, VM_END_QUIT,
-		     VM_END_STOPPED, VM_END_SIGNAL };
+enum vm_end_reason {
+	VM_END_NONE,
+	VM_END_FAILED,
+	VM_END_POWER_OFF,
+	VM_END_REBOOT,
+	VM_END_CRASH,
+	VM_END_DEBUG_EXIT,
+	VM_END_QUIT,
+	VM_END_STOPPED,
+	VM_END_SIGNAL
+};
 
 struct vm_end {
 	enum vm_end_reason reason;
@@ -59,8 +68,8 @@ void vm_resume(struct vm *vm);
 void vm_reset(struct vm *vm);
 
 /*
- * Saves or loads every part: what the machine is, memory, processors, devices. The VM is paused or has not run yet. A stream
- * saved by a machine of another shape (memory, CPUs, CPU features) sets s->failed and changes nothing.
+ * Saves or loads every part: what the machine is, memory, processors, devices. The VM is paused or has not run yet. A
+ * stream saved by a machine of another shape (memory, CPUs, CPU features) sets s->failed and changes nothing.
  */
 void vm_state(struct vm *vm, struct state_stream *s);
 

@@ -16,7 +16,7 @@ struct fake_cpu {
 	bool window;
 	unsigned runs, step, seen;
 	_Atomic unsigned taken; /* interrupts */
-	bool between;		/* an interrupt came between a read and its retirement */
+	bool between;           /* an interrupt came between a read and its retirement */
 };
 
 /* What a virtual CPU does until its next exit; the exit is filled in. */
@@ -36,7 +36,8 @@ static void fake_destroy(struct engine *engine)
 	free(engine);
 }
 
-static struct engine_vcpu *fake_vcpu_create(struct engine *engine, unsigned index, struct x86_cpu **cpu, struct error *err)
+static struct engine_vcpu *fake_vcpu_create(struct engine *engine, unsigned index, struct x86_cpu **cpu,
+					    struct error *err)
 {
 	const struct engine_config *config = (const struct engine_config *)engine;
 	struct fake_cpu *f = aligned_alloc(64, sizeof(*f));
@@ -62,9 +63,7 @@ static bool fake_enter(struct engine_vcpu *vcpu)
 	return true;
 }
 
-static void fake_leave(struct engine_vcpu *vcpu)
-{
-}
+static void fake_leave(struct engine_vcpu *vcpu) {}
 
 static enum x86_exit_kind fake_run(struct engine_vcpu *vcpu)
 {
@@ -129,7 +128,8 @@ static const struct engine_ops fake_engine = {
 };
 
 /* Exits. */
-static enum x86_exit_kind access_exit(struct fake_cpu *f, enum x86_exit_kind kind, uint64_t addr, unsigned len, bool write, uint64_t data)
+static enum x86_exit_kind access_exit(struct fake_cpu *f, enum x86_exit_kind kind, uint64_t addr, unsigned len,
+				      bool write, uint64_t data)
 {
 	f->cpu.exit = (struct x86_exit){.kind = kind, .write = write, .len = (uint8_t)len, .addr = addr, .data = data};
 	return kind;
@@ -167,8 +167,9 @@ static enum x86_exit_kind halt(struct fake_cpu *f)
 static void write_kernel(const char *path)
 {
 	static uint32_t image[1024 + 16] = {
-		0x464c457f, 0x00010101, 0, 0, 0x00030002, 1, 0x100010, 52, 0, 0, 0x00200034, 0x00000001, 0, /* header */
-		1, 4096, 0x100000, 0x100000, 64, 64, 7, 4096,					    /* segment */
+		0x464c457f, 0x00010101, 0,          0,          0x00030002, 1,  0x100010, 52,
+		0,          0,          0x00200034, 0x00000001, 0,                              /* header */
+		1,          4096,       0x100000,   0x100000,   64,         64, 7,        4096, /* segment */
 	};
 	image[1024] = 0x1badb002;
 	image[1026] = -0x1badb002u;
@@ -182,8 +183,12 @@ static struct vm *make(unsigned cpus, enum x86_exit_kind (*what)(struct fake_cpu
 {
 	char path[64];
 	struct error err = {""};
-	struct vm_config config = {
-		.kernel = path, .memory = MiB(16), .cpus = cpus, .console = "none", .no_reboot = no_reboot, .debug_exit = true};
+	struct vm_config config = {.kernel = path,
+				   .memory = MiB(16),
+				   .cpus = cpus,
+				   .console = "none",
+				   .no_reboot = no_reboot,
+				   .debug_exit = true};
 
 	snprintf(path, sizeof(path), "/tmp/doppel-test-vm.%u", (unsigned)(host_now_ns() & 0xffffffff));
 	write_kernel(path);
@@ -349,8 +354,8 @@ static enum x86_exit_kind send_ipi(struct fake_cpu *f, unsigned to, uint32_t com
 #define ROUNDS 20000
 
 /*
- * CPU 0 starts CPU 1; then each waits for an interrupt from the other, halted or running, and answers it. A lost wake-up stops
- * the game.
+ * CPU 0 starts CPU 1; then each waits for an interrupt from the other, halted or running, and answers it. A lost
+ * wake-up stops the game.
  */
 static enum x86_exit_kind ping_pong(struct fake_cpu *f)
 {
@@ -359,7 +364,8 @@ static enum x86_exit_kind ping_pong(struct fake_cpu *f)
 	switch (f->step) {
 	case 0:
 		f->step++;
-		return wrmsr(f, MSR_IA32_APIC_BASE, APIC_MMIO_BASE | APIC_BASE_ENABLE | APIC_BASE_EXTD | (f->index ? 0 : APIC_BASE_BSP));
+		return wrmsr(f, MSR_IA32_APIC_BASE,
+			     APIC_MMIO_BASE | APIC_BASE_ENABLE | APIC_BASE_EXTD | (f->index ? 0 : APIC_BASE_BSP));
 	case 1:
 		f->step += f->index ? 4 : 1;
 		return wrmsr(f, MSR_X2APIC_FIRST + 0xf, 0x1ff);
