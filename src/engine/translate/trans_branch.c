@@ -322,7 +322,7 @@ static void trans_pop(struct trans *t, unsigned reg)
 	mem_op(t, 0x8b, n, host, &m);
 	if (reg != RSP)
 		move_stack(t, (int32_t)n);
-	if (host != reg)
+	if (spilled(reg))
 		asm_store_gs(&t->e, 8, host, (int32_t)reg * 8);
 }
 
