@@ -65,7 +65,7 @@ extern const struct backend backend_native, backend_step, backend_translate;
 #define GUEST_CODE 0x200000ull
 #define GUEST_KERNEL 0x300000ull /* gpa; a page for supervisor tables, seen at linear KERNEL */
 #define GUEST_KERNEL_PAGES 4
-#define KERNEL 0x60000000ull
+#define KERNEL 0xffffffff90000000ull
 #define GUEST_TSS GUEST_KERNEL /* and what the translate back-end puts behind it */
 
 struct guest_memory;

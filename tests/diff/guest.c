@@ -8,9 +8,9 @@
 const enum page_kind window_kind[WINDOW_PAGES] = {PAGE_RW, PAGE_RW, PAGE_RO, PAGE_NONE, PAGE_RW, PAGE_RW, PAGE_NONE, PAGE_RW};
 
 #define PML4 0x1000ull
-#define PDPT 0x2000ull
-#define PD 0x3000ull
-#define PT(n) (0x4000ull + (n) * PAGE_SIZE)
+#define PDPT(n) (0x2000ull + (n) * PAGE_SIZE) /* 0: the lower half of the address space, 1: the upper */
+#define PD(n) (0x4000ull + (n) * PAGE_SIZE)
+#define PT(n) (0x6000ull + (n) * PAGE_SIZE)
 
 #define PTE_P BIT(0)
 #define PTE_W BIT(1)
@@ -24,12 +24,14 @@ static void put_entry(struct guest_memory *mem, uint64_t table, uint64_t index, 
 	guest_memory_write(mem, table + index * 8, &entry, 8);
 }
 
-/* All three areas lie in one gigabyte, each in page table `n` of its own. */
+/* Each area has a page table of its own, `n`. */
 static void map_page(struct guest_memory *mem, unsigned n, uint64_t va, uint64_t gpa, uint64_t bits)
 {
-	put_entry(mem, PML4, va >> 39 & 511, PDPT | PTE_P | PTE_W | PTE_U);
-	put_entry(mem, PDPT, va >> 30 & 511, PD | PTE_P | PTE_W | PTE_U);
-	put_entry(mem, PD, va >> 21 & 511, PT(n) | PTE_P | PTE_W | PTE_U);
+	unsigned half = va >> 63;
+
+	put_entry(mem, PML4, va >> 39 & 511, PDPT(half) | PTE_P | PTE_W | PTE_U);
+	put_entry(mem, PDPT(half), va >> 30 & 511, PD(half) | PTE_P | PTE_W | PTE_U);
+	put_entry(mem, PD(half), va >> 21 & 511, PT(n) | PTE_P | PTE_W | PTE_U);
 	put_entry(mem, PT(n), va >> 12 & 511, gpa | bits);
 }
 

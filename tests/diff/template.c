@@ -13,6 +13,7 @@ struct search {
 	struct templates *all;
 	ZydisDecoder decoder;
 	uint64_t features;
+	bool amd;
 	struct template t;
 	unsigned room;
 };
@@ -68,7 +69,7 @@ static void add(struct search *s, const ZydisDecodedInstruction *zi, const Zydis
 	struct template *t = &s->t;
 
 	t->mnemonic = (uint16_t)zi->mnemonic;
-	t->cls = (uint8_t)decode_class(zi, s->features);
+	t->cls = (uint8_t)decode_class(zi, s->features, s->amd);
 	t->has_modrm = zi->attributes & ZYDIS_ATTRIB_HAS_MODRM;
 	t->free_reg = names(zi, op, ZYDIS_OPERAND_ENCODING_MODRM_REG);
 	t->free_rm = names(zi, op, ZYDIS_OPERAND_ENCODING_MODRM_RM);
@@ -177,7 +178,8 @@ static void index_mnemonics(struct templates *all)
 void templates_init(struct templates *all, enum x86_mode mode, const struct x86_cpuid_model *model)
 {
 	static const uint8_t prefixes[] = {0, 1, 2, 4, 3, 5};
-	struct search s = {.all = all, .features = model ? model->features : ~0ull};
+	struct search s = {.all = all, .features = model ? model->features : ~0ull,
+			  .amd = model && model->amd};
 	unsigned wide = mode == MODE_64 ? 2 : 1;
 
 	ZydisDecoderInit(&s.decoder, mode == MODE_64 ? ZYDIS_MACHINE_MODE_LONG_64 : ZYDIS_MACHINE_MODE_LEGACY_32,
@@ -185,7 +187,7 @@ void templates_init(struct templates *all, enum x86_mode mode, const struct x86_
 	ZydisDecoderEnableMode(&s.decoder, ZYDIS_DECODER_MODE_CET, ZYAN_FALSE);
 	ZydisDecoderEnableMode(&s.decoder, ZYDIS_DECODER_MODE_MPX, ZYAN_FALSE);
 	ZydisDecoderEnableMode(&s.decoder, ZYDIS_DECODER_MODE_CLDEMOTE, ZYAN_FALSE);
-	ZydisDecoderEnableMode(&s.decoder, ZYDIS_DECODER_MODE_AMD_BRANCHES, model && model->amd);
+	ZydisDecoderEnableMode(&s.decoder, ZYDIS_DECODER_MODE_AMD_BRANCHES, s.amd);
 	*all = (struct templates){.t = calloc(TEMPLATES_MAX, sizeof(struct template))};
 	for (uint8_t map = 0; map < 4; map++) {
 		for (unsigned p = 0; p < sizeof(prefixes); p++) {

@@ -473,7 +473,7 @@ void x86_decode(struct x86_insn *insn, const uint8_t *p, size_t len, enum x86_mo
 		return;
 	}
 	take_instruction(insn, &zi);
-	insn->cls = decode_class(&zi, model ? model->features : ~0ull);
+	insn->cls = decode_class(&zi, model ? model->features : ~0ull, amd);
 	if (insn->cls == CLS_INVALID ||
 	    !ZYAN_SUCCESS(ZydisDecoderDecodeOperands(decoder, &ctx, &zi, op, zi.operand_count))) {
 		insn->cls = CLS_INVALID;

@@ -127,9 +127,13 @@ static bool names_special_register(const ZydisDecodedInstruction *zi)
 	return op < 0x20; /* 06 PUSH ES … 1F POP DS */
 }
 
-/* A repeat prefix makes another, unknown instruction of it. */
-static bool undefined_form(const ZydisDecodedInstruction *zi)
+/* PREFETCHW of a register; VPEXTRQ outside 64-bit mode; CLZERO with a repeat prefix, which makes another, unknown instruction of it. */
+static bool undefined_form(const ZydisDecodedInstruction *zi, bool amd)
 {
+	if (amd && zi->opcode_map == ZYDIS_OPCODE_MAP_0F && zi->opcode == 0x0d && zi->raw.modrm.mod == 3)
+		return true;
+	if (zi->mnemonic == ZYDIS_MNEMONIC_VPEXTRD || zi->mnemonic == ZYDIS_MNEMONIC_VPINSRD)
+		return amd && zi->raw.vex.W;
 	if (zi->mnemonic != ZYDIS_MNEMONIC_CLZERO)
 		return false;
 	for (unsigned i = 0; i < zi->raw.prefix_count; i++) {
@@ -176,16 +180,18 @@ static enum x86_class class_by_category(const ZydisDecodedInstruction *zi)
 	}
 }
 
-enum x86_class decode_class(const ZydisDecodedInstruction *zi, uint64_t features)
+enum x86_class decode_class(const ZydisDecodedInstruction *zi, uint64_t features, bool amd)
 {
 	enum x86_class cls = mnemonic_class[zi->mnemonic];
 
 	if (zi->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY && zi->encoding != ZYDIS_INSTRUCTION_ENCODING_VEX)
 		return CLS_INVALID;
-	if (!features_claimed(zi, features) || undefined_form(zi))
+	if (!features_claimed(zi, features) || undefined_form(zi, amd))
 		return CLS_INVALID;
 	if (cls == CLS_STACK || zi->mnemonic == ZYDIS_MNEMONIC_MOV)
 		return (zi->mnemonic == ZYDIS_MNEMONIC_MOV || zi->mnemonic == ZYDIS_MNEMONIC_PUSH ||
 			zi->mnemonic == ZYDIS_MNEMONIC_POP) && names_special_register(zi) ? CLS_SYSTEM : cls;
+	if (zi->mnemonic == ZYDIS_MNEMONIC_VZEROALL || zi->mnemonic == ZYDIS_MNEMONIC_VZEROUPPER) /* 8 or 16 registers */
+		return zi->machine_mode == ZYDIS_MACHINE_MODE_LONG_64 ? CLS_PLAIN : CLS_SPECIAL;
 	return cls != CLS_PLAIN ? cls : class_by_category(zi);
 }

@@ -6,7 +6,7 @@
 
 #include <Zydis/DecoderTypes.h>
 
-/* The class of a decoded instruction on a processor with these features (BIT(FEAT_*)). */
-enum x86_class decode_class(const ZydisDecodedInstruction *zi, uint64_t features);
+/* The class of a decoded instruction on a processor with these features (BIT(FEAT_*)), of AMD's ways or Intel's. */
+enum x86_class decode_class(const ZydisDecodedInstruction *zi, uint64_t features, bool amd);
 
 #endif

@@ -68,11 +68,13 @@ static enum verdict loop(struct x86_cpu *cpu, const struct x86_insn *insn)
 static enum verdict call(struct x86_cpu *cpu, const struct x86_insn *insn, uint64_t target)
 {
 	uint64_t rip;
-	enum verdict v = check_target(cpu, target, insn->opsize, &rip);
-	if (v != V_DONE)
-		return v;
 	unsigned stack = gen_stack_size(cpu);
 	uint64_t sp = zext(cpu->gpr[RSP] - insn->opsize, stack);
+	enum verdict v = gen_probe_write(cpu, SEG_SS, sp, insn->opsize); /* the stack's faults come first */
+	if (v == V_DONE)
+		v = check_target(cpu, target, insn->opsize, &rip);
+	if (v != V_DONE)
+		return v;
 	v = gen_write(cpu, SEG_SS, sp, next_rip(cpu, insn), insn->opsize);
 	if (v != V_DONE && v != V_EXIT)
 		return v;

@@ -257,14 +257,14 @@ static bool misaligned(const struct x86_cpu *cpu, const struct x86_insn *insn, u
 	return !(insn->flags & INSN_SSE) || !(mxcsr & BIT(17));
 }
 
-/* FNSAVE, FRSTOR, FNSTENV, FLDENV: AMD's processors look at the first byte, then at the last; CR2 shows it. */
+/* FNSAVE, FRSTOR, FNSTENV, FLDENV: AMD's processors look at the first word, then at the last byte; CR2 shows it. */
 static enum verdict probe_environment(struct x86_cpu *cpu, const struct thunk_operand *op)
 {
 	enum verdict v;
 
 	if (!cpu->model || !cpu->model->amd)
 		return V_DONE;
-	v = thunk_probe(cpu, op->linear, 1, op->write);
+	v = thunk_probe(cpu, op->linear, op->size == 14 || op->size == 94 ? 2 : 4, op->write);
 	return v == V_DONE ? thunk_probe(cpu, op->linear + op->size - 1, 1, op->write) : v;
 }
 
@@ -348,13 +348,11 @@ static enum verdict step_host(struct thunk *t, struct x86_cpu *cpu, const struct
 	run(t);
 	if (t->run.xsave && (insn->flags & INSN_FPU))
 		correct_x87_pointers(t, cpu, insn, t->run.xsave, &op);
-	if (t->fault >= 0)
-		return raise_host_fault(cpu, t->fault);
-	v = thunk_operand_close(t, cpu, &op);
+	v = t->fault >= 0 ? raise_host_fault(cpu, t->fault) : thunk_operand_close(t, cpu, &op);
+	if (t->run.xsave == t->xsave && (v == V_DONE || v == V_EXIT || t->fault >= 0)) /* #XM leaves its flags in MXCSR */
+		memcpy(cpu->xsave, t->xsave, sizeof(t->xsave));
 	if (v != V_DONE && v != V_EXIT)
 		return v;
-	if (t->run.xsave == t->xsave)
-		memcpy(cpu->xsave, t->xsave, sizeof(t->xsave));
 	store_registers(t, cpu, insn, s);
 	return thunk_retire(cpu, insn, v);
 }
@@ -385,12 +383,31 @@ enum verdict thunk_enter_mmx(struct thunk *t, struct x86_cpu *cpu)
 	return t->fault >= 0 ? raise_host_fault(cpu, t->fault) : V_DONE;
 }
 
+/* VZEROALL, VZEROUPPER outside 64-bit mode: registers 8 to 15 stay. */
+static enum verdict step_vzero(struct thunk *t, struct x86_cpu *cpu, const struct x86_insn *insn)
+{
+	uint8_t xmm[128], ymmh[128];
+	enum verdict v;
+
+	thunk_xsave_fill(cpu->xsave);
+	memcpy(xmm, cpu->xsave + XS_XMM(8), sizeof(xmm));
+	memcpy(ymmh, cpu->xsave + XS_YMMH(8), sizeof(ymmh));
+	v = step_host(t, cpu, insn);
+	thunk_xsave_fill(cpu->xsave);
+	memcpy(cpu->xsave + XS_XMM(8), xmm, sizeof(xmm));
+	memcpy(cpu->xsave + XS_YMMH(8), ymmh, sizeof(ymmh));
+	cpu->xsave[XS_BV] |= XCR0_SSE | XCR0_AVX;
+	return v;
+}
+
 static enum verdict step_special(struct thunk *t, struct x86_cpu *cpu, const struct x86_insn *insn)
 {
 	if (insn->flags & INSN_VSIB)
 		return thunk_gather(cpu, insn);
 	if (insn->flags & INSN_BITOFF)
 		return step_host(t, cpu, insn);
+	if (insn->map == 1 && insn->opcode == 0x77)
+		return step_vzero(t, cpu, insn);
 	if (insn->map == 0 && (insn->flags & INSN_FPU)) /* FNSAVE, FRSTOR, FNSTENV, FLDENV */
 		return step_host(t, cpu, insn);
 	if (insn->map == 1 && insn->opcode == 0xae && (insn->flags & INSN_FPU))

@@ -75,6 +75,28 @@ static enum verdict open_in_place(struct x86_cpu *cpu, struct thunk_operand *op)
 	return V_DONE;
 }
 
+/*
+ * What is in RAM there now: an x87 store with an unmasked exception leaves it so. Device memory is not read.
+ */
+static void prefill(struct x86_cpu *cpu, const struct thunk_operand *op)
+{
+	struct x86_mapping m;
+	unsigned n;
+
+	memset(op->host, 0, op->size);
+	for (unsigned done = 0; done < op->size; done += n) {
+		uint64_t at = op->linear + done;
+		const void *p;
+
+		n = MIN(op->size - done, (unsigned)(PAGE_SIZE - (at & ~PAGE_MASK)));
+		if (mmu_translate(cpu, at, access_of(cpu, true), &m) != V_DONE)
+			return;
+		p = guest_memory_ptr(cpu->mem, m.gpa, n, false);
+		if (p)
+			memcpy(op->host + done, p, n);
+	}
+}
+
 enum verdict thunk_operand_open(struct thunk *t, struct x86_cpu *cpu, struct thunk_operand *op)
 {
 	enum verdict v = open_in_place(cpu, op);
@@ -89,7 +111,7 @@ enum verdict thunk_operand_open(struct thunk *t, struct x86_cpu *cpu, struct thu
 	}
 	if (op->read)
 		return thunk_read(cpu, op->linear, op->host, op->size);
-	memset(op->host, 0, op->size);
+	prefill(cpu, op);
 	return V_DONE;
 }
 

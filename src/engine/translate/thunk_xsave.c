@@ -303,6 +303,17 @@ static bool mxcsr_good(const struct thunk *t, const struct save *s, const uint8_
 	return !loaded || !(get32(area + XS_MXCSR) & ~t->mxcsr_mask);
 }
 
+/* In the standard format AVX's place is looked at even when it is not used. */
+static enum verdict read_avx(struct x86_cpu *cpu, const struct save *s, uint8_t *area)
+{
+	bool used = get64(area + XS_BV) & s->mask & XCR0_AVX;
+	enum verdict v = V_DONE;
+
+	if (used || !(get64(area + XS_COMP_BV) & COMPACT))
+		v = probe_end(cpu, s);
+	return v == V_DONE && used ? thunk_read(cpu, s->op.linear + XS_YMMH(0), area + XS_YMMH(0), AVX_SIZE) : v;
+}
+
 static enum verdict xrstor(struct thunk *t, struct x86_cpu *cpu, const struct x86_insn *insn, struct save *s, enum xsave_kind kind)
 {
 	uint8_t area[X86_XSAVE_SIZE];
@@ -312,11 +323,9 @@ static enum verdict xrstor(struct thunk *t, struct x86_cpu *cpu, const struct x8
 		return v;
 	if (!header_good(cpu, area, kind))
 		return x86_raise_error(cpu, X86_GP, 0);
-	if (get64(area + XS_BV) & s->mask & XCR0_AVX) {
-		v = thunk_read(cpu, s->op.linear + XS_YMMH(0), area + XS_YMMH(0), AVX_SIZE);
-		if (v != V_DONE)
-			return v;
-	}
+	v = read_avx(cpu, s, area);
+	if (v != V_DONE)
+		return v;
 	if (!mxcsr_good(t, s, area))
 		return x86_raise_error(cpu, X86_GP, 0);
 	restore_components(cpu, s, area);
@@ -336,10 +345,8 @@ enum verdict thunk_xsave(struct thunk *t, struct x86_cpu *cpu, const struct x86_
 	v = save_begin(cpu, insn, &s, area_size(s.mask), 64, kind < KIND_XRSTOR);
 	if (v == V_DONE)
 		v = thunk_probe(cpu, s.op.linear, 1, s.op.write);
-	if (v == V_DONE && kind >= KIND_XRSTOR)
-		v = thunk_probe(cpu, s.op.linear + XS_BV, 64, false);
 	if (v == V_DONE)
-		v = probe_end(cpu, &s);
+		v = kind < KIND_XRSTOR ? probe_end(cpu, &s) : thunk_probe(cpu, s.op.linear + XS_BV, 64, false);
 	if (v != V_DONE)
 		return v;
 	return kind < KIND_XRSTOR ? xsave(t, cpu, insn, &s, kind) : xrstor(t, cpu, insn, &s, kind);
