@@ -1,9 +1,9 @@
-/* Control registers: what may be written when, and the transitions to and from long mode (SDM Vol. 3A 2.5, 4.1, 10.8.5). */
+/* Control registers: what may be written when, and the transitions to and from long mode (SDM Vol.
+ * 3A 2.5, 4.1, 10.8.5). */
 #include "arch/x86/internal.h"
 #include "bus/memory.h"
 
-#define CR0_DEFINED                                                                                                    \
-	(CR0_PE | CR0_MP | CR0_EM | CR0_TS | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_NW | CR0_CD | CR0_PG)
+#define CR0_DEFINED (CR0_PE | CR0_MP | CR0_EM | CR0_TS | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_NW | CR0_CD | CR0_PG)
 
 static bool pae_paging(const struct x86_cpu *cpu)
 {
@@ -16,7 +16,7 @@ static bool pdptes_good(const struct x86_cpu *cpu, uint64_t cr3)
 	uint64_t reserved = phys_reserved(cpu) | ~(BIT(52) - 1) | 0x1e6;
 
 	for (unsigned i = 0; i < 4; i++) {
-		const uint64_t *p = guest_memory_ptr(cpu->mem, (cr3 & 0xffffffe0) + 8 * i, 8, false);
+		const uint64_t *p = guest_memory_ptr(cpu->mem, (cr3 & 0xffffffe0) + 8ull * i, 8, false);
 
 		if (!p || (*p & 1 && *p & reserved))
 			return false;
@@ -88,6 +88,8 @@ enum verdict write_cr3(struct x86_cpu *cpu, uint64_t value)
 	cpu->cr3 = value & ~BIT(63);
 	if (!keep)
 		flush_all(cpu, false, current_pcid(cpu));
+	else if (cpu->ops && cpu->ops->space_changed)
+		cpu->ops->space_changed(cpu);
 	mode_changed(cpu);
 	return V_DONE;
 }
@@ -98,10 +100,11 @@ static uint64_t cr4_allowed(const struct x86_cpu *cpu)
 		enum x86_feature feature;
 		uint64_t bit;
 	} optional[] = {
-		{FEAT_UMIP, CR4_UMIP}, {FEAT_FSGSBASE, CR4_FSGSBASE}, {FEAT_PCID, CR4_PCIDE},
-		{FEAT_XSAVE, CR4_OSXSAVE}, {FEAT_SMEP, CR4_SMEP}, {FEAT_SMAP, CR4_SMAP},
+		{FEAT_UMIP, CR4_UMIP},     {FEAT_FSGSBASE, CR4_FSGSBASE}, {FEAT_PCID, CR4_PCIDE},
+		{FEAT_XSAVE, CR4_OSXSAVE}, {FEAT_SMEP, CR4_SMEP},         {FEAT_SMAP, CR4_SMAP},
 	};
-	uint64_t allowed = CR4_TSD | CR4_DE | CR4_PSE | CR4_PAE | CR4_MCE | CR4_PGE | CR4_PCE | CR4_OSFXSR | CR4_OSXMMEXCPT;
+	uint64_t allowed =
+		CR4_TSD | CR4_DE | CR4_PSE | CR4_PAE | CR4_MCE | CR4_PGE | CR4_PCE | CR4_OSFXSR | CR4_OSXMMEXCPT;
 
 	for (unsigned i = 0; i < ARRAY_LEN(optional); i++)
 		if (cpu_has(cpu, optional[i].feature))

@@ -220,6 +220,7 @@ struct x86_cpu {
 struct x86_cpu_ops {
 	void (*flush_page)(struct x86_cpu *cpu, uint64_t va, int pcid);
 	void (*flush_all)(struct x86_cpu *cpu, bool global, int pcid);
+	void (*space_changed)(struct x86_cpu *cpu); /* CR3 names another PCID's tables, and nothing is to be flushed */
 	void (*mode_changed)(struct x86_cpu *cpu); /* CR0, CR4, EFER, XCR0, CS, SS, CPL, DR7 or RFLAGS.AC/TF changed */
 };
 
@@ -243,7 +244,16 @@ static inline bool x86_canonical(uint64_t va)
 }
 
 /* Sets cpu->exc and returns V_INJECT. */
-enum verdict x86_raise(struct x86_cpu *cpu, enum x86_vector vector);		       /* no error code */
-enum verdict x86_raise_error(struct x86_cpu *cpu, enum x86_vector vector, uint32_t error);
+static inline enum verdict x86_raise(struct x86_cpu *cpu, enum x86_vector vector) /* no error code */
+{
+	cpu->exc = (struct x86_exception){.vector = (uint8_t)vector};
+	return V_INJECT;
+}
+
+static inline enum verdict x86_raise_error(struct x86_cpu *cpu, enum x86_vector vector, uint32_t error)
+{
+	cpu->exc = (struct x86_exception){.vector = (uint8_t)vector, .has_error = true, .error = error};
+	return V_INJECT;
+}
 
 #endif

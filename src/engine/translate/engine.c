@@ -69,6 +69,7 @@ static struct engine *create(const struct engine_config *config, struct error *e
 static const struct x86_cpu_ops cpu_ops = {
 	.flush_page = tlb_flush_page,
 	.flush_all = tlb_flush_all,
+	.space_changed = tlb_space_changed,
 	.mode_changed = tlb_mode_changed,
 };
 

@@ -61,6 +61,7 @@ uint64_t light_lookup(struct tr_vcpu *v);
 /* TLB maintenance; also the engine's x86_cpu_ops. */
 void tlb_flush_page(struct x86_cpu *cpu, uint64_t va, int pcid);
 void tlb_flush_all(struct x86_cpu *cpu, bool global, int pcid);
+void tlb_space_changed(struct x86_cpu *cpu);
 void tlb_mode_changed(struct x86_cpu *cpu);
 void jc_flush(struct tr_vcpu *v); /* empties itlb too */
 unsigned exec_hash(uint64_t page);

@@ -211,8 +211,8 @@ static bool emit_legacy(struct emit *e, const struct encoding *enc, const struct
 }
 
 /*
- * Outside 64-bit mode VEX.W is ignored where it chooses between 32 and 64 bits of a general register or its memory
- * operand (SDM Vol. 2 2.3.5.5); elsewhere it is part of the opcode.
+ * Outside 64-bit mode VEX.W is ignored where it chooses between 32 and 64 bits of a general register, be it VPCMPESTRI's implicit
+ * ones, or its memory operand (SDM Vol. 2 2.3.5.5); elsewhere it is part of the opcode.
  */
 static bool vex_w(const struct x86_insn *insn)
 {
@@ -224,7 +224,7 @@ static bool vex_w(const struct x86_insn *insn)
 		return false;
 	if (insn->map == 1)
 		return !(insn->opcode == 0x2a || insn->opcode == 0x6e || (insn->opcode == 0x7e && insn->vexpp == 1));
-	return !(insn->map == 3 && (insn->opcode == 0x16 || insn->opcode == 0x22));
+	return !(insn->map == 3 && (insn->opcode == 0x16 || insn->opcode == 0x22 || insn->opcode == 0x60 || insn->opcode == 0x61));
 }
 
 static void emit_vex(struct emit *e, const struct encoding *enc, const struct x86_insn *insn, const struct rewrite_map *map)

@@ -97,6 +97,12 @@ void tlb_flush_all(struct x86_cpu *cpu, bool global, int pcid)
 	jc_flush(v);
 }
 
+/* The TLB has no tags: entries of one address space at a time. */
+void tlb_space_changed(struct x86_cpu *cpu)
+{
+	tlb_flush_all(cpu, false, -1);
+}
+
 static void flush_one(struct tr_vcpu *v, uint64_t page)
 {
 	for (unsigned m = 0; m < MMU_MODES; m++) {
