@@ -130,6 +130,14 @@ bool generate_one(struct diff_case *c, const struct templates *all, unsigned mne
 bool generate_block(struct diff_case *c, const struct templates *all, uint64_t seed, enum x86_mode mode,
 		    const struct x86_cpuid_model *model);
 
+/* Linear address of the first instruction's memory operand. */
+uint64_t case_linear(const struct diff_case *c);
+
+/* --- facts.c --- */
+
+/* Whether the case, whose native result is `first`, bears out what the decoder says of it; else `why`. Changes the case. */
+bool check_facts(struct diff_case *c, const struct diff_result *first, char *why, size_t size);
+
 /* --- reach.c --- */
 
 /* Why cases of this mnemonic are not run natively; NULL when they are. */

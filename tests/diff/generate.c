@@ -230,7 +230,7 @@ static uint8_t *memory_at(struct diff_case *c, uint64_t at, unsigned len)
 	return at - WINDOW < WINDOW_SIZE && WINDOW_SIZE - (at - WINDOW) >= len ? c->memory + (at - WINDOW) : NULL;
 }
 
-static uint64_t linear_of(const struct diff_case *c)
+uint64_t case_linear(const struct diff_case *c)
 {
 	uint64_t ea = (uint64_t)c->insn.disp;
 	const struct x86_insn *insn = &c->insn;
@@ -363,7 +363,7 @@ static void arrange_memory(struct maker *m)
 	if (insn->flags & INSN_BITOFF)
 		arrange_bits(m);
 	place_operand(m, at);
-	fill_operand(m, linear_of(m->c));
+	fill_operand(m, case_linear(m->c));
 }
 
 static void arrange_gather(struct maker *m)
@@ -436,7 +436,7 @@ static void arrange_compare(struct maker *m)
 {
 	struct diff_case *c = m->c;
 	struct x86_insn *insn = &c->insn;
-	const uint8_t *p = insn->flags & INSN_MEM ? memory_at(c, linear_of(c), insn->mem_size) : NULL;
+	const uint8_t *p = insn->flags & INSN_MEM ? memory_at(c, case_linear(c), insn->mem_size) : NULL;
 	unsigned half = insn->mem_size / 2;
 
 	if (rng_chance(&m->r, 50))
@@ -489,7 +489,7 @@ static void arrange_implicit(struct maker *m)
 	if (is_xsave(c->insn.mnemonic)) {
 		gpr[RAX] = rng_below(&m->r, 8) | (rng_next(&m->r) << 32); /* the host may have more components */
 		gpr[RDX] = 0;
-		place_operand(m, linear_of(c));
+		place_operand(m, case_linear(c));
 	}
 }
 

@@ -1,5 +1,5 @@
 /*
- * diff [--cases N] [--seed S] [--back-end step|translate] [--only MNEMONIC] [--mode 64|32] [--blocks] [--replay SEED] [--verbose] [--trace]
+ * diff [--cases N] [--seed S] [--back-end step|translate] [--only MNEMONIC] [--mode 64|32] [--blocks | --facts] [--replay SEED] [--verbose] [--trace]
  * Prints 'ok NAME' or 'FAIL NAME: why' for each group of instructions, and what was not reached.
  */
 #include "diff.h"
@@ -17,7 +17,7 @@ struct options {
 	uint64_t cases, seed, replay;
 	const char *backend, *only;
 	int mode;
-	bool blocks, verbose, trace;
+	bool blocks, facts, verbose, trace;
 };
 
 struct tally {
@@ -36,6 +36,23 @@ static bool differs_by_design(const struct diff_case *c)
 		return insn->map == 0 || insn->opcode >= 0x80; /* segment registers */
 	return insn->mnemonic == ZYDIS_MNEMONIC_JMP || insn->mnemonic == ZYDIS_MNEMONIC_CALL ||
 	       insn->mnemonic == ZYDIS_MNEMONIC_RET; /* far ones */
+}
+
+static void check_case(struct diff_case *c, struct tally *t, const struct options *o)
+{
+	static struct diff_result r;
+	char why[300];
+
+	backend_native.run(c, &r);
+	t->run++;
+	if (check_facts(c, &r, why, sizeof(why)))
+		return;
+	t->failed++;
+	if (t->shown++ >= (o->verbose ? 200 : 20))
+		return;
+	printf("FAIL diff/facts/%s: %s; seed %#" PRIx64 "\n", c->name, why, c->seed);
+	if (o->verbose || o->replay)
+		print_case(c, &r, &r);
 }
 
 static void run_case(const struct diff_case *c, const struct backend *b, struct tally *t, const struct options *o)
@@ -61,6 +78,14 @@ static void run_case(const struct diff_case *c, const struct backend *b, struct 
 	printf("FAIL diff/%s/%s: %s; vector %d cr2 %" PRIx64 "; seed %#" PRIx64 "\n", b->name, c->name, why, want.vector, want.cr2, c->seed);
 	if (o->verbose || o->replay)
 		print_case(c, &want, &got);
+}
+
+static void one_case(struct diff_case *c, const struct backend *b, struct tally *t, const struct options *o)
+{
+	if (o->facts)
+		check_case(c, t, o);
+	else
+		run_case(c, b, t, o);
 }
 
 static bool case_of(struct diff_case *c, const struct templates *all, uint64_t seed, enum x86_mode mode, const struct options *o,
@@ -116,20 +141,21 @@ static bool run_mode(const struct options *o, const struct backend *b, enum x86_
 	templates_init(&all, mode, model);
 	if (o->replay) {
 		if (case_of(&c, &all, o->replay, mode, o, model))
-			run_case(&c, b, &t, o);
+			one_case(&c, b, &t, o);
 		return !t.failed;
 	}
+	const char *kind = o->facts ? "facts" : o->blocks ? "blocks" : "single";
 	for (uint64_t tries = 0; t.run < o->cases && tries < o->cases * 20; tries++) {
 		if (case_of(&c, &all, seed++, mode, o, model))
-			run_case(&c, b, &t, o);
+			one_case(&c, b, &t, o);
 	}
 	printf("  %" PRIu64 " cases in %d-bit mode, %" PRIu64 " of them faulted, %u encodings\n", t.run, bits, t.faulted, all.count);
-	if (!o->blocks && !o->only)
+	if (!o->blocks && !o->facts && !o->only)
 		report_reach(&all, &t, mode);
 	if (!t.failed)
-		printf("ok diff/%s/%s%d\n", b->name, o->blocks ? "blocks" : "single", bits);
+		printf("ok diff/%s/%s%d\n", b->name, kind, bits);
 	else
-		printf("FAIL diff/%s/%s%d: %" PRIu64 " of %" PRIu64 " cases differ\n", b->name, o->blocks ? "blocks" : "single", bits,
+		printf("FAIL diff/%s/%s%d: %" PRIu64 " of %" PRIu64 " cases differ\n", b->name, kind, bits,
 		       t.failed, t.run);
 	return !t.failed;
 }
@@ -152,6 +178,8 @@ static void parse(int argc, char **argv, struct options *o)
 			o->mode = atoi(value), i++;
 		else if (!strcmp(argv[i], "--blocks"))
 			o->blocks = true;
+		else if (!strcmp(argv[i], "--facts"))
+			o->facts = true;
 		else if (!strcmp(argv[i], "--trace"))
 			o->trace = true;
 		else if (!strcmp(argv[i], "--verbose"))

@@ -417,6 +417,11 @@ static void take_corrections(struct x86_insn *insn, const ZydisDecodedInstructio
 		if (insn->opreg) /* F3 41 90 is XCHG R8, RAX all the same */
 			take_xchg(insn);
 		break;
+	case ZYDIS_MNEMONIC_VPTEST: /* the other flags become 0 */
+	case ZYDIS_MNEMONIC_VTESTPS:
+	case ZYDIS_MNEMONIC_VTESTPD:
+		insn->fl_write = FL_ARITH;
+		break;
 	case ZYDIS_MNEMONIC_BSF: /* the destination stays when the source is zero */
 	case ZYDIS_MNEMONIC_BSR:
 	case ZYDIS_MNEMONIC_LZCNT: /* BSR and BSF on a host without the feature */
