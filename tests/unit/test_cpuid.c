@@ -65,7 +65,8 @@ TEST(levels)
 	t_free(t);
 }
 
-/* What must never be claimed: VMX, SVM, MONITOR, TSX, AVX-512, PKU, CET, SMX, MPX, LA57, AMX, performance counters, SGX. */
+/* What must never be claimed: VMX, SVM, MONITOR, TSX, AVX-512, PKU, CET, SMX, MPX, LA57, AMX, performance counters,
+ * SGX. */
 TEST(never_claimed)
 {
 	struct x86_test *t = with_cpus(2);
@@ -74,10 +75,11 @@ TEST(never_claimed)
 	ask(t, 1, 0, r);
 	CHECK_EQ(r[C] & (BIT(3) | BIT(5) | BIT(6) | BIT(7) | BIT(8) | BIT(15) | BIT(18)), 0);
 	ask(t, 7, 0, r);
-	CHECK_EQ(r[B] & (BIT(2) | BIT(4) | BIT(11) | BIT(12) | BIT(14) | BIT(16) | BIT(17) | BIT(21) | BIT(25) | BIT(26) |
-			 BIT(27) | BIT(28) | BIT(30) | BIT(31)),
+	CHECK_EQ(r[B] & (BIT(2) | BIT(4) | BIT(11) | BIT(12) | BIT(14) | BIT(16) | BIT(17) | BIT(21) | BIT(25) |
+			 BIT(26) | BIT(27) | BIT(28) | BIT(30) | BIT(31)),
 		 0);
-	CHECK_EQ(r[C] & (BIT(1) | BIT(3) | BIT(4) | BIT(5) | BIT(6) | BIT(7) | BIT(11) | BIT(12) | BIT(14) | BIT(16) | BIT(25)),
+	CHECK_EQ(r[C] & (BIT(1) | BIT(3) | BIT(4) | BIT(5) | BIT(6) | BIT(7) | BIT(11) | BIT(12) | BIT(14) | BIT(16) |
+			 BIT(25)),
 		 0);
 	CHECK_EQ(r[D] & (BIT(2) | BIT(3) | BIT(8) | BIT(22) | BIT(23) | BIT(24) | BIT(25)), 0);
 	ask(t, 7, 1, r);
@@ -98,11 +100,25 @@ TEST(features_and_leaves_agree)
 		enum x86_feature f;
 		uint32_t leaf, subleaf, reg, bit;
 	} where[] = {
-		{FEAT_AVX, 1, 0, C, 28}, {FEAT_XSAVE, 1, 0, C, 26}, {FEAT_PCID, 1, 0, C, 17}, {FEAT_X2APIC, 1, 0, C, 21},
-		{FEAT_TSC_DEADLINE, 1, 0, C, 24}, {FEAT_AVX2, 7, 0, B, 5}, {FEAT_SMAP, 7, 0, B, 20}, {FEAT_SMEP, 7, 0, B, 7},
-		{FEAT_FSGSBASE, 7, 0, B, 0}, {FEAT_INVPCID, 7, 0, B, 10}, {FEAT_UMIP, 7, 0, C, 2}, {FEAT_RDPID, 7, 0, C, 22},
-		{FEAT_GFNI, 7, 0, C, 8}, {FEAT_FSRM, 7, 0, D, 4}, {FEAT_XSAVES, 0xd, 1, A, 3}, {FEAT_XSAVEC, 0xd, 1, A, 1},
-		{FEAT_LZCNT, 0x80000001, 0, C, 5}, {FEAT_PAGE1G, 0x80000001, 0, D, 26}, {FEAT_RDTSCP, 0x80000001, 0, D, 27},
+		{FEAT_AVX, 1, 0, C, 28},
+		{FEAT_XSAVE, 1, 0, C, 26},
+		{FEAT_PCID, 1, 0, C, 17},
+		{FEAT_X2APIC, 1, 0, C, 21},
+		{FEAT_TSC_DEADLINE, 1, 0, C, 24},
+		{FEAT_AVX2, 7, 0, B, 5},
+		{FEAT_SMAP, 7, 0, B, 20},
+		{FEAT_SMEP, 7, 0, B, 7},
+		{FEAT_FSGSBASE, 7, 0, B, 0},
+		{FEAT_INVPCID, 7, 0, B, 10},
+		{FEAT_UMIP, 7, 0, C, 2},
+		{FEAT_RDPID, 7, 0, C, 22},
+		{FEAT_GFNI, 7, 0, C, 8},
+		{FEAT_FSRM, 7, 0, D, 4},
+		{FEAT_XSAVES, 0xd, 1, A, 3},
+		{FEAT_XSAVEC, 0xd, 1, A, 1},
+		{FEAT_LZCNT, 0x80000001, 0, C, 5},
+		{FEAT_PAGE1G, 0x80000001, 0, D, 26},
+		{FEAT_RDTSCP, 0x80000001, 0, D, 27},
 		{FEAT_CLZERO, 0x80000008, 0, B, 0},
 	};
 	struct x86_test *t = with_cpus(1);

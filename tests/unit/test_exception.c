@@ -67,7 +67,7 @@ TEST(interrupt_with_ist)
 	CHECK_EQ(t->cpu.gpr[RSP], IST1 - 40);
 	CHECK_EQ(item(t, 0), UCODE);
 	CHECK_EQ(item(t, 2), FL_FIXED1 | FL_IF); /* no RF */
-	CHECK(t->cpu.rflags & FL_IF);		 /* a trap gate */
+	CHECK(t->cpu.rflags & FL_IF);            /* a trap gate */
 	CHECK(!t->cpu.halted);
 	t_free(t);
 }
@@ -112,11 +112,11 @@ static void second_fault(struct x86_test *t, unsigned vector, unsigned want, uns
 	t_free(t);
 }
 
-#define SECOND(setup, want, error)                              \
-	do {                                                    \
-		t = t_user();                                   \
-		setup;                                          \
-		second_fault(t, 0x41, want, error, __LINE__);   \
+#define SECOND(setup, want, error)                            \
+	do {                                                  \
+		t = t_user();                                 \
+		setup;                                        \
+		second_fault(t, 0x41, want, error, __LINE__); \
 	} while (0)
 
 #define GATE_ERROR (0x41 * 8 + 2 + 1)
@@ -136,8 +136,8 @@ TEST(bad_gates)
 	SECOND(poke(t, gate, (peek(t, gate) & ~0xffff0000ull) | 0x1f8 << 16), X86_GP, 0x1f9);
 	SECOND(poke(t, gate, (peek(t, gate) & ~0xffff0000ull) | K_SS << 16), X86_GP, K_SS + 1);
 	SECOND(poke(t, gate, (peek(t, gate) & ~0xffff0000ull) | K_CS32 << 16), X86_GP, K_CS32 + 1);
-	SECOND(poke(t, gate, (peek(t, gate) & ~0xffff0000ull) | FREE_SEL << 16); set_desc(t, FREE_SEL, D_CODE64 & ~D_P),
-	       X86_NP, FREE_SEL + 1);
+	SECOND(poke(t, gate, (peek(t, gate) & ~0xffff0000ull) | FREE_SEL << 16);
+	       set_desc(t, FREE_SEL, D_CODE64 & ~D_P), X86_NP, FREE_SEL + 1);
 	SECOND(poke(t, gate + 8, 0x8000), X86_GP, 1); /* not canonical */
 }
 
@@ -148,8 +148,10 @@ TEST(bad_stacks)
 	SECOND(poke(t, TSS + 0x24, BIT(50)); set_idt64(t, 0x41, HANDLER(1), 14, 0, 1), X86_SS, 1);
 	SECOND(poke(t, TSS + 4, BIT(50)); set_idt64(t, X86_SS, HANDLER(X86_SS), 14, 0, 1), X86_SS, 1);
 	SECOND(t->cpu.seg[SEG_TR].limit = 0x2a; set_idt64(t, 0x41, HANDLER(1), 14, 0, 1), X86_TS, TSS_SEL + 1);
-	/* The inner stack's page is not there: the fault is a supervisor's, with the handler on a stack that is good. */
-	SECOND(poke(t, PT + ((STACK0 >> 12) - 1) * 8, 0); set_idt64(t, X86_PF, HANDLER(X86_PF), 14, 0, 1), X86_PF, PF_W);
+	/* The inner stack's page is not there: the fault is a supervisor's, with the handler on a stack that is good.
+	 */
+	SECOND(poke(t, PT + ((STACK0 >> 12) - 1) * 8, 0);
+	       set_idt64(t, X86_PF, HANDLER(X86_PF), 14, 0, 1), X86_PF, PF_W);
 }
 
 /* SMAP: a stack in a user page is no good for entry from user mode, whatever AC says; from kernel mode AC lifts it. */
@@ -203,7 +205,8 @@ TEST(page_faults_and_double_faults)
 {
 	struct x86_test *t = t_long();
 
-	/* A page fault whose delivery meets a page fault: CR2 is the second's. The double fault has a stack of its own. */
+	/* A page fault whose delivery meets a page fault: CR2 is the second's. The double fault has a stack of its own.
+	 */
 	set_idt64(t, X86_DF, HANDLER(X86_DF), 14, 0, 1);
 	t->cpu.gpr[RSP] = 0x3fff000;
 	x86_raise_error(&t->cpu, X86_PF, 0);
@@ -722,8 +725,8 @@ TEST(call_gates)
 	struct x86_test *t = t_user();
 	uint64_t target = CODE + 0x1230;
 
-	set_desc16(t, FREE_SEL,
-		   (target & 0xffff) | K_CS << 16 | (uint64_t)0xec << 40 | (target >> 16 & 0xffff) << 48, target >> 32);
+	set_desc16(t, FREE_SEL, (target & 0xffff) | K_CS << 16 | (uint64_t)0xec << 40 | (target >> 16 & 0xffff) << 48,
+		   target >> 32);
 	far_ptr(t, UDATA, 0, FREE_SEL | 3);
 	CHECK_EQ(RUN(t, "\xff\x1b"), V_DONE);
 	CHECK_EQ(t->cpu.rip, target);
@@ -743,7 +746,8 @@ TEST(call_gates)
 	t_segments(t, &t_ucode32, &t_udata);
 	t->cpu.gpr[RSP] = USTACK;
 	poke(t, USTACK, 0x2222222211111111);
-	set_desc(t, FREE_SEL, (target & 0xffff) | K_CS32 << 16 | 2ull << 32 | (uint64_t)0xec << 40 | (target >> 16) << 48);
+	set_desc(t, FREE_SEL,
+		 (target & 0xffff) | K_CS32 << 16 | 2ull << 32 | (uint64_t)0xec << 40 | (target >> 16) << 48);
 	CHECK_EQ(RUN(t, "\x9a\x00\x00\x00\x00\x83\x00"), V_DONE);
 	CHECK_EQ(t->cpu.rip, target);
 	CHECK_EQ(t->cpu.gpr[RSP], STACK0 - 24);

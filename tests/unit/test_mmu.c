@@ -6,12 +6,14 @@
 enum { USER_READ, USER_WRITE, USER_EXEC, SUP_READ, SUP_WRITE, SUP_EXEC, IMPL_READ, IMPL_WRITE, ACCESSES };
 
 static const unsigned access_bits[ACCESSES] = {
-	ACC_USER, ACC_USER | ACC_WRITE, ACC_USER | ACC_EXEC, 0, ACC_WRITE, ACC_EXEC, ACC_IMPLICIT, ACC_IMPLICIT | ACC_WRITE,
+	ACC_USER, ACC_USER | ACC_WRITE, ACC_USER | ACC_EXEC,      0, ACC_WRITE,
+	ACC_EXEC, ACC_IMPLICIT,         ACC_IMPLICIT | ACC_WRITE,
 };
 
 /*
- * What each access may do with each page: '+' always, '-' never, 'w' unless CR0.WP, 'e' unless CR4.SMEP, 's' unless CR4.SMAP without AC,
- * 'i' unless CR4.SMAP, 'W' 's' and 'w' together, 'I' 'i' and 'w' together. NX forbids execution on top.
+ * What each access may do with each page: '+' always, '-' never, 'w' unless CR0.WP, 'e' unless CR4.SMEP, 's' unless
+ * CR4.SMAP without AC, 'i' unless CR4.SMAP, 'W' 's' and 'w' together, 'I' 'i' and 'w' together. NX forbids execution on
+ * top.
  */
 static const char *const rights[4] = {
 	/* user:   r w x   supervisor: r w x   implicit: r w */
@@ -32,21 +34,29 @@ static bool expected(const struct config *c, unsigned access)
 	if (c->nx && c->nxe && (access == USER_EXEC || access == SUP_EXEC))
 		return false;
 	switch (rights[c->user * 2 + c->write][access]) {
-	case '+': return true;
-	case 'w': return !c->wp;
-	case 'e': return !c->smep;
-	case 's': return !smap_ac;
-	case 'i': return !c->smap;
-	case 'W': return !smap_ac && !c->wp;
-	case 'I': return !c->smap && !c->wp;
-	default: return false;
+	case '+':
+		return true;
+	case 'w':
+		return !c->wp;
+	case 'e':
+		return !c->smep;
+	case 's':
+		return !smap_ac;
+	case 'i':
+		return !c->smap;
+	case 'W':
+		return !smap_ac && !c->wp;
+	case 'I':
+		return !c->smap && !c->wp;
+	default:
+		return false;
 	}
 }
 
 static unsigned expected_error(const struct config *c, unsigned access)
 {
-	static const unsigned error[ACCESSES] = {PF_P | PF_U, PF_P | PF_U | PF_W, PF_P | PF_U, PF_P, PF_P | PF_W, PF_P, PF_P,
-						 PF_P | PF_W};
+	static const unsigned error[ACCESSES] = {PF_P | PF_U, PF_P | PF_U | PF_W, PF_P | PF_U, PF_P, PF_P | PF_W, PF_P,
+						 PF_P,        PF_P | PF_W};
 	bool exec = access == USER_EXEC || access == SUP_EXEC;
 
 	return error[access] | (exec && (c->nxe || c->smep) ? PF_I : 0);
@@ -66,8 +76,8 @@ static void check_one(struct x86_test *t, const struct config *c, unsigned acces
 	v = mmu_translate(&t->cpu, PROBE + 5, access_bits[access], &m);
 	ok = v == V_DONE;
 	if (ok != expected(c, access))
-		UNIT_FAIL("user %d write %d nx %d nxe %d wp %d smep %d smap %d ac %d access %u: %d", c->user, c->write, c->nx,
-			  c->nxe, c->wp, c->smep, c->smap, c->ac, access, ok);
+		UNIT_FAIL("user %d write %d nx %d nxe %d wp %d smep %d smap %d ac %d access %u: %d", c->user, c->write,
+			  c->nx, c->nxe, c->wp, c->smep, c->smap, c->ac, access, ok);
 	if (ok) {
 		CHECK_EQ(m.gpa, PROBE + 5);
 		CHECK_EQ(m.user, c->user);
@@ -266,7 +276,7 @@ TEST(pae)
 	CHECK_EQ(peek(t, PDPT + 0x28), PD | 1); /* no accessed bit here */
 	CHECK_EQ(peek(t, PD + 16), 0x2000e3);
 	CHECK_EQ(mmu_translate(&t->cpu, 0xffff000040412345, ACC_WRITE, &m), V_DONE); /* 32 bits count */
-	CHECK_EQ(mmu_translate(&t->cpu, 0x40012345, 0, &m), V_DONE); /* 4 KiB page */
+	CHECK_EQ(mmu_translate(&t->cpu, 0x40012345, 0, &m), V_DONE);                 /* 4 KiB page */
 	CHECK_EQ(m.gpa, 0x12345);
 	CHECK_FAULT(t, mmu_translate(&t->cpu, 0x80000000, 0, &m), X86_PF, 0);
 	poke(t, PDPT + 0x28, PD | 3);

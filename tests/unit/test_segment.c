@@ -33,8 +33,8 @@ static const struct load_case load_cases[] = {
 	{3, F | 3, CODE_RX, X86_GP, F, X86_GP, F},
 	{0, F, D_DATA & ~D_P, X86_NP, F, X86_SS, F},
 	{0, F, 0x0000890000000000, X86_GP, F, X86_GP, F}, /* a TSS */
-	{0, 0x100, 0, X86_GP, 0x100, X86_GP, 0x100},	   /* past the table */
-	{0, F | 4, 0, X86_GP, F | 4, X86_GP, F | 4},	   /* no LDT */
+	{0, 0x100, 0, X86_GP, 0x100, X86_GP, 0x100},      /* past the table */
+	{0, F | 4, 0, X86_GP, F | 4, X86_GP, F | 4},      /* no LDT */
 };
 
 static void check_load(struct x86_test *t, const struct load_case *c, enum x86_seg seg, unsigned want, unsigned error)
@@ -45,8 +45,8 @@ static void check_load(struct x86_test *t, const struct load_case *c, enum x86_s
 	set_desc(t, FREE_SEL, c->desc & ~BIT(40)); /* not accessed yet */
 	v = x86_load_segment(&t->cpu, seg, (uint16_t)c->sel);
 	if (want == OK ? v != V_DONE : v != V_INJECT || t->cpu.exc.vector != want || t->cpu.exc.error != error)
-		UNIT_FAIL("cpl %u sel 0x%x desc 0x%" PRIx64 " seg %u: verdict %u vector %u error 0x%x", c->cpl, c->sel, c->desc,
-			  seg, v, t->cpu.exc.vector, t->cpu.exc.error);
+		UNIT_FAIL("cpl %u sel 0x%x desc 0x%" PRIx64 " seg %u: verdict %u vector %u error 0x%x", c->cpl, c->sel,
+			  c->desc, seg, v, t->cpu.exc.vector, t->cpu.exc.error);
 	if (v == V_DONE) {
 		CHECK_EQ(t->cpu.seg[seg].sel, c->sel);
 		CHECK_EQ(t->cpu.seg[seg].limit, 0xffffffff);
@@ -354,7 +354,7 @@ TEST(protected_only)
 	CHECK_FAULT(t, RUN(t, "\x0f\x00\xd8"), X86_UD, 0); /* ltr */
 	CHECK_FAULT(t, RUN(t, "\x0f\x02\xc8"), X86_UD, 0); /* lar */
 	CHECK_FAULT(t, RUN(t, "\x0f\x00\xc0"), X86_UD, 0); /* sldt */
-	CHECK_EQ(RUN(t, "\x0f\x01\xe0"), V_DONE);	   /* smsw */
+	CHECK_EQ(RUN(t, "\x0f\x01\xe0"), V_DONE);          /* smsw */
 	t_free(t);
 }
 
@@ -365,7 +365,8 @@ TEST(tables_nowhere)
 
 	t->cpu.gdtr.base = 0x200000;
 	poke(t, PT + 0x200 * 8, 0xfed00003);
-	CHECK_EQ(x86_load_segment(&t->cpu, SEG_DS, FREE_SEL), V_DONE); /* ones are a conforming, readable code segment */
+	CHECK_EQ(x86_load_segment(&t->cpu, SEG_DS, FREE_SEL),
+		 V_DONE); /* ones are a conforming, readable code segment */
 	CHECK_EQ(t->cpu.seg[SEG_DS].attr, 0xf0ff);
 	poke(t, PT + 0x200 * 8, 0);
 	CHECK_FAULT(t, x86_load_segment(&t->cpu, SEG_DS, FREE_SEL), X86_PF, 0);

@@ -35,7 +35,7 @@ TEST(cr0_rules)
 	CHECK_FAULT(t, mov_cr(t, 0, cr0), X86_GP, 0);
 	CHECK_FAULT(t, RUN(t, "\x0f\x20\xc0"), X86_GP, 0);
 	CHECK_FAULT(t, RUN(t, "\x0f\x06"), X86_GP, 0); /* clts */
-	CHECK_EQ(RUN(t, "\x48\x0f\x01\xe1"), V_DONE); /* smsw rcx */
+	CHECK_EQ(RUN(t, "\x48\x0f\x01\xe1"), V_DONE);  /* smsw rcx */
 	CHECK_EQ(t->cpu.gpr[RCX], cr0);
 	t_free(t);
 }
@@ -108,7 +108,7 @@ TEST(cr3_rules)
 	CHECK_EQ(t->flush_alls, 1);
 	CHECK_EQ(t->cpu.cr3, PML4 | 6);
 	CHECK_EQ(RUN(t, "\x0f\x01\x38"), V_DONE); /* invlpg [rax] */
-	CHECK_EQ(t->flush_pages, 0);		  /* not canonical */
+	CHECK_EQ(t->flush_pages, 0);              /* not canonical */
 	t->cpu.gpr[RAX] = DATA;
 	CHECK_EQ(RUN(t, "\x0f\x01\x38"), V_DONE);
 	CHECK_EQ(t->flushed_va, DATA);
@@ -319,7 +319,7 @@ TEST(msrs_read_only_and_unknown)
 	CHECK_EQ(rdmsr(t, 0x8b, &v), V_DONE);
 	CHECK_FAULT(t, rdmsr(t, 0x12345, &v), X86_GP, 0);
 	CHECK_FAULT(t, rdmsr(t, 0xc0010117, &v), X86_GP, 0); /* VM_HSAVE_PA */
-	CHECK_FAULT(t, rdmsr(t, 0x480, &v), X86_GP, 0);	     /* VMX */
+	CHECK_FAULT(t, rdmsr(t, 0x480, &v), X86_GP, 0);      /* VMX */
 	CHECK_FAULT(t, wrmsr(t, 0xda0, 1), X86_GP, 0);
 	CHECK_EQ(wrmsr(t, 0xda0, 0), V_DONE);
 	CHECK_FAULT(t, wrmsr(t, 0xc0000080, EFER_LME | BIT(12)), X86_GP, 0); /* SVME */
@@ -540,7 +540,7 @@ TEST(halt)
 	t_free(t);
 	t = t_user();
 	CHECK_FAULT(t, RUN(t, "\xf4"), X86_GP, 0);
-	CHECK_FAULT(t, RUN(t, "\x0f\x09"), X86_GP, 0); /* wbinvd */
+	CHECK_FAULT(t, RUN(t, "\x0f\x09"), X86_GP, 0);     /* wbinvd */
 	CHECK_FAULT(t, RUN(t, "\x0f\x01\x38"), X86_GP, 0); /* invlpg */
 	t_free(t);
 }

@@ -1,6 +1,6 @@
 /*
- * A processor with a little memory, for tests of arch/x86: page tables, descriptor tables and a TSS in 64-bit mode, and single
- * instructions given as bytes.
+ * A processor with a little memory, for tests of arch/x86: page tables, descriptor tables and a TSS in 64-bit mode, and
+ * single instructions given as bytes.
  */
 #ifndef DOPPEL_TESTS_UNIT_X86_TEST_H
 #define DOPPEL_TESTS_UNIT_X86_TEST_H
@@ -13,16 +13,37 @@
 
 #define RAM_SIZE MiB(4)
 
-/* Where things are. All of memory is mapped one to one, supervisor, writable, by 4 KiB pages; USER_BASE on is for users too. */
+/* Where things are. All of memory is mapped one to one, supervisor, writable, by 4 KiB pages; USER_BASE on is for users
+ * too. */
 enum {
-	PML4 = 0x1000, PDPT = 0x2000, PD = 0x3000, PT = 0x4000 /* 2 tables: 4 MiB */, GDT = 0x8000, IDT = 0x9000, TSS = 0xa000,
-	LDT = 0xb000, CODE = 0x10000, STACK0 = 0x20000, IST1 = 0x28000, DATA = 0x30000, USER_BASE = 0x100000, UCODE = 0x110000,
-	USTACK = 0x120000, UDATA = 0x130000,
+	PML4 = 0x1000,
+	PDPT = 0x2000,
+	PD = 0x3000,
+	PT = 0x4000 /* 2 tables: 4 MiB */,
+	GDT = 0x8000,
+	IDT = 0x9000,
+	TSS = 0xa000,
+	LDT = 0xb000,
+	CODE = 0x10000,
+	STACK0 = 0x20000,
+	IST1 = 0x28000,
+	DATA = 0x30000,
+	USER_BASE = 0x100000,
+	UCODE = 0x110000,
+	USTACK = 0x120000,
+	UDATA = 0x130000,
 };
 
 /* Selectors, without RPL. */
 enum {
-	K_CS = 0x10, K_SS = 0x18, U_CS32 = 0x20, U_SS = 0x28, U_CS = 0x30, TSS_SEL = 0x40, LDT_SEL = 0x50, K_CS32 = 0x60,
+	K_CS = 0x10,
+	K_SS = 0x18,
+	U_CS32 = 0x20,
+	U_SS = 0x28,
+	U_CS = 0x30,
+	TSS_SEL = 0x40,
+	LDT_SEL = 0x50,
+	K_CS32 = 0x60,
 	FREE_SEL = 0x80,
 };
 
@@ -63,7 +84,11 @@ __attribute__((unused)) static void t_mode_changed(struct x86_cpu *cpu)
 	t_now->modes++;
 }
 
-static const struct x86_cpu_ops t_ops = {t_flush_page, t_flush_all, t_mode_changed};
+static const struct x86_cpu_ops t_ops = {
+	.flush_page = t_flush_page,
+	.flush_all = t_flush_all,
+	.mode_changed = t_mode_changed,
+};
 
 /* Guest memory at a physical address. */
 __attribute__((unused)) static void *ram(struct x86_test *t, uint64_t gpa)
@@ -157,7 +182,7 @@ __attribute__((unused)) static void set_idt32(struct x86_test *t, unsigned vecto
 }
 
 /* Handlers' addresses: told apart by vector. */
-#define HANDLER(vector) (0x40000ull + (vector) * 16)
+#define HANDLER(vector) (0x40000ull + (vector)*16)
 
 __attribute__((unused)) static void t_tables(struct x86_test *t)
 {
@@ -263,11 +288,11 @@ __attribute__((unused)) static enum verdict t_run(struct x86_test *t, const char
 
 #define RUN(t, bytes) t_run((t), (bytes), sizeof(bytes) - 1)
 
-#define CHECK_FAULT(t, verdict, vec, err)                 \
-	do {                                              \
-		CHECK_EQ((verdict), V_INJECT);            \
-		CHECK_EQ((t)->cpu.exc.vector, (vec));     \
-		CHECK_EQ((t)->cpu.exc.error, (err));      \
+#define CHECK_FAULT(t, verdict, vec, err)             \
+	do {                                          \
+		CHECK_EQ((verdict), V_INJECT);        \
+		CHECK_EQ((t)->cpu.exc.vector, (vec)); \
+		CHECK_EQ((t)->cpu.exc.error, (err));  \
 	} while (0)
 
 #endif

@@ -1,6 +1,6 @@
 /*
- * Access to guest memory at linear addresses: one or two pages, each RAM, ROM or MMIO. Everything is checked before anything is
- * changed.
+ * Access to guest memory at linear addresses: one or two pages, each RAM, ROM or MMIO. Everything is checked before
+ * anything is changed.
  */
 #include "arch/x86/internal.h"
 #include "bus/memory.h"

@@ -1,6 +1,6 @@
 /*
- * The CPU model: the host's vendor, family and caches, and of its features those that are carried out here. Features that are
- * carried out in software (paging, segmentation, the APIC) are claimed on every host.
+ * The CPU model: the host's vendor, family and caches, and of its features those that are carried out here. Features
+ * that are carried out in software (paging, segmentation, the APIC) are claimed on every host.
  */
 #include "arch/x86/internal.h"
 
@@ -13,35 +13,68 @@ static void host_cpuid(uint32_t leaf, uint32_t subleaf, uint32_t out[4])
 
 /* Where CPUID shows a feature, and what claiming it takes. */
 struct feature {
+	uint32_t leaf, subleaf;
 	uint8_t feature;
 	bool soft; /* carried out in software: the host need not have it */
-	uint32_t leaf, subleaf;
 	uint8_t reg, bit;
 };
 
-#define HARD(f, leaf, sub, reg, bit) {FEAT_##f, false, leaf, sub, reg, bit}
-#define SOFT(f, leaf, sub, reg, bit) {FEAT_##f, true, leaf, sub, reg, bit}
+/* clang-format off */
+#define HARD(f, leaf, sub, reg, bit) {leaf, sub, FEAT_##f, false, reg, bit}
+#define SOFT(f, leaf, sub, reg, bit) {leaf, sub, FEAT_##f, true, reg, bit}
+/* clang-format on */
 
 static const struct feature features[] = {
-	HARD(SSE3, 1, 0, ECX, 0), HARD(PCLMUL, 1, 0, ECX, 1), HARD(SSSE3, 1, 0, ECX, 9), HARD(FMA, 1, 0, ECX, 12),
-	HARD(CX16, 1, 0, ECX, 13), SOFT(PCID, 1, 0, ECX, 17), HARD(SSE41, 1, 0, ECX, 19), HARD(SSE42, 1, 0, ECX, 20),
-	SOFT(X2APIC, 1, 0, ECX, 21), HARD(MOVBE, 1, 0, ECX, 22), HARD(POPCNT, 1, 0, ECX, 23),
-	SOFT(TSC_DEADLINE, 1, 0, ECX, 24), HARD(AES, 1, 0, ECX, 25), HARD(XSAVE, 1, 0, ECX, 26),
-	HARD(AVX, 1, 0, ECX, 28), HARD(F16C, 1, 0, ECX, 29), HARD(RDRAND, 1, 0, ECX, 30),
-	SOFT(FSGSBASE, 7, 0, EBX, 0), HARD(BMI1, 7, 0, EBX, 3), HARD(AVX2, 7, 0, EBX, 5), SOFT(SMEP, 7, 0, EBX, 7),
-	HARD(BMI2, 7, 0, EBX, 8), HARD(ERMS, 7, 0, EBX, 9), SOFT(INVPCID, 7, 0, EBX, 10), HARD(RDSEED, 7, 0, EBX, 18),
-	HARD(ADX, 7, 0, EBX, 19), SOFT(SMAP, 7, 0, EBX, 20), HARD(CLFLUSHOPT, 7, 0, EBX, 23), HARD(CLWB, 7, 0, EBX, 24),
-	HARD(SHA, 7, 0, EBX, 29), SOFT(UMIP, 7, 0, ECX, 2), HARD(GFNI, 7, 0, ECX, 8), HARD(VAES, 7, 0, ECX, 9),
-	HARD(VPCLMUL, 7, 0, ECX, 10), SOFT(RDPID, 7, 0, ECX, 22), HARD(FSRM, 7, 0, EDX, 4),
-	HARD(XSAVEOPT, 0xd, 1, EAX, 0), HARD(XSAVEC, 0xd, 1, EAX, 1), HARD(XGETBV1, 0xd, 1, EAX, 2),
+	HARD(SSE3, 1, 0, ECX, 0),
+	HARD(PCLMUL, 1, 0, ECX, 1),
+	HARD(SSSE3, 1, 0, ECX, 9),
+	HARD(FMA, 1, 0, ECX, 12),
+	HARD(CX16, 1, 0, ECX, 13),
+	SOFT(PCID, 1, 0, ECX, 17),
+	HARD(SSE41, 1, 0, ECX, 19),
+	HARD(SSE42, 1, 0, ECX, 20),
+	SOFT(X2APIC, 1, 0, ECX, 21),
+	HARD(MOVBE, 1, 0, ECX, 22),
+	HARD(POPCNT, 1, 0, ECX, 23),
+	SOFT(TSC_DEADLINE, 1, 0, ECX, 24),
+	HARD(AES, 1, 0, ECX, 25),
+	HARD(XSAVE, 1, 0, ECX, 26),
+	HARD(AVX, 1, 0, ECX, 28),
+	HARD(F16C, 1, 0, ECX, 29),
+	HARD(RDRAND, 1, 0, ECX, 30),
+	SOFT(FSGSBASE, 7, 0, EBX, 0),
+	HARD(BMI1, 7, 0, EBX, 3),
+	HARD(AVX2, 7, 0, EBX, 5),
+	SOFT(SMEP, 7, 0, EBX, 7),
+	HARD(BMI2, 7, 0, EBX, 8),
+	HARD(ERMS, 7, 0, EBX, 9),
+	SOFT(INVPCID, 7, 0, EBX, 10),
+	HARD(RDSEED, 7, 0, EBX, 18),
+	HARD(ADX, 7, 0, EBX, 19),
+	SOFT(SMAP, 7, 0, EBX, 20),
+	HARD(CLFLUSHOPT, 7, 0, EBX, 23),
+	HARD(CLWB, 7, 0, EBX, 24),
+	HARD(SHA, 7, 0, EBX, 29),
+	SOFT(UMIP, 7, 0, ECX, 2),
+	HARD(GFNI, 7, 0, ECX, 8),
+	HARD(VAES, 7, 0, ECX, 9),
+	HARD(VPCLMUL, 7, 0, ECX, 10),
+	SOFT(RDPID, 7, 0, ECX, 22),
+	HARD(FSRM, 7, 0, EDX, 4),
+	HARD(XSAVEOPT, 0xd, 1, EAX, 0),
+	HARD(XSAVEC, 0xd, 1, EAX, 1),
+	HARD(XGETBV1, 0xd, 1, EAX, 2),
 	HARD(XSAVES, 0xd, 1, EAX, 3),
-	HARD(LAHF64, 0x80000001, 0, ECX, 0), HARD(LZCNT, 0x80000001, 0, ECX, 5), HARD(PREFETCHW, 0x80000001, 0, ECX, 8),
-	SOFT(PAGE1G, 0x80000001, 0, EDX, 26), SOFT(RDTSCP, 0x80000001, 0, EDX, 27), HARD(CLZERO, 0x80000008, 0, EBX, 0),
+	HARD(LAHF64, 0x80000001, 0, ECX, 0),
+	HARD(LZCNT, 0x80000001, 0, ECX, 5),
+	HARD(PREFETCHW, 0x80000001, 0, ECX, 8),
+	SOFT(PAGE1G, 0x80000001, 0, EDX, 26),
+	SOFT(RDTSCP, 0x80000001, 0, EDX, 27),
+	HARD(CLZERO, 0x80000008, 0, EBX, 0),
 };
 
 /* What vector features stand or fall with. */
-#define NEEDS_XSAVE                                                                                                    \
-	(BIT(FEAT_AVX) | BIT(FEAT_XSAVEOPT) | BIT(FEAT_XSAVEC) | BIT(FEAT_XGETBV1) | BIT(FEAT_XSAVES))
+#define NEEDS_XSAVE (BIT(FEAT_AVX) | BIT(FEAT_XSAVEOPT) | BIT(FEAT_XSAVEC) | BIT(FEAT_XGETBV1) | BIT(FEAT_XSAVES))
 #define NEEDS_AVX (BIT(FEAT_AVX2) | BIT(FEAT_FMA) | BIT(FEAT_F16C) | BIT(FEAT_VAES) | BIT(FEAT_VPCLMUL))
 
 static bool host_max_leaf(uint32_t leaf)
@@ -131,7 +164,8 @@ static unsigned log2_up(unsigned n)
 	return shift;
 }
 
-/* FPU, DE, PSE, TSC, MSR, PAE, CX8, MTRR, PGE, CMOV, PAT, PSE36, CLFSH, MMX, FXSR, SSE, SSE2. No VME, no MCE and MCA. */
+/* FPU, DE, PSE, TSC, MSR, PAE, CX8, MTRR, PGE, CMOV, PAT, PSE36, CLFSH, MMX, FXSR, SSE, SSE2. No VME, no MCE and MCA.
+ */
 #define LEAF1_EDX 0x078bb17d
 #define LEAF1_SEP BIT(11)
 #define LEAF1_HTT BIT(28)
@@ -157,7 +191,7 @@ static void basic_leaves(struct x86_cpuid_model *m)
 	if (!m->amd)
 		copy_leaf(m, 2, 0);
 	add_leaf(m, 6, 0)[EAX] = BIT(2); /* the APIC's timer always runs */
-	r = add_leaf(m, 0xb, 0); /* threads: one for each core */
+	r = add_leaf(m, 0xb, 0);         /* threads: one for each core */
 	r[EBX] = 1;
 	r[ECX] = 0x100;
 	r = add_leaf(m, 0xb, 1); /* cores */
@@ -229,7 +263,7 @@ static void cache_leaves(struct x86_cpuid_model *m, uint32_t leaf)
 
 #define EXT1_SYSCALL BIT(11)
 #define EXT1_EDX (EXT1_SYSCALL | BIT(20) | BIT(29)) /* SYSCALL, NX, long mode */
-#define EXT1_EDX_AMD 0x0183f3ff	  /* AMD repeats these of leaf 1 */
+#define EXT1_EDX_AMD 0x0183f3ff                     /* AMD repeats these of leaf 1 */
 #define EXT1_MMXEXT BIT(22)
 #define EXT1_CMP_LEGACY BIT(1)
 #define EXT1_TOPOEXT BIT(22)
@@ -257,7 +291,7 @@ static void extended_leaves(struct x86_cpuid_model *m)
 #define EXT8_XSAVEERPTR BIT(2)
 #define EXT8_BTC_NO BIT(29)
 #define EXT21_LFENCE BIT(2)
-#define EXT21_NULL_SEL BIT(6)	/* loading a null selector clears the base */
+#define EXT21_NULL_SEL BIT(6) /* loading a null selector clears the base */
 #define EXT21_AUTOIBRS BIT(8)
 #define EXT21_SRSO_NO BIT(29)
 #define EXT21_TSA_NO (BIT(1) | BIT(2)) /* ECX */

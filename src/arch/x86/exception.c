@@ -32,12 +32,13 @@ static bool gate_type_good(const struct x86_cpu *cpu, unsigned type)
 static enum verdict read_gate(struct x86_cpu *cpu, struct event *e)
 {
 	unsigned size = x86_long_mode(cpu) ? 16 : 8;
+	uint64_t at = cpu->idtr.base + (uint64_t)e->vector * size;
 	uint32_t raw[4] = {0}, error = e->vector * 8 | 2 | e->ext;
 	struct gate *g = &e->gate;
 
 	if (e->vector * size + size - 1 > cpu->idtr.limit)
 		return raise_gp(cpu, error);
-	TRY(table_read(cpu, cpu->idtr.base + e->vector * size, raw, size, X86_GP, error));
+	TRY(table_read(cpu, at, raw, size, X86_GP, error));
 	g->offset = (raw[0] & 0xffff) | (raw[1] & 0xffff0000) | (uint64_t)raw[2] << 32;
 	g->sel = (uint16_t)(raw[0] >> 16);
 	g->ist = x86_long_mode(cpu) ? raw[1] & 7 : 0;
@@ -202,7 +203,7 @@ static enum verdict deliver_real(struct x86_cpu *cpu, unsigned vector, uint64_t 
 
 	if (vector * 4 + 3 > cpu->idtr.limit)
 		return raise_gp(cpu, 0);
-	TRY(mem_read(cpu, cpu->idtr.base + vector * 4, raw, 4, ACC_IMPLICIT));
+	TRY(mem_read(cpu, cpu->idtr.base + 4ull * vector, raw, 4, ACC_IMPLICIT));
 	stack_current(cpu, &s);
 	s.access = ACC_IMPLICIT;
 	TRY(stack_push(cpu, &s, item, 3, 2));
@@ -288,7 +289,8 @@ enum verdict x86_deliver_exception(struct x86_cpu *cpu)
 	cpu->db_pending = 0;
 	for (;;) {
 		struct x86_exception x = cpu->exc;
-		unsigned flags = (x.has_error ? EVENT_ERROR : 0) | (x.soft ? EVENT_SOFT : 0) | (pushes_rf(&x) ? EVENT_RF : 0);
+		unsigned flags =
+			(x.has_error ? EVENT_ERROR : 0) | (x.soft ? EVENT_SOFT : 0) | (pushes_rf(&x) ? EVENT_RF : 0);
 		enum verdict v;
 
 		record_cause(cpu, &x);

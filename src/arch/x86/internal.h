@@ -1,4 +1,5 @@
-/* Between the files of arch/x86 that carry out instructions: operands, segments and stacks. Nothing outside includes this. */
+/* Between the files of arch/x86 that carry out instructions: operands, segments and stacks. Nothing outside includes
+ * this. */
 #ifndef DOPPEL_ARCH_X86_INTERNAL_H
 #define DOPPEL_ARCH_X86_INTERNAL_H
 
@@ -7,11 +8,11 @@
 #include "arch/x86/emulate.h"
 
 /* Hands on everything but V_DONE. */
-#define TRY(expr)                                                                                                      \
-	do {                                                                                                           \
-		enum verdict try_verdict_ = (expr);                                                                    \
-		if (unlikely(try_verdict_ != V_DONE))                                                                  \
-			return try_verdict_;                                                                           \
+#define TRY(expr)                                     \
+	do {                                          \
+		enum verdict try_verdict_ = (expr);   \
+		if (unlikely(try_verdict_ != V_DONE)) \
+			return try_verdict_;          \
 	} while (0)
 
 /* A write that went to MMIO has been carried out: the instruction retires, then the monitor acts. */
@@ -111,12 +112,13 @@ unsigned plain_opsize(const struct x86_insn *insn);
 unsigned stack_opsize(const struct x86_insn *insn);
 
 /* The memory operand's linear address, checked for `len` bytes. */
-enum verdict operand_linear(struct x86_cpu *cpu, const struct x86_insn *insn, unsigned off, unsigned len, unsigned access,
-			    uint64_t *linear);
+enum verdict operand_linear(struct x86_cpu *cpu, const struct x86_insn *insn, unsigned off, unsigned len,
+			    unsigned access, uint64_t *linear);
 /* Reads `size` bytes (1..8) of the r/m operand, register or memory, zero-extended. */
 enum verdict rm_read(struct x86_cpu *cpu, const struct x86_insn *insn, unsigned size, uint64_t *value);
 /* Writes the r/m operand: `reg_size` to a register, `mem_size` to memory. */
-enum verdict rm_write(struct x86_cpu *cpu, const struct x86_insn *insn, uint64_t value, unsigned reg_size, unsigned mem_size);
+enum verdict rm_write(struct x86_cpu *cpu, const struct x86_insn *insn, uint64_t value, unsigned reg_size,
+		      unsigned mem_size);
 
 /* The address after the instruction. */
 static inline uint64_t next_rip(const struct x86_cpu *cpu, const struct x86_insn *insn)
@@ -133,9 +135,9 @@ struct stack {
 	struct x86_segment ss;
 	uint64_t sp, mask; /* mask: of the stack pointer, by SS.B or 64-bit mode */
 	unsigned access;   /* ACC_USER or ACC_IMPLICIT or 0, for mem_read and mem_write */
-	bool wide;	   /* 64-bit: no segment */
-	uint32_t ext;	   /* error code of #SS, less the selector: EXT while an event is delivered */
-	uint16_t sel;	   /* selector in #SS's error code: not 0 while the stack is being switched to */
+	bool wide;         /* 64-bit: no segment */
+	uint32_t ext;      /* error code of #SS, less the selector: EXT while an event is delivered */
+	uint16_t sel;      /* selector in #SS's error code: not 0 while the stack is being switched to */
 };
 
 void stack_current(const struct x86_cpu *cpu, struct stack *s);
@@ -150,14 +152,24 @@ void stack_commit(struct x86_cpu *cpu, const struct stack *s);
 
 struct descriptor {
 	struct x86_segment seg; /* as it would be loaded */
-	uint64_t linear;	/* where it lies */
-	uint32_t raw[4];	/* 2 words, 4 for a 16-byte one */
+	uint64_t linear;        /* where it lies */
+	uint32_t raw[4];        /* 2 words, 4 for a 16-byte one */
 };
 
 enum { /* types of system descriptors (SDM Vol. 3A table 3-2) */
-	DESC_TSS16 = 1, DESC_LDT = 2, DESC_TSS16_BUSY = 3, DESC_CALL16 = 4, DESC_TASK = 5, DESC_INT16 = 6, DESC_TRAP16 = 7,
-	DESC_TSS32 = 9, DESC_TSS32_BUSY = 11, DESC_CALL32 = 12, DESC_INT32 = 14, DESC_TRAP32 = 15,
-	DESC_BUSY = 2, /* the bit between available and busy */
+       DESC_TSS16 = 1,
+       DESC_LDT = 2,
+       DESC_TSS16_BUSY = 3,
+       DESC_CALL16 = 4,
+       DESC_TASK = 5,
+       DESC_INT16 = 6,
+       DESC_TRAP16 = 7,
+       DESC_TSS32 = 9,
+       DESC_TSS32_BUSY = 11,
+       DESC_CALL32 = 12,
+       DESC_INT32 = 14,
+       DESC_TRAP32 = 15,
+       DESC_BUSY = 2, /* the bit between available and busy */
 };
 
 static inline bool sel_null(uint16_t sel)
@@ -181,10 +193,11 @@ static inline bool desc_writable_data(uint16_t attr)
 }
 
 /* Reads from a system table; `vector` with `error` where its address is not canonical. */
-enum verdict table_read(struct x86_cpu *cpu, uint64_t va, void *dst, unsigned len, enum x86_vector vector, uint32_t error);
+enum verdict table_read(struct x86_cpu *cpu, uint64_t va, void *dst, unsigned len, enum x86_vector vector,
+			uint32_t error);
 /*
- * Reads the descriptor that `sel` names from the GDT or the LDT. Outside the table: `vector` with the selector (and `ext`) as
- * error code. Not for null selectors.
+ * Reads the descriptor that `sel` names from the GDT or the LDT. Outside the table: `vector` with the selector (and
+ * `ext`) as error code. Not for null selectors.
  */
 enum verdict desc_read(struct x86_cpu *cpu, uint16_t sel, enum x86_vector vector, uint32_t ext, struct descriptor *d);
 /* Completes a system descriptor in long mode, where it has 16 bytes. */
@@ -204,8 +217,8 @@ void seg_load_null_ss(struct x86_cpu *cpu, unsigned cpl);
 /* After a return to outer privilege: data segments that it may not see become null (SDM Vol. 2, IRET, RET). */
 void seg_drop_inner(struct x86_cpu *cpu);
 /* x86_linear for a segment that is in no register yet. `ss`: faults are #SS(error), else #GP(error). */
-enum verdict seg_linear(struct x86_cpu *cpu, const struct x86_segment *s, bool ss, uint32_t error, uint64_t off, unsigned len,
-			unsigned access, uint64_t *linear);
+enum verdict seg_linear(struct x86_cpu *cpu, const struct x86_segment *s, bool ss, uint32_t error, uint64_t off,
+			unsigned len, unsigned access, uint64_t *linear);
 /* Stack `level` (0..2) from the TSS; long mode: rsp only. */
 enum verdict tss_stack(struct x86_cpu *cpu, unsigned level, uint32_t ext, uint16_t *ss, uint64_t *sp);
 /* Entry `ist` (1..7) of a 64-bit TSS's interrupt stack table. */
@@ -216,15 +229,15 @@ enum verdict tss_ist(struct x86_cpu *cpu, unsigned ist, uint32_t ext, uint64_t *
 enum { EVENT_SOFT = 1 /* INT n, INT3, INTO: gate's DPL is checked, EXT is not set */, EVENT_ERROR = 2, EVENT_RF = 4 };
 
 /*
- * Takes one event through the IDT (or IVT); `next` is the return address that the handler gets. Changes state fully or not at all (but for
- * what task_switch says).
+ * Takes one event through the IDT (or IVT); `next` is the return address that the handler gets. Changes state fully or
+ * not at all (but for what task_switch says).
  */
 enum verdict deliver_event(struct x86_cpu *cpu, unsigned vector, unsigned flags, uint32_t error, uint64_t next);
 
 enum task_source { TASK_JMP, TASK_CALL, TASK_IRET, TASK_EVENT };
 /*
- * Switches to the task of TSS `sel` (SDM Vol. 3A 8.3); the old task goes on at `next`. V_INJECT either before anything has changed, or with
- * the new task entered: then the exception is the new task's, and rip is there.
+ * Switches to the task of TSS `sel` (SDM Vol. 3A 8.3); the old task goes on at `next`. V_INJECT either before anything
+ * has changed, or with the new task entered: then the exception is the new task's, and rip is there.
  */
 enum verdict task_switch(struct x86_cpu *cpu, uint16_t sel, enum task_source source, uint64_t next, uint32_t ext);
 
@@ -239,13 +252,13 @@ enum verdict write_efer(struct x86_cpu *cpu, uint64_t value);
 /* --- msr.c --- */
 
 /*
- * IA32_ARCH_CAPABILITIES (SDM Vol. 4 table 2-2): RDCL, IBRS_ALL, SKIP_L1DFL, MDS, PSCHANGE_MC, TAA, SBDR/SSDP, FBSDP, PSDP, BHI, PBRSB, GDS,
- * RFDS, ITS: not affected. The guest's privilege levels do not exist on the host's processor, so nothing leaks between them that these
- * flaws would let through, and no mitigation inside the guest could add to that.
+ * IA32_ARCH_CAPABILITIES (SDM Vol. 4 table 2-2): RDCL, IBRS_ALL, SKIP_L1DFL, MDS, PSCHANGE_MC, TAA, SBDR/SSDP, FBSDP,
+ * PSDP, BHI, PBRSB, GDS, RFDS, ITS: not affected. The guest's privilege levels do not exist on the host's processor, so
+ * nothing leaks between them that these flaws would let through, and no mitigation inside the guest could add to that.
  */
-#define X86_ARCH_CAPABILITIES                                                                                          \
-	(BIT(0) | BIT(1) | BIT(3) | BIT(5) | BIT(6) | BIT(8) | BIT(13) | BIT(14) | BIT(15) | BIT(20) | BIT(24) | BIT(26) |  \
-	 BIT(27) | BIT(62))
+#define X86_ARCH_CAPABILITIES                                                                                    \
+	(BIT(0) | BIT(1) | BIT(3) | BIT(5) | BIT(6) | BIT(8) | BIT(13) | BIT(14) | BIT(15) | BIT(20) | BIT(24) | \
+	 BIT(26) | BIT(27) | BIT(62))
 
 /* V_INJECT: #GP(0), unknown or refused. V_EXIT is the caller's: x86_msr_external says which live outside the core. */
 enum verdict msr_read(struct x86_cpu *cpu, uint32_t msr, uint64_t *value);
@@ -262,9 +275,9 @@ typedef enum verdict sys_fn(struct x86_cpu *cpu, const struct x86_insn *insn);
 sys_fn sys_mov, sys_push, sys_pop, sys_far_jmp, sys_far_call, sys_far_ret, sys_iret;
 sys_fn sys_int, sys_int1, sys_int3, sys_into, sys_syscall, sys_sysret, sys_sysenter, sys_sysexit;
 sys_fn sys_load_far, sys_sgdt, sys_sidt, sys_lgdt, sys_lidt, sys_sldt, sys_str, sys_lldt, sys_ltr;
-sys_fn sys_lmsw, sys_smsw, sys_clts, sys_mov_cr, sys_mov_dr, sys_rdmsr, sys_wrmsr, sys_cpuid, sys_rdtsc, sys_rdtscp, sys_rdpmc,
-	sys_rdpid, sys_xgetbv, sys_xsetbv, sys_invlpg, sys_invpcid, sys_invd, sys_hlt, sys_swapgs, sys_cli, sys_sti, sys_pushf,
-	sys_popf, sys_in, sys_out, sys_ins, sys_outs, sys_verr, sys_verw, sys_lar, sys_lsl, sys_arpl, sys_fsgsbase, sys_clac,
-	sys_stac;
+sys_fn sys_lmsw, sys_smsw, sys_clts, sys_mov_cr, sys_mov_dr, sys_rdmsr, sys_wrmsr, sys_cpuid, sys_rdtsc, sys_rdtscp,
+	sys_rdpmc, sys_rdpid, sys_xgetbv, sys_xsetbv, sys_invlpg, sys_invpcid, sys_invd, sys_hlt, sys_swapgs, sys_cli,
+	sys_sti, sys_pushf, sys_popf, sys_in, sys_out, sys_ins, sys_outs, sys_verr, sys_verw, sys_lar, sys_lsl,
+	sys_arpl, sys_fsgsbase, sys_clac, sys_stac;
 
 #endif

@@ -1,8 +1,8 @@
 /*
  * The page walk (SDM Vol. 3A ch. 4): 4-level, PAE and 32-bit paging, in software, on the guest's own tables.
  *
- * A walk changes nothing until all its checks have passed; then accessed and dirty bits are set by compare-and-exchange on
- * what was read, and the walk starts again when another processor was faster.
+ * A walk changes nothing until all its checks have passed; then accessed and dirty bits are set by compare-and-exchange
+ * on what was read, and the walk starts again when another processor was faster.
  */
 #include "arch/x86/internal.h"
 #include "bus/memory.h"
@@ -19,14 +19,14 @@
 #define FRAME_MASK 0x000ffffffffff000ull
 
 struct walk {
-	unsigned size;	     /* of an entry: 8 or 4 bytes */
-	unsigned count;	     /* entries that have accessed bits, the leaf last */
-	uint64_t gpa[4];     /* where each lies */
+	unsigned size;   /* of an entry: 8 or 4 bytes */
+	unsigned count;  /* entries that have accessed bits, the leaf last */
+	uint64_t gpa[4]; /* where each lies */
 	uint64_t entry[4];
-	uint64_t reserved;   /* bits that no entry may have */
-	uint64_t frame;	     /* the leaf's page */
-	unsigned shift;	     /* log2 of its size */
-	uint64_t rights;     /* PTE_U and PTE_W of all levels */
+	uint64_t reserved; /* bits that no entry may have */
+	uint64_t frame;    /* the leaf's page */
+	unsigned shift;    /* log2 of its size */
+	uint64_t rights;   /* PTE_U and PTE_W of all levels */
 	bool nx;
 };
 
@@ -42,7 +42,8 @@ static uint64_t read_entry(const struct x86_cpu *cpu, uint64_t gpa, unsigned siz
 	return __atomic_load_n((const uint32_t *)p, __ATOMIC_RELAXED);
 }
 
-/* Takes the entry at `gpa` into the walk. `reserved`: bits reserved at this level. Returns PF_* bits, or -1 when it is good. */
+/* Takes the entry at `gpa` into the walk. `reserved`: bits reserved at this level. Returns PF_* bits, or -1 when it is
+ * good. */
 static int take_entry(const struct x86_cpu *cpu, struct walk *w, uint64_t gpa, uint64_t reserved)
 {
 	uint64_t e = read_entry(cpu, gpa, w->size);
@@ -123,9 +124,11 @@ static int walk_32(const struct x86_cpu *cpu, struct walk *w, uint64_t va)
 		return e & BIT(21) || w->frame & phys_reserved(cpu) ? PF_P | PF_RSVD : -1;
 	}
 	fault = take_entry(cpu, w, (e & 0xfffff000) + (va >> 12 & 1023) * 4, 0);
+	if (fault >= 0)
+		return fault;
 	w->shift = 12;
 	w->frame = w->entry[1] & 0xfffff000;
-	return fault;
+	return -1;
 }
 
 static int walk_tables(const struct x86_cpu *cpu, struct walk *w, uint64_t va)

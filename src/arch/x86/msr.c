@@ -1,6 +1,7 @@
 /*
- * Model-specific registers: a table of those that exist, where they live and what may be written. The set is what kernels read and
- * write without asking first; everything else raises #GP(0), which is how kernels find out (SDM Vol. 4; AMD's PPR).
+ * Model-specific registers: a table of those that exist, where they live and what may be written. The set is what
+ * kernels read and write without asking first; everything else raises #GP(0), which is how kernels find out (SDM Vol.
+ * 4; AMD's PPR).
  */
 #include "arch/x86/internal.h"
 
@@ -9,7 +10,7 @@ enum msr_kind {
 	MSR_CANONICAL, /* the same, and must be a canonical address */
 	MSR_CONST,     /* reads as `mask`; a write raises #GP(0) */
 	MSR_QUIET,     /* reads as `mask`; writes are taken and forgotten */
-	MSR_FN,	       /* has functions of its own */
+	MSR_FN,        /* has functions of its own */
 };
 
 enum { MSR_ANY, MSR_AMD, MSR_INTEL };
@@ -136,11 +137,11 @@ static enum verdict write_misc_enable(struct x86_cpu *cpu, uint64_t value)
 	return V_DONE;
 }
 
-#define UCODE_REV_INTEL BIT(32)	      /* revision 1, in the upper half */
+#define UCODE_REV_INTEL BIT(32) /* revision 1, in the upper half */
 #define UCODE_REV_AMD 0x01000065ull
-#define MTRR_CAP 0x508		      /* write combining, fixed ranges, 8 variable ranges */
-#define HWCR BIT(24)		      /* the TSC counts at the P0 frequency: it is invariant */
-#define DE_CFG BIT(1)		      /* LFENCE is serializing */
+#define MTRR_CAP 0x508 /* write combining, fixed ranges, 8 variable ranges */
+#define HWCR BIT(24)   /* the TSC counts at the P0 frequency: it is invariant */
+#define DE_CFG BIT(1)  /* LFENCE is serializing */
 #define FEATURE_CONTROL_LOCKED 1
 
 static const struct msr msrs[] = {
@@ -148,8 +149,8 @@ static const struct msr msrs[] = {
 	{ONE(0x17), MSR_CONST, MSR_INTEL},
 	{ONE(0x3a), MSR_CONST, MSR_INTEL, .mask = FEATURE_CONTROL_LOCKED},
 	{ONE(0x3b), MSR_FN, .read = read_tsc_adjust, .write = write_tsc_adjust},
-	{ONE(0x48), MSR_FIELD, MSR_INTEL, FIELD(spec_ctrl), 7},	       /* SPEC_CTRL: IBRS, STIBP, SSBD */
-	{ONE(0x49), MSR_QUIET, MSR_INTEL},			       /* PRED_CMD */
+	{ONE(0x48), MSR_FIELD, MSR_INTEL, FIELD(spec_ctrl), 7}, /* SPEC_CTRL: IBRS, STIBP, SSBD */
+	{ONE(0x49), MSR_QUIET, MSR_INTEL},                      /* PRED_CMD */
 	{ONE(0x8b), MSR_QUIET, MSR_INTEL, .mask = UCODE_REV_INTEL},
 	{ONE(0x8b), MSR_CONST, MSR_AMD, .mask = UCODE_REV_AMD},
 	{ONE(0xfe), MSR_CONST, .mask = MTRR_CAP},
@@ -157,17 +158,17 @@ static const struct msr msrs[] = {
 	{ONE(0x174), MSR_FIELD, .field = FIELD(sysenter_cs), .mask = 0xffffffff},
 	{ONE(0x175), MSR_CANONICAL, .field = FIELD(sysenter_esp)},
 	{ONE(0x176), MSR_CANONICAL, .field = FIELD(sysenter_eip)},
-	{ONE(0x179), MSR_CONST},				       /* MCG_CAP: no banks */
+	{ONE(0x179), MSR_CONST}, /* MCG_CAP: no banks */
 	{ONE(0x17a), MSR_FIELD, .field = FIELD(mcg_status), .mask = 7},
 	{ONE(0x1a0), MSR_FN, MSR_INTEL, .read = read_misc_enable, .write = write_misc_enable},
-	{ONE(0x1d9), MSR_QUIET},				       /* DEBUGCTL: no branch records */
+	{ONE(0x1d9), MSR_QUIET}, /* DEBUGCTL: no branch records */
 	{0x200, 0x20f, MSR_FIELD, .field = FIELD(mtrr_var), .mask = ~0ull, .check = check_mtrr_variable},
 	{ONE(0x250), MSR_FIELD, .field = FIELD(mtrr_fixed[0]), .mask = ~0ull, .check = check_mtrr_fixed},
 	{0x258, 0x259, MSR_FIELD, .field = FIELD(mtrr_fixed[1]), .mask = ~0ull, .check = check_mtrr_fixed},
 	{0x268, 0x26f, MSR_FIELD, .field = FIELD(mtrr_fixed[3]), .mask = ~0ull, .check = check_mtrr_fixed},
 	{ONE(0x277), MSR_FIELD, .field = FIELD(pat), .mask = ~0ull, .check = check_pat},
 	{ONE(0x2ff), MSR_FIELD, .field = FIELD(mtrr_def_type), .mask = 0xcff, .check = check_mtrr_default},
-	{ONE(0xda0), MSR_FN},					       /* XSS: nothing to save but what XCR0 names */
+	{ONE(0xda0), MSR_FN}, /* XSS: nothing to save but what XCR0 names */
 	{ONE(0xc0000080), MSR_FN, .read = read_efer, .write = write_efer},
 	{ONE(0xc0000081), MSR_FIELD, .field = FIELD(star), .mask = ~0ull},
 	{ONE(0xc0000082), MSR_CANONICAL, .field = FIELD(lstar)},
@@ -177,9 +178,9 @@ static const struct msr msrs[] = {
 	{ONE(0xc0000101), MSR_FN, .read = read_gs_base, .write = write_gs_base},
 	{ONE(0xc0000102), MSR_CANONICAL, .field = FIELD(kernel_gs_base)},
 	{ONE(0xc0000103), MSR_FIELD, .field = FIELD(tsc_aux), .mask = 0xffffffff},
-	{ONE(0xc0010010), MSR_QUIET, MSR_AMD},			       /* SYSCFG */
+	{ONE(0xc0010010), MSR_QUIET, MSR_AMD}, /* SYSCFG */
 	{ONE(0xc0010015), MSR_QUIET, MSR_AMD, .mask = HWCR},
-	{ONE(0xc001001f), MSR_QUIET, MSR_AMD},			       /* NB_CFG */
+	{ONE(0xc001001f), MSR_QUIET, MSR_AMD}, /* NB_CFG */
 	{ONE(0xc0011029), MSR_QUIET, MSR_AMD, .mask = DE_CFG},
 };
 
@@ -212,9 +213,14 @@ enum verdict msr_read(struct x86_cpu *cpu, uint32_t n, uint64_t *value)
 		return raise_gp(cpu, 0);
 	switch (m->kind) {
 	case MSR_FIELD:
-	case MSR_CANONICAL: *value = *field_of(cpu, m, n); break;
-	case MSR_FN: *value = m->read ? m->read(cpu) : 0; break;
-	default: *value = m->mask;
+	case MSR_CANONICAL:
+		*value = *field_of(cpu, m, n);
+		break;
+	case MSR_FN:
+		*value = m->read ? m->read(cpu) : 0;
+		break;
+	default:
+		*value = m->mask;
 	}
 	return V_DONE;
 }

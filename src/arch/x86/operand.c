@@ -32,8 +32,8 @@ unsigned stack_opsize(const struct x86_insn *insn)
 	return insn->mode == MODE_64 && size == 4 ? 8 : size;
 }
 
-enum verdict operand_linear(struct x86_cpu *cpu, const struct x86_insn *insn, unsigned off, unsigned len, unsigned access,
-			    uint64_t *linear)
+enum verdict operand_linear(struct x86_cpu *cpu, const struct x86_insn *insn, unsigned off, unsigned len,
+			    unsigned access, uint64_t *linear)
 {
 	uint64_t ea = zext(x86_effective_address(cpu, insn) + off, insn->addrsize);
 
@@ -53,7 +53,8 @@ enum verdict rm_read(struct x86_cpu *cpu, const struct x86_insn *insn, unsigned 
 	return mem_read(cpu, linear, value, size, x86_access_mode(cpu));
 }
 
-enum verdict rm_write(struct x86_cpu *cpu, const struct x86_insn *insn, uint64_t value, unsigned reg_size, unsigned mem_size)
+enum verdict rm_write(struct x86_cpu *cpu, const struct x86_insn *insn, uint64_t value, unsigned reg_size,
+		      unsigned mem_size)
 {
 	uint64_t linear;
 

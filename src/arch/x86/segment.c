@@ -1,4 +1,5 @@
-/* Segments: linear addresses with their checks, descriptors, and the loading of segment registers (SDM Vol. 3A ch. 3, 5). */
+/* Segments: linear addresses with their checks, descriptors, and the loading of segment registers (SDM Vol. 3A ch. 3,
+ * 5). */
 #include "arch/x86/internal.h"
 #include "bus/memory.h"
 
@@ -28,8 +29,8 @@ static bool within_limit(const struct x86_segment *s, uint64_t off, unsigned len
 	return last <= s->limit;
 }
 
-enum verdict seg_linear(struct x86_cpu *cpu, const struct x86_segment *s, bool ss, uint32_t error, uint64_t off, unsigned len,
-			unsigned access, uint64_t *linear)
+enum verdict seg_linear(struct x86_cpu *cpu, const struct x86_segment *s, bool ss, uint32_t error, uint64_t off,
+			unsigned len, unsigned access, uint64_t *linear)
 {
 	if (!flat_selectors(cpu) && !type_allows(s->attr, access))
 		return segment_fault(cpu, ss, error);
@@ -39,7 +40,8 @@ enum verdict seg_linear(struct x86_cpu *cpu, const struct x86_segment *s, bool s
 	return V_DONE;
 }
 
-enum verdict x86_linear(struct x86_cpu *cpu, enum x86_seg seg, uint64_t off, unsigned len, unsigned access, uint64_t *linear)
+enum verdict x86_linear(struct x86_cpu *cpu, enum x86_seg seg, uint64_t off, unsigned len, unsigned access,
+			uint64_t *linear)
 {
 	uint64_t la;
 
@@ -63,7 +65,8 @@ static void desc_parse(struct descriptor *d)
 		d->seg.limit = d->seg.limit << 12 | 0xfff;
 }
 
-enum verdict table_read(struct x86_cpu *cpu, uint64_t va, void *dst, unsigned len, enum x86_vector vector, uint32_t error)
+enum verdict table_read(struct x86_cpu *cpu, uint64_t va, void *dst, unsigned len, enum x86_vector vector,
+			uint32_t error)
 {
 	if (x86_long_mode(cpu) && (!x86_canonical(va) || !x86_canonical(va + len - 1)))
 		return x86_raise_error(cpu, vector, error);

@@ -15,8 +15,8 @@ void stack_current(const struct x86_cpu *cpu, struct stack *s)
 	s->sel = 0;
 }
 
-static enum verdict stack_linear(struct x86_cpu *cpu, const struct stack *s, uint64_t off, unsigned len, unsigned access,
-				 uint64_t *linear)
+static enum verdict stack_linear(struct x86_cpu *cpu, const struct stack *s, uint64_t off, unsigned len,
+				 unsigned access, uint64_t *linear)
 {
 	if (!s->wide)
 		return seg_linear(cpu, &s->ss, true, (s->sel & ~3u) | s->ext, off, len, access, linear);
@@ -60,8 +60,8 @@ static uint64_t frame_get(const union frame *f, unsigned i, unsigned size)
 	return value;
 }
 
-static enum verdict push_whole(struct x86_cpu *cpu, const struct stack *s, uint64_t low, const uint64_t *items, unsigned n,
-			       unsigned size)
+static enum verdict push_whole(struct x86_cpu *cpu, const struct stack *s, uint64_t low, const uint64_t *items,
+			       unsigned n, unsigned size)
 {
 	union frame f;
 	uint64_t linear;
@@ -72,18 +72,25 @@ static enum verdict push_whole(struct x86_cpu *cpu, const struct stack *s, uint6
 	return mem_write(cpu, linear, f.b, n * size, s->access);
 }
 
+/* Where the item is that is pushed as number i, from 0. */
+static uint64_t item_below(const struct stack *s, unsigned i, unsigned size)
+{
+	return (s->sp - (i + 1ull) * size) & s->mask;
+}
+
 /* Item by item: checked in a first round, written in a second. */
-static enum verdict push_pieces(struct x86_cpu *cpu, const struct stack *s, const uint64_t *items, unsigned n, unsigned size)
+static enum verdict push_pieces(struct x86_cpu *cpu, const struct stack *s, const uint64_t *items, unsigned n,
+				unsigned size)
 {
 	enum verdict result = V_DONE;
 	uint64_t linear;
 
 	for (unsigned i = 0; i < n; i++) {
-		TRY(stack_linear(cpu, s, (s->sp - (i + 1) * size) & s->mask, size, ACC_WRITE, &linear));
+		TRY(stack_linear(cpu, s, item_below(s, i, size), size, ACC_WRITE, &linear));
 		TRY(mem_probe(cpu, linear, size, s->access | ACC_WRITE));
 	}
 	for (unsigned i = 0; i < n; i++) {
-		TRY(stack_linear(cpu, s, (s->sp - (i + 1) * size) & s->mask, size, ACC_WRITE, &linear));
+		TRY(stack_linear(cpu, s, item_below(s, i, size), size, ACC_WRITE, &linear));
 		if (mem_write(cpu, linear, &items[i], size, s->access) == V_EXIT)
 			result = V_EXIT;
 	}
@@ -92,7 +99,7 @@ static enum verdict push_pieces(struct x86_cpu *cpu, const struct stack *s, cons
 
 enum verdict stack_push(struct x86_cpu *cpu, struct stack *s, const uint64_t *items, unsigned n, unsigned size)
 {
-	uint64_t low = (s->sp - n * size) & s->mask;
+	uint64_t low = item_below(s, n - 1, size);
 	enum verdict v;
 
 	if (in_one_piece(s, low, n * size))
@@ -122,7 +129,7 @@ static enum verdict pop_pieces(struct x86_cpu *cpu, const struct stack *s, uint6
 
 	for (unsigned i = 0; i < n; i++) {
 		items[i] = 0;
-		TRY(stack_linear(cpu, s, (s->sp + i * size) & s->mask, size, ACC_READ, &linear));
+		TRY(stack_linear(cpu, s, (s->sp + (uint64_t)i * size) & s->mask, size, ACC_READ, &linear));
 		TRY(mem_read(cpu, linear, &items[i], size, s->access));
 	}
 	return V_DONE;
@@ -134,7 +141,7 @@ enum verdict stack_pop(struct x86_cpu *cpu, struct stack *s, uint64_t *items, un
 		TRY(pop_whole(cpu, s, items, n, size));
 	else
 		TRY(pop_pieces(cpu, s, items, n, size));
-	s->sp = (s->sp + n * size) & s->mask;
+	s->sp = (s->sp + (uint64_t)n * size) & s->mask;
 	return V_DONE;
 }
 

@@ -1,17 +1,5 @@
-/* Power-on state and INIT (SDM Vol. 3A 10.1, table 10-1), and the raising of exceptions. */
+/* Power-on state and INIT (SDM Vol. 3A 10.1, table 10-1). */
 #include "arch/x86/internal.h"
-
-enum verdict x86_raise(struct x86_cpu *cpu, enum x86_vector vector)
-{
-	cpu->exc = (struct x86_exception){.vector = vector};
-	return V_INJECT;
-}
-
-enum verdict x86_raise_error(struct x86_cpu *cpu, enum x86_vector vector, uint32_t error)
-{
-	cpu->exc = (struct x86_exception){.vector = vector, .has_error = true, .error = error};
-	return V_INJECT;
-}
 
 #define REAL_DATA_ATTR 0x0093 /* present, read/write, accessed */
 #define MTRR_VALID BIT(11)
@@ -27,8 +15,8 @@ static void reset_segments(struct x86_cpu *cpu)
 }
 
 /*
- * Memory types as a PC's firmware leaves them: write-back but for the VGA hole and the windows of PCI. Equal on all processors, or
- * the kernel complains.
+ * Memory types as a PC's firmware leaves them: write-back but for the VGA hole and the windows of PCI. Equal on all
+ * processors, or the kernel complains.
  */
 static void reset_mtrrs(struct x86_cpu *cpu)
 {

@@ -2,7 +2,8 @@
 #include "arch/x86/internal.h"
 
 /* Delivered here and not by the engine, because only here the return address is known. */
-static enum verdict software_interrupt(struct x86_cpu *cpu, const struct x86_insn *insn, unsigned vector, unsigned flags)
+static enum verdict software_interrupt(struct x86_cpu *cpu, const struct x86_insn *insn, unsigned vector,
+				       unsigned flags)
 {
 	uint64_t tf = cpu->rflags & FL_TF;
 
@@ -48,8 +49,8 @@ static void load_flat_pair(struct x86_cpu *cpu, unsigned cs, unsigned ss, unsign
 	uint16_t attr = (uint16_t)(ATTR_CODE(cpl) | (wide ? SEG_ATTR_L : SEG_ATTR_DB));
 
 	cpu->seg[SEG_CS] = (struct x86_segment){.limit = 0xffffffff, .sel = (uint16_t)cs, .attr = attr};
-	cpu->seg[SEG_SS] = (struct x86_segment){
-		.limit = 0xffffffff, .sel = (uint16_t)ss, .attr = (uint16_t)ATTR_DATA(cpl)};
+	cpu->seg[SEG_SS] =
+		(struct x86_segment){.limit = 0xffffffff, .sel = (uint16_t)ss, .attr = (uint16_t)ATTR_DATA(cpl)};
 	cpu->cpl = (uint8_t)cpl;
 	mode_changed(cpu);
 }

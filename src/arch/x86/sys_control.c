@@ -45,11 +45,20 @@ static enum verdict write_cr8(struct x86_cpu *cpu, uint64_t value)
 static enum verdict mov_from_cr(struct x86_cpu *cpu, unsigned cr, unsigned gpr, unsigned size)
 {
 	switch (cr) {
-	case 0: gpr_set(cpu, gpr, cpu->cr0, size); break;
-	case 2: gpr_set(cpu, gpr, cpu->cr2, size); break;
-	case 3: gpr_set(cpu, gpr, cpu->cr3, size); break;
-	case 4: gpr_set(cpu, gpr, cpu->cr4, size); break;
-	default: return read_cr8(cpu, gpr, size);
+	case 0:
+		gpr_set(cpu, gpr, cpu->cr0, size);
+		break;
+	case 2:
+		gpr_set(cpu, gpr, cpu->cr2, size);
+		break;
+	case 3:
+		gpr_set(cpu, gpr, cpu->cr3, size);
+		break;
+	case 4:
+		gpr_set(cpu, gpr, cpu->cr4, size);
+		break;
+	default:
+		return read_cr8(cpu, gpr, size);
 	}
 	return V_DONE;
 }
@@ -57,11 +66,17 @@ static enum verdict mov_from_cr(struct x86_cpu *cpu, unsigned cr, unsigned gpr, 
 static enum verdict mov_to_cr(struct x86_cpu *cpu, unsigned cr, uint64_t value)
 {
 	switch (cr) {
-	case 0: return write_cr0(cpu, value);
-	case 2: cpu->cr2 = value; return V_DONE;
-	case 3: return write_cr3(cpu, value);
-	case 4: return write_cr4(cpu, value);
-	default: return write_cr8(cpu, value);
+	case 0:
+		return write_cr0(cpu, value);
+	case 2:
+		cpu->cr2 = value;
+		return V_DONE;
+	case 3:
+		return write_cr3(cpu, value);
+	case 4:
+		return write_cr4(cpu, value);
+	default:
+		return write_cr8(cpu, value);
 	}
 }
 
@@ -181,10 +196,17 @@ enum verdict sys_invpcid(struct x86_cpu *cpu, const struct x86_insn *insn)
 		return raise_gp(cpu, 0);
 	pcid = cpu->cr4 & CR4_PCIDE ? (int)desc[0] : -1;
 	switch (type) {
-	case INVPCID_ADDRESS: flush_page(cpu, desc[1], pcid); break;
-	case INVPCID_CONTEXT: flush_all(cpu, false, pcid); break;
-	case INVPCID_ALL_GLOBAL: flush_all(cpu, true, -1); break;
-	default: flush_all(cpu, false, -1);
+	case INVPCID_ADDRESS:
+		flush_page(cpu, desc[1], pcid);
+		break;
+	case INVPCID_CONTEXT:
+		flush_all(cpu, false, pcid);
+		break;
+	case INVPCID_ALL_GLOBAL:
+		flush_all(cpu, true, -1);
+		break;
+	default:
+		flush_all(cpu, false, -1);
 	}
 	return V_DONE;
 }

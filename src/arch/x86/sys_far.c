@@ -65,7 +65,7 @@ enum verdict far_check_offset(struct x86_cpu *cpu, const struct descriptor *cs, 
 struct call_gate {
 	uint64_t off;
 	uint16_t sel;
-	unsigned size;	 /* of what is pushed: 2, 4, 8 */
+	unsigned size;   /* of what is pushed: 2, 4, 8 */
 	unsigned params; /* copied from the old stack */
 	struct descriptor cs;
 };
@@ -92,7 +92,8 @@ static enum verdict check_gate_target(struct x86_cpu *cpu, struct call_gate *g, 
 	return far_check_offset(cpu, &g->cs, g->off);
 }
 
-static enum verdict read_call_gate(struct x86_cpu *cpu, uint16_t sel, struct descriptor *d, bool call, struct call_gate *g)
+static enum verdict read_call_gate(struct x86_cpu *cpu, uint16_t sel, struct descriptor *d, bool call,
+				   struct call_gate *g)
 {
 	unsigned dpl = SEG_ATTR_DPL(d->seg.attr);
 
@@ -199,8 +200,8 @@ enum verdict sys_far_jmp(struct x86_cpu *cpu, const struct x86_insn *insn)
 }
 
 /* Pushes CS:RIP on the current stack, then the part that can't fail. */
-static enum verdict call_same(struct x86_cpu *cpu, const struct x86_insn *insn, const struct descriptor *cs, uint16_t sel,
-			      uint64_t off, unsigned size)
+static enum verdict call_same(struct x86_cpu *cpu, const struct x86_insn *insn, const struct descriptor *cs,
+			      uint16_t sel, uint64_t off, unsigned size)
 {
 	uint64_t item[2] = {cpu->seg[SEG_CS].sel, next_rip(cpu, insn)};
 	struct stack s;

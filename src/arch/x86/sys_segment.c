@@ -83,11 +83,20 @@ enum verdict sys_load_far(struct x86_cpu *cpu, const struct x86_insn *insn)
 	uint8_t raw[10] = {0};
 
 	switch (insn->mnemonic) {
-	case ZYDIS_MNEMONIC_LDS: seg = SEG_DS; break;
-	case ZYDIS_MNEMONIC_LES: seg = SEG_ES; break;
-	case ZYDIS_MNEMONIC_LFS: seg = SEG_FS; break;
-	case ZYDIS_MNEMONIC_LGS: seg = SEG_GS; break;
-	default: seg = SEG_SS;
+	case ZYDIS_MNEMONIC_LDS:
+		seg = SEG_DS;
+		break;
+	case ZYDIS_MNEMONIC_LES:
+		seg = SEG_ES;
+		break;
+	case ZYDIS_MNEMONIC_LFS:
+		seg = SEG_FS;
+		break;
+	case ZYDIS_MNEMONIC_LGS:
+		seg = SEG_GS;
+		break;
+	default:
+		seg = SEG_SS;
 	}
 	if (modrm_is_reg(insn))
 		return raise_ud(cpu);
@@ -293,9 +302,9 @@ enum verdict sys_verw(struct x86_cpu *cpu, const struct x86_insn *insn)
 
 /* System descriptor types that LAR and LSL take, in legacy and in long mode (SDM Vol. 2, tables 3-53 and 3-58). */
 #define LAR_LEGACY 0x1a3e /* 1-5, 9, B, C */
-#define LAR_LONG 0x1a04	  /* 2, 9, B, C */
+#define LAR_LONG 0x1a04   /* 2, 9, B, C */
 #define LSL_LEGACY 0x0a0e /* 1-3, 9, B */
-#define LSL_LONG 0x0a04	  /* 2, 9, B */
+#define LSL_LONG 0x0a04   /* 2, 9, B */
 
 static enum verdict load_property(struct x86_cpu *cpu, const struct x86_insn *insn, bool lsl)
 {

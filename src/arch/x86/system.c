@@ -7,7 +7,7 @@ enum {
 	SYS_TRANSFER = 1,  /* sets rip itself */
 	SYS_KEEP_RF = 2,   /* loads RF */
 	SYS_PROTECTED = 4, /* #UD in real and virtual-8086 mode */
-	SYS_CPL0 = 8,	   /* #GP(0) unless at CPL 0 */
+	SYS_CPL0 = 8,      /* #GP(0) unless at CPL 0 */
 };
 
 struct sys_op {

@@ -1,6 +1,7 @@
 /*
- * Task switches, by TSS descriptors, task gates and IRET with NT (SDM Vol. 3A 8.3). The old task's state is saved and the new TSS
- * taken whole, or nothing happens; what is wrong with the new task's segments is found afterwards and raised in the new task.
+ * Task switches, by TSS descriptors, task gates and IRET with NT (SDM Vol. 3A 8.3). The old task's state is saved and
+ * the new TSS taken whole, or nothing happens; what is wrong with the new task's segments is found afterwards and
+ * raised in the new task.
  */
 #include "arch/x86/internal.h"
 
@@ -12,6 +13,8 @@ struct layout {
 
 static const struct layout layout32 = {4, 0x67, 0x1c, 0x20, 0x24, 0x28, 0x48, 6, 0x60};
 static const struct layout layout16 = {2, 0x2b, 0, 0x0e, 0x10, 0x12, 0x22, 4, 0x2a};
+
+#define FLAGS_DEFINED 0x003f7fd5
 
 struct task {
 	struct descriptor tss;
@@ -82,9 +85,9 @@ static enum verdict save_old(struct x86_cpu *cpu, uint64_t next, enum task_sourc
 	put(raw + l->ip, l->item, next);
 	put(raw + l->flags, l->item, flags);
 	for (unsigned i = 0; i < 8; i++)
-		put(raw + l->gpr + i * l->item, l->item, cpu->gpr[i]);
+		put(raw + (l->gpr + i * l->item), l->item, cpu->gpr[i]);
 	for (unsigned i = 0; i < l->segs; i++)
-		put(raw + l->seg + i * l->item, l->item, cpu->seg[i].sel);
+		put(raw + (l->seg + i * l->item), l->item, cpu->seg[i].sel);
 	TRY(mem_probe(cpu, (uint32_t)(tr->base + l->ip), l->ldt - l->ip, ACC_WRITE | ACC_IMPLICIT));
 	return tss_copy(cpu, tr->base, raw, l->ip, l->ldt, true);
 }
@@ -113,14 +116,14 @@ static void load_registers(struct x86_cpu *cpu, const struct task *t, enum task_
 	bool wide = l->item == 4;
 
 	cpu->rip = get(t->raw + l->ip, l->item);
-	cpu->rflags = get(t->raw + l->flags, l->item) | FL_FIXED1;
+	cpu->rflags = (get(t->raw + l->flags, l->item) & FLAGS_DEFINED) | FL_FIXED1;
 	if (source == TASK_CALL || source == TASK_EVENT)
 		cpu->rflags |= FL_NT;
 	for (unsigned i = 0; i < 8; i++)
-		cpu->gpr[i] = get(t->raw + l->gpr + i * l->item, l->item) | (wide ? 0 : 0xffff0000);
+		cpu->gpr[i] = get(t->raw + (l->gpr + i * l->item), l->item) | (wide ? 0 : 0xffff0000);
 	for (unsigned i = 0; i < X86_SEGS; i++)
 		cpu->seg[i] = (struct x86_segment){
-			.sel = i < l->segs ? (uint16_t)get(t->raw + l->seg + i * l->item, 2) : 0};
+			.sel = i < l->segs ? (uint16_t)get(t->raw + (l->seg + i * l->item), 2) : 0};
 	cpu->seg[SEG_LDTR] = (struct x86_segment){.sel = (uint16_t)get(t->raw + l->ldt, 2)};
 	cpu->seg[SEG_TR] = t->tss.seg;
 	cpu->seg[SEG_TR].attr |= DESC_BUSY;
