@@ -15,7 +15,7 @@ static bool wrong(char *why, size_t size, const char *what, uint64_t detail)
 }
 
 /* Flags that are left undefined may be anything, also what they were. */
-static uint64_t flags_undefined(const struct x86_insn *insn)
+uint64_t flags_undefined(const struct x86_insn *insn)
 {
 	ZydisDecoder decoder;
 	ZydisDecodedInstruction zi;

@@ -563,6 +563,9 @@ bool generate_one(struct diff_case *c, const struct templates *all, unsigned mne
 	if (!make_one(&m, t, &c->insn))
 		return false;
 	c->count = 1;
+	c->offset[0] = 0;
+	c->undefined[0] = 0;
+	c->undefined[1] = flags_undefined(&c->insn);
 	c->len = c->insn.len;
 	c->name = ZydisMnemonicGetString((ZydisMnemonic)t->mnemonic);
 	if (c->insn.cls != CLS_INVALID && c->insn.mnemonic != t->mnemonic)
@@ -593,7 +596,7 @@ static uint16_t block_bases(struct maker *m)
 
 static bool fits_block(const struct maker *m, const struct x86_insn *insn)
 {
-	if (insn->cls != CLS_PLAIN && insn->cls != CLS_STACK)
+	if ((insn->cls != CLS_PLAIN && insn->cls != CLS_STACK) || (insn->fl_read & m->c->undefined[m->c->count]))
 		return false;
 	if ((insn->gpr_write & (m->bases | 1u << RSP)) && insn->cls != CLS_STACK)
 		return false;
@@ -604,6 +607,17 @@ static bool fits_block(const struct maker *m, const struct x86_insn *insn)
 	if (insn->mnemonic == ZYDIS_MNEMONIC_POP && (insn->gpr_read & ~(1u << RSP) & ~m->bases & ~insn->gpr_write))
 		return false;
 	return !(insn->flags & INSN_MEM) || (insn->flags & INSN_MODRM);
+}
+
+static void add_to_block(struct diff_case *c, const struct x86_insn *insn, unsigned offset)
+{
+	uint64_t defined = insn->fl_cond ? 0 : insn->fl_write;
+
+	if (c->count == 0)
+		c->insn = *insn;
+	c->offset[c->count] = (uint16_t)offset;
+	c->undefined[c->count + 1] = (c->undefined[c->count] & ~defined) | flags_undefined(insn);
+	c->count++;
 }
 
 bool generate_block(struct diff_case *c, const struct templates *all, uint64_t seed, enum x86_mode mode,
@@ -619,6 +633,7 @@ bool generate_block(struct diff_case *c, const struct templates *all, uint64_t s
 	m.bases = block_bases(&m);
 	want = 2 + rng_below(&m.r, 7);
 	c->count = 0;
+	c->undefined[0] = 0;
 	c->name = "block";
 	for (unsigned tries = 0; c->count < want && tries < 200; tries++) {
 		uint8_t *at = m.p;
@@ -628,8 +643,7 @@ bool generate_block(struct diff_case *c, const struct templates *all, uint64_t s
 			m.p = at;
 			continue;
 		}
-		if (c->count++ == 0)
-			c->insn = insn;
+		add_to_block(c, &insn, (unsigned)(at - c->code));
 	}
 	c->len = (unsigned)(m.p - c->code);
 	return c->count > 1;

@@ -70,7 +70,7 @@ static void run_case(const struct diff_case *c, const struct backend *b, struct 
 		t->faulted++;
 	else
 		t->by_mnemonic[c->insn.mnemonic]++;
-	if (compare_results(c, &want, &got, why, sizeof(why)))
+	if (compare_results(c, &want, &got, b->loose, why, sizeof(why)))
 		return;
 	t->failed++;
 	if (t->shown++ >= (o->verbose ? 200 : 20))

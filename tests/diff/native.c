@@ -186,4 +186,4 @@ static void run_native(const struct diff_case *c, struct diff_result *r)
 	r->memory = window_alias;
 }
 
-const struct backend backend_native = {"native", native_start, run_native};
+const struct backend backend_native = {"native", false, native_start, run_native};

@@ -76,4 +76,4 @@ static void run_step(const struct diff_case *c, struct diff_result *r)
 	r->memory = guest_memory_ptr(&mem, GUEST_WINDOW, WINDOW_SIZE, true);
 }
 
-const struct backend backend_step = {"step", step_start, run_step};
+const struct backend backend_step = {"step", false, step_start, run_step};
