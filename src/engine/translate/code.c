@@ -202,7 +202,8 @@ static void make(struct tr_vcpu *v, uint64_t gpa, uint64_t tail, uint16_t off, u
 	uint64_t t0 = __builtin_ia32_rdtsc();
 	struct block *b = translate_block(v, &src, off, key);
 	eng->tsc_translator += __builtin_ia32_rdtsc() - t0;
-	eng->sorted[eng->blocks++] = b;
+	eng->sorted[eng->blocks] = b;
+	eng->blocks++; /* not before */
 	src.page->blocks++;
 	if (b->tail_page) {
 		b->tail_page->blocks++;

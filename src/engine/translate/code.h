@@ -103,7 +103,8 @@ struct tr_engine {
 	struct emit emit;
 	struct code_page *_Atomic *page; /* by guest_memory_page_index */
 	struct block **sorted;		 /* live and dead blocks by host address */
-	unsigned blocks, blocks_max;
+	_Atomic unsigned blocks;	 /* of them; a host fault looks them up without the lock, while others may be added */
+	unsigned blocks_max;
 	struct arena_chunk *arena;
 
 	/* Stop-the-world: see exclusive_begin. */

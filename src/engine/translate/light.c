@@ -34,7 +34,7 @@ uint64_t light_leave(struct tr_vcpu *v, enum tr_exit code)
 /* On to the block at cpu->rip, or out if there is none yet. */
 static uint64_t go_on(struct tr_vcpu *v)
 {
-	if (v->wrote_count || atomic_load_explicit(&v->poll, memory_order_relaxed))
+	if (v->wrote_count || poll_wanted(v))
 		return light_leave(v, TRX_POLL);
 	uint64_t pc = light_lookup(v);
 	return pc ? pc : light_leave(v, TRX_LOOKUP);
@@ -94,7 +94,7 @@ static uint64_t finish(struct tr_vcpu *v, const struct call_insn *call, enum ver
 	tlb_mode_changed(cpu);
 	if (v->window && (cpu->rflags & FL_IF))
 		poll_set(v);
-	if (call->resume && cpu->rip == next && v->key == key && !v->wrote_count)
+	if (call->resume && cpu->rip == next && v->key == key && !v->wrote_count && !(atomic_load(&v->poll) && !cpu->shadow))
 		return (uint64_t)(uintptr_t)call->resume;
 	return go_on(v);
 }

@@ -94,9 +94,12 @@ static inline uint64_t linear_rip(const struct x86_cpu *cpu)
 static inline void poll_set(struct tr_vcpu *v)
 {
 	atomic_store(&v->run_on, 0);
-	atomic_store(&v->poll, 1);
 }
 
+static inline bool poll_wanted(const struct tr_vcpu *v)
+{
+	return !atomic_load_explicit(&v->run_on, memory_order_relaxed);
+}
 
 /* The virtual CPU whose thread this is, or NULL. */
 extern _Thread_local struct tr_vcpu *tr_current;

@@ -120,7 +120,6 @@ static bool answered(const struct x86_cpu *cpu)
 
 static enum x86_exit_kind interrupted(struct tr_vcpu *v)
 {
-	atomic_store(&v->poll, 0);
 	atomic_store(&v->run_on, 1);
 	v->noshare = false;
 	v->cpu.exit = (struct x86_exit){.kind = EXIT_INTERRUPTED};
@@ -136,7 +135,7 @@ enum x86_exit_kind run(struct tr_vcpu *v)
 	bool must_step = answered(cpu);
 	for (;;) {
 		tlb_mode_changed(cpu);
-		if (!must_step && (atomic_load(&v->poll) || (v->window && x86_can_interrupt(cpu))))
+		if (!must_step && (poll_wanted(v) || (v->window && x86_can_interrupt(cpu))))
 			return interrupted(v);
 		bool on = must_step ? run_step(v) : run_some(v);
 		settle_writes(v);

@@ -28,13 +28,13 @@ void exit_code(struct trans *t, enum tr_exit code, uint16_t off)
 void poll_flagged(struct trans *t, uint16_t off)
 {
 	ENSURE(t->flags != FLAGS_HOST);
-	asm_alu_gs_imm(&t->e, ALU_CMP, 4, VCPU_OFF(poll), 0);
+	asm_alu_gs_imm(&t->e, ALU_CMP, 4, VCPU_OFF(run_on), 0);
 	t->flags = FLAGS_SAVED;
-	cold_add(t, COLD_POLL, asm_jcc(&t->e, CC_NE))->off = off;
+	cold_add(t, COLD_POLL, asm_jcc(&t->e, CC_E))->off = off;
 }
 
 /*
- * The same when the flags are in the host's: run_on is 0 when somebody asked. RCX comes back from H_ADDR on either way; the way out is
+ * The same when the flags are in the host's. RCX comes back from H_ADDR on either way; the way out is
  * placed after the block's last jump by quiet_poll_land, for JRCXZ reaches no further.
  */
 static void poll_quiet(struct trans *t)
@@ -86,8 +86,8 @@ void jump_indirect(struct trans *t, uint32_t key, int32_t undo)
 	int32_t table = VCPU_OFF(jc) + (int32_t)(key_jc(key) * sizeof(struct jc_entry[JC_ENTRIES]));
 	flags_clobber(t);
 	uint8_t *miss[2];
-	asm_alu_gs_imm(e, ALU_CMP, 4, VCPU_OFF(poll), 0);
-	miss[0] = asm_jcc(e, CC_NE);
+	asm_alu_gs_imm(e, ALU_CMP, 4, VCPU_OFF(run_on), 0);
+	miss[0] = asm_jcc(e, CC_E);
 	asm_mov(e, H_DELTA, H_ADDR);
 	asm_shift_imm(e, SH_SHR, 8, H_DELTA, 10);
 	asm_rr(e, 0x33, 4, H_DELTA, H_ADDR); /* xor */

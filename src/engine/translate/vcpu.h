@@ -76,8 +76,7 @@ struct tr_vcpu {
 	/* Reached by translated code and glue.S (offsets in layout.h). */
 	uint64_t vpage;	       /* linear address of the page that the running block's code is in */
 	uint64_t saved_flags;  /* low 16 bits: AH of LAHF in the high byte, OF in the low one */
-	_Atomic uint32_t poll; /* not 0: leave at the next poll. Any thread sets it */
-	_Atomic uint64_t run_on; /* 0 when poll is set, else 1: the same for code that must not touch flags */
+	_Atomic uint64_t run_on; /* 0: leave at the next poll (any thread sets that), else 1. One word, so that those that poll agree */
 	uint64_t host_rsp, self;
 	uint64_t temp;
 	uint64_t slot[VCPU_SLOTS]; /* deltas of shared TLB checks of the running block */
