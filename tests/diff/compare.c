@@ -1,9 +1,9 @@
 /* Comparison of what two back-ends came to, and its report. */
 #include "diff.h"
 
-#include <Zydis/Mnemonic.h>
 #include <inttypes.h>
 #include <string.h>
+#include <Zydis/Mnemonic.h>
 
 static const char *const gpr_name[X86_GPRS] = {"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
 					       "r8",  "r9",  "r10", "r11", "r12", "r13", "r14", "r15"};
@@ -13,8 +13,8 @@ static const struct {
 	const char *name;
 	uint16_t off, len, stride, count;
 } vector_field[] = {
-	{"fcw", 0, 2, 0, 1},	 {"fsw", 2, 2, 0, 1},	 {"ftw", 4, 1, 0, 1},	   {"fop", 6, 2, 0, 1},
-	{"fip", 8, 8, 0, 1},	 {"fdp", 16, 8, 0, 1},	 {"mxcsr", 24, 4, 0, 1},   {"st", 32, 10, 16, 8},
+	{"fcw", 0, 2, 0, 1},      {"fsw", 2, 2, 0, 1},       {"ftw", 4, 1, 0, 1},    {"fop", 6, 2, 0, 1},
+	{"fip", 8, 8, 0, 1},      {"fdp", 16, 8, 0, 1},      {"mxcsr", 24, 4, 0, 1}, {"st", 32, 10, 16, 8},
 	{"xmm", 160, 16, 16, 16}, {"ymmh", 576, 16, 16, 16},
 };
 
@@ -50,10 +50,12 @@ static bool compare_vectors(const struct diff_state *a, const struct diff_state 
 				continue;
 			int p = snprintf(why, size, "%s%u:", vector_field[i].name, n);
 			for (unsigned k = vector_field[i].len; k--;)
-				p += snprintf(why + p, size - (size_t)p, "%s%02x", k == vector_field[i].len - 1u ? " " : "", x[off + k]);
+				p += snprintf(why + p, size - (size_t)p, "%s%02x",
+					      k == vector_field[i].len - 1u ? " " : "", x[off + k]);
 			p += snprintf(why + p, size - (size_t)p, " not");
 			for (unsigned k = vector_field[i].len; k--;)
-				p += snprintf(why + p, size - (size_t)p, "%s%02x", k == vector_field[i].len - 1u ? " " : "", y[off + k]);
+				p += snprintf(why + p, size - (size_t)p, "%s%02x",
+					      k == vector_field[i].len - 1u ? " " : "", y[off + k]);
 			return false;
 		}
 	}
@@ -66,7 +68,8 @@ static bool compare_memory(const struct diff_result *a, const struct diff_result
 		return true;
 	for (unsigned i = 0; i < WINDOW_SIZE; i++) {
 		if (a->memory[i] != b->memory[i]) {
-			snprintf(why, size, "byte at %#" PRIx64 ": %02x not %02x", (uint64_t)WINDOW + i, a->memory[i], b->memory[i]);
+			snprintf(why, size, "byte at %#" PRIx64 ": %02x not %02x", (uint64_t)WINDOW + i, a->memory[i],
+				 b->memory[i]);
 			return false;
 		}
 	}
@@ -79,10 +82,12 @@ static bool differ(char *why, size_t size, const char *what, uint64_t want, uint
 	return false;
 }
 
-/* Which of several accesses that fault is first is the processor's own business, and so is what a fault leaves below the stack. */
+/* Which of several accesses that fault is first is the processor's own business, and so is what a fault leaves below
+ * the stack. */
 static bool pushes_many(unsigned mnemonic)
 {
-	return mnemonic == ZYDIS_MNEMONIC_ENTER || mnemonic == ZYDIS_MNEMONIC_PUSHA || mnemonic == ZYDIS_MNEMONIC_PUSHAD;
+	return mnemonic == ZYDIS_MNEMONIC_ENTER || mnemonic == ZYDIS_MNEMONIC_PUSHA ||
+	       mnemonic == ZYDIS_MNEMONIC_PUSHAD;
 }
 
 /* Flags that the manuals leave undefined and the emulator does not copy. All others are compared, undefined or not. */
@@ -109,8 +114,8 @@ static uint64_t flags_compared(const struct diff_case *c, uint64_t rip, bool loo
 	}
 }
 
-bool compare_results(const struct diff_case *c, const struct diff_result *want, const struct diff_result *got, bool loose,
-		     char *why, size_t size)
+bool compare_results(const struct diff_case *c, const struct diff_result *want, const struct diff_result *got,
+		     bool loose, char *why, size_t size)
 {
 	if (want->vector != got->vector)
 		return differ(why, size, "exception", (uint64_t)want->vector, (uint64_t)got->vector);
@@ -135,14 +140,18 @@ bool compare_results(const struct diff_case *c, const struct diff_result *want, 
 
 void print_case(const struct diff_case *c, const struct diff_result *want, const struct diff_result *got)
 {
-	printf("  mode %d, seed %#" PRIx64 ", %s, at %#" PRIx64 ":", c->mode == MODE_64 ? 64 : c->mode == MODE_32 ? 32 : 16, c->seed,
-	       c->name, c->in.rip);
+	printf("  mode %d, seed %#" PRIx64 ", %s, at %#" PRIx64 ":",
+	       c->mode == MODE_64   ? 64
+	       : c->mode == MODE_32 ? 32
+				    : 16,
+	       c->seed, c->name, c->in.rip);
 	for (unsigned i = 0; i < c->len; i++)
 		printf(" %02x", c->code[i]);
 	printf("\n");
 	for (unsigned i = 0; i < X86_GPRS; i++)
-		printf("  %-3s %016" PRIx64 " -> %016" PRIx64 " %016" PRIx64 "\n", gpr_name[i], c->in.gpr[i], want->out.gpr[i],
-		       got->out.gpr[i]);
-	printf("  rflags %" PRIx64 " -> %" PRIx64 " %" PRIx64 ", mxcsr %02x%02x, fcw %02x%02x fsw %02x%02x\n", c->in.rflags, want->out.rflags,
-	       got->out.rflags, c->in.xsave[25], c->in.xsave[24], c->in.xsave[1], c->in.xsave[0], c->in.xsave[3], c->in.xsave[2]);
+		printf("  %-3s %016" PRIx64 " -> %016" PRIx64 " %016" PRIx64 "\n", gpr_name[i], c->in.gpr[i],
+		       want->out.gpr[i], got->out.gpr[i]);
+	printf("  rflags %" PRIx64 " -> %" PRIx64 " %" PRIx64 ", mxcsr %02x%02x, fcw %02x%02x fsw %02x%02x\n",
+	       c->in.rflags, want->out.rflags, got->out.rflags, c->in.xsave[25], c->in.xsave[24], c->in.xsave[1],
+	       c->in.xsave[0], c->in.xsave[3], c->in.xsave[2]);
 }

@@ -1,8 +1,10 @@
 /*
- * Differential tests of instructions: random instances of every instruction that the CPU model claims are run on the real
- * processor in user mode and by the engine's ways of carrying them out, and all that a program could see is compared.
+ * Differential tests of instructions: random instances of every instruction that the CPU model claims are run on the
+ * real processor in user mode and by the engine's ways of carrying them out, and all that a program could see is
+ * compared.
  *
- * Both sides see the same linear addresses: a window of data pages, some of them read-only or missing, and a page of code.
+ * Both sides see the same linear addresses: a window of data pages, some of them read-only or missing, and a page of
+ * code.
  */
 #ifndef DOPPEL_TESTS_DIFF_H
 #define DOPPEL_TESTS_DIFF_H
@@ -31,11 +33,11 @@ struct diff_state {
 };
 
 struct diff_case {
-	uint64_t seed;		/* that made it */
+	uint64_t seed; /* that made it */
 	enum x86_mode mode;
-	const char *name;	/* of its (first) instruction */
-	struct x86_insn insn;	/* the first one */
-	unsigned count;		/* instructions */
+	const char *name;                  /* of its (first) instruction */
+	struct x86_insn insn;              /* the first one */
+	unsigned count;                    /* instructions */
 	uint16_t offset[MAX_INSNS + 1];    /* where each begins, and the end */
 	uint64_t undefined[MAX_INSNS + 1]; /* flags that are undefined there */
 	uint8_t code[MAX_CODE];
@@ -45,11 +47,11 @@ struct diff_case {
 };
 
 struct diff_result {
-	int vector;		/* exception, or -1: ran to its end, or left by a branch */
+	int vector; /* exception, or -1: ran to its end, or left by a branch */
 	uint32_t error;
 	uint64_t cr2;
 	struct diff_state out;
-	uint8_t *memory;	/* the back-end's window */
+	uint8_t *memory; /* the back-end's window */
 };
 
 /* One way of running a case. */
@@ -105,12 +107,13 @@ void random_state(struct rng *r, struct diff_case *c);
 
 /* --- template.c: every encoding that there is --- */
 
-struct template {
+struct template
+{
 	uint16_t mnemonic;
 	uint8_t vex, map, opcode;
-	uint8_t prefix;	   /* bit 0: 66, bit 1: F3, bit 2: F2 */
+	uint8_t prefix; /* bit 0: 66, bit 1: F3, bit 2: F2 */
 	uint8_t w, l;
-	uint8_t modrm;	   /* its fixed fields */
+	uint8_t modrm; /* its fixed fields */
 	bool has_modrm, mem, free_reg, free_rm, use_vvvv;
 	uint8_t cls;
 };
@@ -127,9 +130,10 @@ void templates_init(struct templates *all, enum x86_mode mode, const struct x86_
 
 /* --- generate.c --- */
 
-/* Makes case `seed` of one instruction of `mnemonic` (index into templates.mnemonic); false when this try came to nothing. */
-bool generate_one(struct diff_case *c, const struct templates *all, unsigned mnemonic, uint64_t seed, enum x86_mode mode,
-		  const struct x86_cpuid_model *model);
+/* Makes case `seed` of one instruction of `mnemonic` (index into templates.mnemonic); false when this try came to
+ * nothing. */
+bool generate_one(struct diff_case *c, const struct templates *all, unsigned mnemonic, uint64_t seed,
+		  enum x86_mode mode, const struct x86_cpuid_model *model);
 /* Makes a case of several instructions in a row. */
 bool generate_block(struct diff_case *c, const struct templates *all, uint64_t seed, enum x86_mode mode,
 		    const struct x86_cpuid_model *model);
@@ -142,7 +146,8 @@ uint64_t flags_undefined(const struct x86_insn *insn);
 
 /* --- facts.c --- */
 
-/* Whether the case, whose native result is `first`, bears out what the decoder says of it; else `why`. Changes the case. */
+/* Whether the case, whose native result is `first`, bears out what the decoder says of it; else `why`. Changes the
+ * case. */
 bool check_facts(struct diff_case *c, const struct diff_result *first, char *why, size_t size);
 
 /* --- reach.c --- */
@@ -153,8 +158,8 @@ const char *not_reachable(uint16_t mnemonic, enum x86_mode mode);
 /* --- compare.c --- */
 
 /* True when equal, or differing only in what `loose` allows; else `why` says the first difference. */
-bool compare_results(const struct diff_case *c, const struct diff_result *want, const struct diff_result *got, bool loose,
-		     char *why, size_t size);
+bool compare_results(const struct diff_case *c, const struct diff_result *want, const struct diff_result *got,
+		     bool loose, char *why, size_t size);
 void print_case(const struct diff_case *c, const struct diff_result *want, const struct diff_result *got);
 
 #endif

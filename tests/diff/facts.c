@@ -1,12 +1,12 @@
 /*
- * Is what the decoder says of an instruction true? The translator lives by it: registers and flags that are not written stay, those
- * that are not read do not matter, and no byte outside the memory operand is touched.
+ * Is what the decoder says of an instruction true? The translator lives by it: registers and flags that are not written
+ * stay, those that are not read do not matter, and no byte outside the memory operand is touched.
  */
 #include "diff.h"
 
-#include <Zydis/Zydis.h>
 #include <inttypes.h>
 #include <string.h>
+#include <Zydis/Zydis.h>
 
 static bool wrong(char *why, size_t size, const char *what, uint64_t detail)
 {
@@ -71,7 +71,8 @@ static void disturb(struct diff_case *c, struct rng *r)
 	c->in.rflags = (c->in.rflags & ~flags) | (rng_next(r) & flags);
 }
 
-static bool check_read(const struct diff_case *c, const struct diff_result *a, const struct diff_result *b, char *why, size_t size)
+static bool check_read(const struct diff_case *c, const struct diff_result *a, const struct diff_result *b, char *why,
+		       size_t size)
 {
 	const struct x86_insn *insn = &c->insn;
 	uint64_t set = insn->fl_write & FL_ARITH & ~flags_undefined(insn);

@@ -1,19 +1,20 @@
 /*
- * Random instances of instructions. The encoding is random within its template; then registers and memory are arranged so that most
- * instances do something: operands lie in the window, branches go to the code page, areas to be restored have good headers.
+ * Random instances of instructions. The encoding is random within its template; then registers and memory are arranged
+ * so that most instances do something: operands lie in the window, branches go to the code page, areas to be restored
+ * have good headers.
  */
 #include "diff.h"
 
-#include <Zydis/Mnemonic.h>
 #include <string.h>
+#include <Zydis/Mnemonic.h>
 
 struct maker {
 	struct rng r;
 	struct diff_case *c;
 	const struct x86_cpuid_model *model;
-	uint8_t *p;	   /* next byte */
-	uint16_t bases;	   /* registers that may be a base */
-	bool plain_form;   /* base and displacement only: for blocks */
+	uint8_t *p;      /* next byte */
+	uint16_t bases;  /* registers that may be a base */
+	bool plain_form; /* base and displacement only: for blocks */
 };
 
 static void put(void *p, uint64_t v, unsigned n)
@@ -192,7 +193,10 @@ static void place_operand(struct maker *m, uint64_t at)
 {
 	struct diff_case *c = m->c;
 	struct x86_insn *insn = &c->insn;
-	uint64_t off = at - (c->mode != MODE_64 ? 0 : insn->seg == SEG_FS ? c->in.fs : insn->seg == SEG_GS ? c->in.gs : 0);
+	uint64_t off = at - (c->mode != MODE_64    ? 0
+			     : insn->seg == SEG_FS ? c->in.fs
+			     : insn->seg == SEG_GS ? c->in.gs
+						   : 0);
 	bool index = insn->index >= 0 && !(insn->flags & INSN_VSIB);
 
 	if (insn->addrsize == 2)
@@ -203,7 +207,8 @@ static void place_operand(struct maker *m, uint64_t at)
 		off -= c->in.gpr[insn->index] * insn->scale;
 	if (insn->base >= 0 && insn->base < 16) {
 		off -= (uint64_t)insn->disp;
-		c->in.gpr[insn->base] = insn->addrsize == 4 && c->mode == MODE_64 ? (uint32_t)off | rng_next(&m->r) << 32 : off;
+		c->in.gpr[insn->base] =
+			insn->addrsize == 4 && c->mode == MODE_64 ? (uint32_t)off | rng_next(&m->r) << 32 : off;
 		if (c->mode != MODE_64)
 			c->in.gpr[insn->base] = (uint32_t)off;
 		return;
@@ -299,8 +304,8 @@ static void fill_special(struct maker *m, uint8_t *p)
 
 static bool is_xrstor(unsigned mnemonic)
 {
-	return mnemonic == ZYDIS_MNEMONIC_XRSTOR || mnemonic == ZYDIS_MNEMONIC_XRSTOR64 || mnemonic == ZYDIS_MNEMONIC_XRSTORS ||
-	       mnemonic == ZYDIS_MNEMONIC_XRSTORS64;
+	return mnemonic == ZYDIS_MNEMONIC_XRSTOR || mnemonic == ZYDIS_MNEMONIC_XRSTOR64 ||
+	       mnemonic == ZYDIS_MNEMONIC_XRSTORS || mnemonic == ZYDIS_MNEMONIC_XRSTORS64;
 }
 
 static bool is_xsave(unsigned mnemonic)
@@ -543,7 +548,8 @@ static const struct template *pick_template(struct maker *m, const struct templa
 	return &all->t[first + rng_below(&m->r, count)];
 }
 
-static void begin(struct maker *m, struct diff_case *c, uint64_t seed, enum x86_mode mode, const struct x86_cpuid_model *model)
+static void begin(struct maker *m, struct diff_case *c, uint64_t seed, enum x86_mode mode,
+		  const struct x86_cpuid_model *model)
 {
 	*m = (struct maker){.r = {seed}, .c = c, .model = model, .p = c->code, .bases = 0xffff};
 	c->seed = seed;
@@ -552,8 +558,8 @@ static void begin(struct maker *m, struct diff_case *c, uint64_t seed, enum x86_
 	c->in.rip = CODE + 512 + rng_below(&m->r, 3000);
 }
 
-bool generate_one(struct diff_case *c, const struct templates *all, unsigned mnemonic, uint64_t seed, enum x86_mode mode,
-		  const struct x86_cpuid_model *model)
+bool generate_one(struct diff_case *c, const struct templates *all, unsigned mnemonic, uint64_t seed,
+		  enum x86_mode mode, const struct x86_cpuid_model *model)
 {
 	struct maker m;
 	const struct template *t;
@@ -577,7 +583,8 @@ bool generate_one(struct diff_case *c, const struct templates *all, unsigned mne
 
 /* --- Blocks --- */
 
-/* Registers that hold addresses throughout a block; some of those that the translator keeps in memory are among them. */
+/* Registers that hold addresses throughout a block; some of those that the translator keeps in memory are among them.
+ */
 static uint16_t block_bases(struct maker *m)
 {
 	uint16_t bases = 0;
@@ -589,7 +596,8 @@ static uint16_t block_bases(struct maker *m)
 	}
 	for (unsigned i = 0; i < X86_GPRS; i++) {
 		if (bases & 1u << i)
-			m->c->in.gpr[i] = WINDOW + (rng_chance(&m->r, 50) ? 0 : 4 * PAGE_SIZE) + 256 + rng_below(&m->r, 7000);
+			m->c->in.gpr[i] =
+				WINDOW + (rng_chance(&m->r, 50) ? 0 : 4 * PAGE_SIZE) + 256 + rng_below(&m->r, 7000);
 	}
 	return bases;
 }

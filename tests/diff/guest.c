@@ -5,12 +5,13 @@
 
 #include <string.h>
 
-const enum page_kind window_kind[WINDOW_PAGES] = {PAGE_RW, PAGE_RW, PAGE_RO, PAGE_NONE, PAGE_RW, PAGE_RW, PAGE_NONE, PAGE_RW};
+const enum page_kind window_kind[WINDOW_PAGES] = {PAGE_RW, PAGE_RW, PAGE_RO,   PAGE_NONE,
+						  PAGE_RW, PAGE_RW, PAGE_NONE, PAGE_RW};
 
 #define PML4 0x1000ull
-#define PDPT(n) (0x2000ull + (n) * PAGE_SIZE) /* 0: the lower half of the address space, 1: the upper */
-#define PD(n) (0x4000ull + (n) * PAGE_SIZE)
-#define PT(n) (0x6000ull + (n) * PAGE_SIZE)
+#define PDPT(n) (0x2000ull + (n)*PAGE_SIZE) /* 0: the lower half of the address space, 1: the upper */
+#define PD(n) (0x4000ull + (n)*PAGE_SIZE)
+#define PT(n) (0x6000ull + (n)*PAGE_SIZE)
 
 #define PTE_P BIT(0)
 #define PTE_W BIT(1)
@@ -62,7 +63,8 @@ static void load_segments(struct x86_cpu *cpu, const struct diff_case *c)
 		cpu->seg[i] = (struct x86_segment){.limit = 0xffffffff, .sel = 0x2b, .attr = 0xc0f3};
 	cpu->seg[SEG_CS].attr = c->mode == MODE_64 ? 0xa0fb : 0xc0fb;
 	cpu->seg[SEG_CS].sel = c->mode == MODE_64 ? 0x33 : 0x23;
-	cpu->seg[SEG_TR] = (struct x86_segment){.base = KERNEL + (GUEST_TSS - GUEST_KERNEL), .limit = 0x67, .sel = 0x40, .attr = 0x8b};
+	cpu->seg[SEG_TR] = (struct x86_segment){
+		.base = KERNEL + (GUEST_TSS - GUEST_KERNEL), .limit = 0x67, .sel = 0x40, .attr = 0x8b};
 	for (unsigned i = SEG_FS; i <= SEG_GS; i++)
 		cpu->seg[i] = (struct x86_segment){.base = i == SEG_FS ? c->in.fs : c->in.gs};
 }

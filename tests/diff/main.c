@@ -1,17 +1,18 @@
 /*
- * diff [--cases N] [--seed S] [--back-end step|translate] [--only MNEMONIC] [--mode 64|32] [--blocks | --facts] [--replay SEED] [--verbose] [--trace]
- * Prints 'ok NAME' or 'FAIL NAME: why' for each group of instructions, and what was not reached.
+ * diff [--cases N] [--seed S] [--back-end step|translate] [--only MNEMONIC] [--mode 64|32] [--blocks | --facts]
+ * [--replay SEED] [--verbose] [--trace] Prints 'ok NAME' or 'FAIL NAME: why' for each group of instructions, and what
+ * was not reached.
  */
 #include "diff.h"
 
 #include "engine/translate/thunk.h"
 #include "host/guest_signals.h"
 
-#include <Zydis/Zydis.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <Zydis/Zydis.h>
 
 struct options {
 	uint64_t cases, seed, replay;
@@ -32,7 +33,8 @@ static bool differs_by_design(const struct diff_case *c)
 
 	if (c->count > 1 || insn->cls != CLS_SYSTEM)
 		return false;
-	if (insn->mnemonic == ZYDIS_MNEMONIC_MOV || insn->mnemonic == ZYDIS_MNEMONIC_PUSH || insn->mnemonic == ZYDIS_MNEMONIC_POP)
+	if (insn->mnemonic == ZYDIS_MNEMONIC_MOV || insn->mnemonic == ZYDIS_MNEMONIC_PUSH ||
+	    insn->mnemonic == ZYDIS_MNEMONIC_POP)
 		return insn->map == 0 || insn->opcode >= 0x80; /* segment registers */
 	return insn->mnemonic == ZYDIS_MNEMONIC_JMP || insn->mnemonic == ZYDIS_MNEMONIC_CALL ||
 	       insn->mnemonic == ZYDIS_MNEMONIC_RET; /* far ones */
@@ -75,7 +77,8 @@ static void run_case(const struct diff_case *c, const struct backend *b, struct 
 	t->failed++;
 	if (t->shown++ >= (o->verbose ? 200 : 20))
 		return;
-	printf("FAIL diff/%s/%s: %s; vector %d cr2 %" PRIx64 "; seed %#" PRIx64 "\n", b->name, c->name, why, want.vector, want.cr2, c->seed);
+	printf("FAIL diff/%s/%s: %s; vector %d cr2 %" PRIx64 "; seed %#" PRIx64 "\n", b->name, c->name, why,
+	       want.vector, want.cr2, c->seed);
 	if (o->verbose || o->replay)
 		print_case(c, &want, &got);
 }
@@ -88,8 +91,8 @@ static void one_case(struct diff_case *c, const struct backend *b, struct tally 
 		run_case(c, b, t, o);
 }
 
-static bool case_of(struct diff_case *c, const struct templates *all, uint64_t seed, enum x86_mode mode, const struct options *o,
-		    const struct x86_cpuid_model *model)
+static bool case_of(struct diff_case *c, const struct templates *all, uint64_t seed, enum x86_mode mode,
+		    const struct options *o, const struct x86_cpuid_model *model)
 {
 	struct rng r = {seed};
 	unsigned n = rng_below(&r, all->mnemonics);
@@ -128,7 +131,8 @@ static void report_reach(const struct templates *all, const struct tally *t, enu
 	printf("  %u of %u mnemonics reached, %u more by their faults\n", reached, all->mnemonics, only_faults);
 }
 
-static bool run_mode(const struct options *o, const struct backend *b, enum x86_mode mode, const struct x86_cpuid_model *model)
+static bool run_mode(const struct options *o, const struct backend *b, enum x86_mode mode,
+		     const struct x86_cpuid_model *model)
 {
 	static struct diff_case c;
 	struct templates all;
@@ -149,14 +153,15 @@ static bool run_mode(const struct options *o, const struct backend *b, enum x86_
 		if (case_of(&c, &all, seed++, mode, o, model))
 			one_case(&c, b, &t, o);
 	}
-	printf("  %" PRIu64 " cases in %d-bit mode, %" PRIu64 " of them faulted, %u encodings\n", t.run, bits, t.faulted, all.count);
+	printf("  %" PRIu64 " cases in %d-bit mode, %" PRIu64 " of them faulted, %u encodings\n", t.run, bits,
+	       t.faulted, all.count);
 	if (!o->blocks && !o->facts && !o->only)
 		report_reach(&all, &t, mode);
 	if (!t.failed)
 		printf("ok diff/%s/%s%d\n", b->name, kind, bits);
 	else
-		printf("FAIL diff/%s/%s%d: %" PRIu64 " of %" PRIu64 " cases differ\n", b->name, kind, bits,
-		       t.failed, t.run);
+		printf("FAIL diff/%s/%s%d: %" PRIu64 " of %" PRIu64 " cases differ\n", b->name, kind, bits, t.failed,
+		       t.run);
 	return !t.failed;
 }
 

@@ -1,7 +1,7 @@
 /*
- * The real processor. A case's registers are loaded and its code is jumped to; whatever signal ends it, the handler takes the state
- * out of the kernel's frame. Linux hands on vector, error code and address in the frame, so the comparison is with the
- * processor's own exceptions.
+ * The real processor. A case's registers are loaded and its code is jumped to; whatever signal ends it, the handler
+ * takes the state out of the kernel's frame. Linux hands on vector, error code and address in the frame, so the
+ * comparison is with the processor's own exceptions.
  */
 #include "diff.h"
 
@@ -42,7 +42,7 @@ static uint8_t *window_alias, *code_alias;
 
 /* Vectors of Linux's frame; its registers in x86 encoding order. */
 static const uint8_t gpr_place[16] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI,
-				      REG_R8,  REG_R9,	REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15};
+				      REG_R8,  REG_R9,  REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15};
 
 #define FRAME_MAGIC 0x46505853u /* FP_XSTATE_MAGIC1 */
 

@@ -94,9 +94,10 @@ static void put(uint8_t *p, uint64_t v, unsigned n)
 
 static void random_st(struct rng *r, uint8_t *st)
 {
-	static const uint16_t exponent[] = {0, 1, 0x3fff, 0x7fff, 0x7ffe, 0x403e, 0x401e, 0xbfff, 0x8000, 0xffff, 0x4000};
+	static const uint16_t exponent[] = {0,      1,      0x3fff, 0x7fff, 0x7ffe, 0x403e,
+					    0x401e, 0xbfff, 0x8000, 0xffff, 0x4000};
 	uint64_t mantissa = random_value(r);
-	uint16_t e = rng_chance(r, 50) ? exponent[rng_below(r, ARRAY_LEN(exponent))]
+	uint16_t e = rng_chance(r, 50)   ? exponent[rng_below(r, ARRAY_LEN(exponent))]
 		     : rng_chance(r, 70) ? (uint16_t)(0x3fff - 40 + rng_below(r, 80) + (rng_chance(r, 50) ? 0x8000 : 0))
 					 : (uint16_t)rng_next(r);
 

@@ -3,9 +3,9 @@
 
 #include "arch/x86/decode_class.h"
 
-#include <Zydis/Zydis.h>
 #include <stdlib.h>
 #include <string.h>
+#include <Zydis/Zydis.h>
 
 #define TEMPLATES_MAX 60000
 
@@ -92,13 +92,14 @@ static bool try_decode(struct search *s, ZydisDecodedInstruction *zi, ZydisDecod
 	uint8_t bytes[24];
 	unsigned n;
 
-	for (s->t.use_vvvv = s->t.vex; ; s->t.use_vvvv = false) {
+	for (s->t.use_vvvv = s->t.vex;; s->t.use_vvvv = false) {
 		memset(bytes, 0, sizeof(bytes));
 		n = put_template(&s->t, bytes);
 		if ((s->t.modrm & 7) == 4 && s->t.modrm < 0xc0)
 			bytes[n++] = 0x11; /* SIB: for gathers, registers that differ */
 		if (ZYAN_SUCCESS(ZydisDecoderDecodeFull(&s->decoder, bytes, 15, zi, op)))
-			return zi->encoding == (s->t.vex ? ZYDIS_INSTRUCTION_ENCODING_VEX : ZYDIS_INSTRUCTION_ENCODING_LEGACY) &&
+			return zi->encoding == (s->t.vex ? ZYDIS_INSTRUCTION_ENCODING_VEX
+							 : ZYDIS_INSTRUCTION_ENCODING_LEGACY) &&
 			       zi->opcode == s->t.opcode && zi->opcode_map == (ZydisOpcodeMap)s->t.map;
 		if (!s->t.use_vvvv)
 			return false;
@@ -135,8 +136,8 @@ static bool is_opcode(const struct search *s, unsigned op)
 		return s->t.vex || (op != 0x38 && op != 0x3a && op != 0x0f);
 	if (s->t.map != 0)
 		return true;
-	if (op == 0x0f || op == 0x26 || op == 0x2e || op == 0x36 || op == 0x3e || (op >= 0x64 && op <= 0x67) || op == 0xf0 ||
-	    op == 0xf2 || op == 0xf3)
+	if (op == 0x0f || op == 0x26 || op == 0x2e || op == 0x36 || op == 0x3e || (op >= 0x64 && op <= 0x67) ||
+	    op == 0xf0 || op == 0xf2 || op == 0xf3)
 		return false;
 	return s->decoder.machine_mode != ZYDIS_MACHINE_MODE_LONG_64 || (op & 0xf0) != 0x40;
 }
@@ -178,8 +179,7 @@ static void index_mnemonics(struct templates *all)
 void templates_init(struct templates *all, enum x86_mode mode, const struct x86_cpuid_model *model)
 {
 	static const uint8_t prefixes[] = {0, 1, 2, 4, 3, 5};
-	struct search s = {.all = all, .features = model ? model->features : ~0ull,
-			  .amd = model && model->amd};
+	struct search s = {.all = all, .features = model ? model->features : ~0ull, .amd = model && model->amd};
 	unsigned wide = mode == MODE_64 ? 2 : 1;
 
 	ZydisDecoderInit(&s.decoder, mode == MODE_64 ? ZYDIS_MACHINE_MODE_LONG_64 : ZYDIS_MACHINE_MODE_LEGACY_32,

@@ -1,6 +1,6 @@
 /*
- * The engine itself. A case runs in user mode of a guest whose interrupt table sends each exception to a HLT of its own, so that the engine
- * comes back with the vector in RIP and the state at the fault on the supervisor's stack.
+ * The engine itself. A case runs in user mode of a guest whose interrupt table sends each exception to a HLT of its
+ * own, so that the engine comes back with the vector in RIP and the state at the fault on the supervisor's stack.
  */
 #include "diff.h"
 
@@ -13,7 +13,7 @@
 #define HANDLERS (KERNEL + 2 * PAGE_SIZE) /* HLT for vector n at n * 8 */
 #define STACK_TOP (KERNEL + 4 * PAGE_SIZE)
 #define GDT (KERNEL + 0x100)
-#define GPA(linear) (GUEST_KERNEL + ((linear) - KERNEL))
+#define GPA(linear) (GUEST_KERNEL + ((linear)-KERNEL))
 
 static struct guest_memory mem;
 static struct engine *engine;
@@ -23,7 +23,8 @@ static struct x86_cpu *cpu;
 static void put_gate(unsigned vector)
 {
 	uint64_t handler = HANDLERS + vector * 8;
-	uint64_t gate[2] = {(handler & 0xffff) | 0x08 << 16 | 0xee00ull << 32 | (handler >> 16 & 0xffff) << 48, handler >> 32};
+	uint64_t gate[2] = {(handler & 0xffff) | 0x08 << 16 | 0xee00ull << 32 | (handler >> 16 & 0xffff) << 48,
+			    handler >> 32};
 	uint8_t hlt = 0xf4;
 
 	guest_memory_write(&mem, GPA(IDT + vector * 16), gate, sizeof(gate));

@@ -1,14 +1,16 @@
-/* From bytes to struct x86_insn: Zydis decodes, and this turns its answer into the fields that the rest of the code uses. */
+/* From bytes to struct x86_insn: Zydis decodes, and this turns its answer into the fields that the rest of the code
+ * uses. */
 #include "arch/x86/cpuid.h"
 #include "arch/x86/decode_class.h"
 #include "arch/x86/insn.h"
 
-#include <Zydis/Decoder.h>
 #include <string.h>
+#include <Zydis/Decoder.h>
 
 /*
- * CET and MPX are never claimed: without them their encodings are NOPs (ENDBR64) or undefined. In 64-bit mode AMD's processors take a
- * near branch with a 66 prefix for a 16-bit one, Intel's ignore the prefix (SDM Vol. 2 JMP; APM Vol. 3 1.2.2).
+ * CET and MPX are never claimed: without them their encodings are NOPs (ENDBR64) or undefined. In 64-bit mode AMD's
+ * processors take a near branch with a 66 prefix for a 16-bit one, Intel's ignore the prefix (SDM Vol. 2 JMP; APM Vol.
+ * 3 1.2.2).
  */
 #define DECODER(mode, width, amd)                                                                                      \
 	{                                                                                                              \
@@ -29,7 +31,8 @@ static bool vendor_is_amd(const struct x86_cpuid_model *model)
 	return model ? model->amd : __builtin_cpu_is("amd") != 0;
 }
 
-/* A general register's number and width in bytes; false for other registers. Zydis numbers them in groups, from 8 bits up. */
+/* A general register's number and width in bytes; false for other registers. Zydis numbers them in groups, from 8 bits
+ * up. */
 static bool gpr_of(ZydisRegister r, unsigned *num, unsigned *width, bool *high)
 {
 	*high = r >= ZYDIS_REGISTER_AH && r <= ZYDIS_REGISTER_BH;
@@ -258,8 +261,7 @@ static void take_encoding(struct x86_insn *insn, const ZydisDecodedInstruction *
 		insn->opcode_off = zi->raw.prefix_count + (insn->map == 0 ? 0 : insn->map == 1 ? 1 : 2);
 		if (zi->attributes & ZYDIS_ATTRIB_HAS_REX)
 			insn->flags |= INSN_REX | (zi->raw.rex.W ? INSN_REXW : 0);
-		insn->opreg = (uint8_t)((insn->opcode & 7) |
-					((insn->flags & INSN_REX) && zi->raw.rex.B ? 8 : 0));
+		insn->opreg = (uint8_t)((insn->opcode & 7) | ((insn->flags & INSN_REX) && zi->raw.rex.B ? 8 : 0));
 	}
 	take_prefixes(insn, zi);
 }
@@ -311,7 +313,8 @@ static void take_flags(struct x86_insn *insn, const ZydisDecodedInstruction *zi)
 /* SSE without an XMM register to show for it: CVTSD2SI r, m64; CVTPS2PI mm, m64. */
 static bool legacy_sse(const ZydisDecodedInstruction *zi)
 {
-	if (zi->meta.exception_class >= ZYDIS_EXCEPTION_CLASS_SSE1 && zi->meta.exception_class <= ZYDIS_EXCEPTION_CLASS_SSE7)
+	if (zi->meta.exception_class >= ZYDIS_EXCEPTION_CLASS_SSE1 &&
+	    zi->meta.exception_class <= ZYDIS_EXCEPTION_CLASS_SSE7)
 		return true;
 	return zi->encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY && zi->meta.category == ZYDIS_CATEGORY_CONVERT &&
 	       (zi->meta.isa_set == ZYDIS_ISA_SET_SSE || zi->meta.isa_set == ZYDIS_ISA_SET_SSE2);
@@ -385,8 +388,8 @@ static void take_units(struct x86_insn *insn, const ZydisDecodedInstruction *zi)
 }
 
 /*
- * AMD's processors in 64-bit mode take the 66 prefix on short branches too, and on all of them F2 and F3 before LOOPE and LOOPNE
- * choose the condition, as they do for CMPS (found by trial; not in the APM).
+ * AMD's processors in 64-bit mode take the 66 prefix on short branches too, and on all of them F2 and F3 before LOOPE
+ * and LOOPNE choose the condition, as they do for CMPS (found by trial; not in the APM).
  */
 static void take_amd_branch(struct x86_insn *insn, const ZydisDecodedInstruction *zi)
 {
@@ -431,7 +434,8 @@ static void take_corrections(struct x86_insn *insn, const ZydisDecodedInstructio
 	default:
 		break;
 	}
-	if (insn->opsize == 2 && ((insn->flags & (INSN_VEX | INSN_SSE | INSN_FPU)) || insn->mnemonic == ZYDIS_MNEMONIC_MOVNTI))
+	if (insn->opsize == 2 &&
+	    ((insn->flags & (INSN_VEX | INSN_SSE | INSN_FPU)) || insn->mnemonic == ZYDIS_MNEMONIC_MOVNTI))
 		insn->opsize = 4; /* 16-bit mode; a 66 prefix does not reach these */
 	if ((insn->flags & INSN_MEM) && must_align(zi, insn->mem_size, amd))
 		insn->flags |= INSN_ALIGN;
@@ -442,7 +446,7 @@ static void take_corrections(struct x86_insn *insn, const ZydisDecodedInstructio
 
 static void take_failure(struct x86_insn *insn, const ZydisDecodedInstruction *zi, ZyanStatus status)
 {
-	insn->cls = status == ZYDIS_STATUS_NO_MORE_DATA		 ? CLS_PARTIAL
+	insn->cls = status == ZYDIS_STATUS_NO_MORE_DATA           ? CLS_PARTIAL
 		    : status == ZYDIS_STATUS_INSTRUCTION_TOO_LONG ? CLS_TOOLONG
 								  : CLS_INVALID;
 	insn->len = insn->cls == CLS_PARTIAL ? 0 : MAX(zi->length, 1);
@@ -457,7 +461,8 @@ static void take_instruction(struct x86_insn *insn, const ZydisDecodedInstructio
 	take_encoding(insn, zi);
 }
 
-void x86_decode(struct x86_insn *insn, const uint8_t *p, size_t len, enum x86_mode mode, const struct x86_cpuid_model *model)
+void x86_decode(struct x86_insn *insn, const uint8_t *p, size_t len, enum x86_mode mode,
+		const struct x86_cpuid_model *model)
 {
 	bool amd = vendor_is_amd(model);
 	const ZydisDecoder *decoder = &decoders[amd][mode];

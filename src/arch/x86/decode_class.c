@@ -1,6 +1,6 @@
 /*
- * Classes and features of instructions. Everything is decided by four tables: the features that an instruction set needs,
- * mnemonics that are not PLAIN, and opcodes of MOV, PUSH and POP that name a segment or control register.
+ * Classes and features of instructions. Everything is decided by four tables: the features that an instruction set
+ * needs, mnemonics that are not PLAIN, and opcodes of MOV, PUSH and POP that name a segment or control register.
  */
 #include "arch/x86/decode_class.h"
 #include "arch/x86/cpuid.h"
@@ -39,7 +39,8 @@ static const uint64_t set_needs[ZYDIS_ISA_SET_MAX_VALUE + 1] = {
 	[ZYDIS_ISA_SET_LONGMODE] = KNOWN,
 	[ZYDIS_ISA_SET_AMD] = KNOWN, /* SYSCALL and SYSRET outside 64-bit mode: the emulator knows whose they are */
 	[ZYDIS_ISA_SET_RDPMC] = KNOWN,
-	[ZYDIS_ISA_SET_LZCNT] = KNOWN, /* without the feature the same bytes are BSR, and the host decides what they do */
+	[ZYDIS_ISA_SET_LZCNT] =
+		KNOWN, /* without the feature the same bytes are BSR, and the host decides what they do */
 	[ZYDIS_ISA_SET_LAHF] = KNOWN,
 	[ZYDIS_ISA_SET_SSE3] = NEED(SSE3),
 	[ZYDIS_ISA_SET_SSE3X87] = NEED(SSE3),
@@ -90,29 +91,149 @@ static const uint64_t set_needs[ZYDIS_ISA_SET_MAX_VALUE + 1] = {
 /* Mnemonics that are always of one class other than PLAIN. Branches and strings go by Zydis's categories instead. */
 static const uint8_t mnemonic_class[ZYDIS_MNEMONIC_MAX_VALUE + 1] = {
 	/* privileged or sensitive */
-	SYS(CLTS), SYS(HLT), SYS(CLI), SYS(STI), SYS(CLAC), SYS(STAC), SYS(SWAPGS), SYS(INVD), SYS(WBINVD), SYS(INVLPG),
-	SYS(INVPCID), SYS(RDMSR), SYS(WRMSR), SYS(RDPMC), SYS(RDTSC), SYS(RDTSCP), SYS(RDPID), SYS(CPUID), SYS(XGETBV),
-	SYS(XSETBV), SYS(RDFSBASE), SYS(RDGSBASE), SYS(WRFSBASE), SYS(WRGSBASE), SYS(SYSCALL), SYS(SYSRET), SYS(SYSENTER),
-	SYS(SYSEXIT), SYS(PUSHF), SYS(PUSHFD), SYS(PUSHFQ), SYS(POPF), SYS(POPFD), SYS(POPFQ), SYS(IRET), SYS(IRETD),
-	SYS(IRETQ), SYS(INT), SYS(INT1), SYS(INT3), SYS(INTO), SYS(IN), SYS(OUT), SYS(INSB), SYS(INSW), SYS(INSD),
-	SYS(OUTSB), SYS(OUTSW), SYS(OUTSD),
+	SYS(CLTS),
+	SYS(HLT),
+	SYS(CLI),
+	SYS(STI),
+	SYS(CLAC),
+	SYS(STAC),
+	SYS(SWAPGS),
+	SYS(INVD),
+	SYS(WBINVD),
+	SYS(INVLPG),
+	SYS(INVPCID),
+	SYS(RDMSR),
+	SYS(WRMSR),
+	SYS(RDPMC),
+	SYS(RDTSC),
+	SYS(RDTSCP),
+	SYS(RDPID),
+	SYS(CPUID),
+	SYS(XGETBV),
+	SYS(XSETBV),
+	SYS(RDFSBASE),
+	SYS(RDGSBASE),
+	SYS(WRFSBASE),
+	SYS(WRGSBASE),
+	SYS(SYSCALL),
+	SYS(SYSRET),
+	SYS(SYSENTER),
+	SYS(SYSEXIT),
+	SYS(PUSHF),
+	SYS(PUSHFD),
+	SYS(PUSHFQ),
+	SYS(POPF),
+	SYS(POPFD),
+	SYS(POPFQ),
+	SYS(IRET),
+	SYS(IRETD),
+	SYS(IRETQ),
+	SYS(INT),
+	SYS(INT1),
+	SYS(INT3),
+	SYS(INTO),
+	SYS(IN),
+	SYS(OUT),
+	SYS(INSB),
+	SYS(INSW),
+	SYS(INSD),
+	SYS(OUTSB),
+	SYS(OUTSW),
+	SYS(OUTSD),
 	/* segments and descriptor tables */
-	SYS(LGDT), SYS(LIDT), SYS(LLDT), SYS(LTR), SYS(LMSW), SYS(SGDT), SYS(SIDT), SYS(SLDT), SYS(STR), SYS(SMSW),
-	SYS(LAR), SYS(LSL), SYS(VERR), SYS(VERW), SYS(ARPL), SYS(LDS), SYS(LES), SYS(LFS), SYS(LGS), SYS(LSS),
+	SYS(LGDT),
+	SYS(LIDT),
+	SYS(LLDT),
+	SYS(LTR),
+	SYS(LMSW),
+	SYS(SGDT),
+	SYS(SIDT),
+	SYS(SLDT),
+	SYS(STR),
+	SYS(SMSW),
+	SYS(LAR),
+	SYS(LSL),
+	SYS(VERR),
+	SYS(VERW),
+	SYS(ARPL),
+	SYS(LDS),
+	SYS(LES),
+	SYS(LFS),
+	SYS(LGS),
+	SYS(LSS),
 	/* the stack */
-	STACK(PUSH), STACK(POP), STACK(PUSHA), STACK(PUSHAD), STACK(POPA), STACK(POPAD), STACK(ENTER), STACK(LEAVE),
+	STACK(PUSH),
+	STACK(POP),
+	STACK(PUSHA),
+	STACK(PUSHAD),
+	STACK(POPA),
+	STACK(POPAD),
+	STACK(ENTER),
+	STACK(LEAVE),
 	/* unprivileged, but not to be copied */
-	SPEC(XLAT), SPEC(AAA), SPEC(AAS), SPEC(AAM), SPEC(AAD), SPEC(DAA), SPEC(DAS), SPEC(SALC), SPEC(BOUND), SPEC(CLD),
-	SPEC(STD), SPEC(CLFLUSH), SPEC(CLFLUSHOPT), SPEC(CLWB), SPEC(CLZERO), SPEC(PREFETCH), SPEC(PREFETCHW),
-	SPEC(PREFETCHWT1), SPEC(PREFETCHNTA), SPEC(PREFETCHT0), SPEC(PREFETCHT1), SPEC(PREFETCHT2), SPEC(MASKMOVQ),
-	SPEC(MASKMOVDQU), SPEC(VMASKMOVDQU), SPEC(VMASKMOVPS), SPEC(VMASKMOVPD), SPEC(VPMASKMOVD), SPEC(VPMASKMOVQ),
-	SPEC(VGATHERDPD), SPEC(VGATHERDPS), SPEC(VGATHERQPD), SPEC(VGATHERQPS), SPEC(VPGATHERDD), SPEC(VPGATHERDQ),
-	SPEC(VPGATHERQD), SPEC(VPGATHERQQ), SPEC(FXSAVE), SPEC(FXSAVE64), SPEC(FXRSTOR), SPEC(FXRSTOR64), SPEC(XSAVE),
-	SPEC(XSAVE64), SPEC(XSAVEC), SPEC(XSAVEC64), SPEC(XSAVEOPT), SPEC(XSAVEOPT64), SPEC(XSAVES), SPEC(XSAVES64),
-	SPEC(XRSTOR), SPEC(XRSTOR64), SPEC(XRSTORS), SPEC(XRSTORS64), SPEC(FNSAVE), SPEC(FRSTOR), SPEC(FNSTENV),
+	SPEC(XLAT),
+	SPEC(AAA),
+	SPEC(AAS),
+	SPEC(AAM),
+	SPEC(AAD),
+	SPEC(DAA),
+	SPEC(DAS),
+	SPEC(SALC),
+	SPEC(BOUND),
+	SPEC(CLD),
+	SPEC(STD),
+	SPEC(CLFLUSH),
+	SPEC(CLFLUSHOPT),
+	SPEC(CLWB),
+	SPEC(CLZERO),
+	SPEC(PREFETCH),
+	SPEC(PREFETCHW),
+	SPEC(PREFETCHWT1),
+	SPEC(PREFETCHNTA),
+	SPEC(PREFETCHT0),
+	SPEC(PREFETCHT1),
+	SPEC(PREFETCHT2),
+	SPEC(MASKMOVQ),
+	SPEC(MASKMOVDQU),
+	SPEC(VMASKMOVDQU),
+	SPEC(VMASKMOVPS),
+	SPEC(VMASKMOVPD),
+	SPEC(VPMASKMOVD),
+	SPEC(VPMASKMOVQ),
+	SPEC(VGATHERDPD),
+	SPEC(VGATHERDPS),
+	SPEC(VGATHERQPD),
+	SPEC(VGATHERQPS),
+	SPEC(VPGATHERDD),
+	SPEC(VPGATHERDQ),
+	SPEC(VPGATHERQD),
+	SPEC(VPGATHERQQ),
+	SPEC(FXSAVE),
+	SPEC(FXSAVE64),
+	SPEC(FXRSTOR),
+	SPEC(FXRSTOR64),
+	SPEC(XSAVE),
+	SPEC(XSAVE64),
+	SPEC(XSAVEC),
+	SPEC(XSAVEC64),
+	SPEC(XSAVEOPT),
+	SPEC(XSAVEOPT64),
+	SPEC(XSAVES),
+	SPEC(XSAVES64),
+	SPEC(XRSTOR),
+	SPEC(XRSTOR64),
+	SPEC(XRSTORS),
+	SPEC(XRSTORS64),
+	SPEC(FNSAVE),
+	SPEC(FRSTOR),
+	SPEC(FNSTENV),
 	SPEC(FLDENV),
 	/* defined to be undefined, or of features that share their set with others */
-	BAD(UD0), BAD(UD1), BAD(UD2), BAD(RSM), BAD(FEMMS),
+	BAD(UD0),
+	BAD(UD1),
+	BAD(UD2),
+	BAD(RSM),
+	BAD(FEMMS),
 };
 
 /* MOV of segment, control and debug registers; PUSH and POP of segment registers. */
@@ -127,7 +248,8 @@ static bool names_special_register(const ZydisDecodedInstruction *zi)
 	return op < 0x20; /* 06 PUSH ES … 1F POP DS */
 }
 
-/* PREFETCHW of a register; VPEXTRQ outside 64-bit mode; CLZERO with a repeat prefix, which makes another, unknown instruction of it. */
+/* PREFETCHW of a register; VPEXTRQ outside 64-bit mode; CLZERO with a repeat prefix, which makes another, unknown
+ * instruction of it. */
 static bool undefined_form(const ZydisDecodedInstruction *zi, bool amd)
 {
 	if (amd && zi->opcode_map == ZYDIS_OPCODE_MAP_0F && zi->opcode == 0x0d && zi->raw.modrm.mod == 3)
@@ -190,8 +312,12 @@ enum x86_class decode_class(const ZydisDecodedInstruction *zi, uint64_t features
 		return CLS_INVALID;
 	if (cls == CLS_STACK || zi->mnemonic == ZYDIS_MNEMONIC_MOV)
 		return (zi->mnemonic == ZYDIS_MNEMONIC_MOV || zi->mnemonic == ZYDIS_MNEMONIC_PUSH ||
-			zi->mnemonic == ZYDIS_MNEMONIC_POP) && names_special_register(zi) ? CLS_SYSTEM : cls;
-	if (zi->mnemonic == ZYDIS_MNEMONIC_VZEROALL || zi->mnemonic == ZYDIS_MNEMONIC_VZEROUPPER) /* 8 or 16 registers */
+			zi->mnemonic == ZYDIS_MNEMONIC_POP) &&
+				       names_special_register(zi)
+			       ? CLS_SYSTEM
+			       : cls;
+	if (zi->mnemonic == ZYDIS_MNEMONIC_VZEROALL ||
+	    zi->mnemonic == ZYDIS_MNEMONIC_VZEROUPPER) /* 8 or 16 registers */
 		return zi->machine_mode == ZYDIS_MACHINE_MODE_LONG_64 ? CLS_PLAIN : CLS_SPECIAL;
 	return cls != CLS_PLAIN ? cls : class_by_category(zi);
 }

@@ -1,6 +1,6 @@
 /*
- * May this x87, MMX, SSE or AVX instruction run now? CR0, CR4 and XCR0 decide, before anything else is looked at (SDM Vol. 3A
- * tables 2-2, 13-1 and 13-3; Vol. 2 2.4 for VEX).
+ * May this x87, MMX, SSE or AVX instruction run now? CR0, CR4 and XCR0 decide, before anything else is looked at (SDM
+ * Vol. 3A tables 2-2, 13-1 and 13-3; Vol. 2 2.4 for VEX).
  */
 #include "engine/translate/thunk.h"
 

@@ -5,15 +5,16 @@
 struct encoding {
 	uint8_t opcode;
 	unsigned reg, rm, vvvv, opreg; /* host numbers, 0..15 */
-	bool modrm;		       /* opcode is followed by ModRM */
-	bool mem;		       /* rm is the memory operand */
-	bool need_rex;		       /* SPL, BPL, SIL or DIL is named */
-	bool no_rex;		       /* AH, CH, DH or BH is named */
+	bool modrm;                    /* opcode is followed by ModRM */
+	bool mem;                      /* rm is the memory operand */
+	bool need_rex;                 /* SPL, BPL, SIL or DIL is named */
+	bool no_rex;                   /* AH, CH, DH or BH is named */
 };
 
 enum { BYTE_REG = 1, BYTE_RM = 2, BYTE_OPREG = 4 };
 
-/* Which general-register fields of a legacy instruction name 8-bit registers, by the opcode maps (SDM Vol. 2 appendix A). */
+/* Which general-register fields of a legacy instruction name 8-bit registers, by the opcode maps (SDM Vol. 2 appendix
+ * A). */
 static unsigned byte_fields_map0(uint8_t op)
 {
 	if (op < 0x40)
@@ -57,8 +58,8 @@ static unsigned byte_fields(const struct x86_insn *insn)
 }
 
 /* The host's number for guest register `n` in one field; false when it cannot be named. */
-static bool map_gpr(struct encoding *enc, const struct x86_insn *insn, const struct rewrite_map *map, unsigned n, bool byte,
-		    unsigned *out)
+static bool map_gpr(struct encoding *enc, const struct x86_insn *insn, const struct rewrite_map *map, unsigned n,
+		    bool byte, unsigned *out)
 {
 	if (byte && n >= 4 && n < 8 && !(insn->flags & INSN_REX)) {
 		*out = map->gpr[n - 4] + 4u;
@@ -99,7 +100,8 @@ static bool implicit_in_place(const struct x86_insn *insn, const struct rewrite_
 	return true;
 }
 
-/* Forms that take another opcode: those that 64-bit mode gave away, and those whose short form does not take every register. */
+/* Forms that take another opcode: those that 64-bit mode gave away, and those whose short form does not take every
+ * register. */
 static void change_form(struct encoding *enc, const struct x86_insn *insn)
 {
 	uint8_t op = insn->opcode;
@@ -120,7 +122,8 @@ static void change_form(struct encoding *enc, const struct x86_insn *insn)
 		enc->modrm = true;
 		enc->reg = op >= 0x48;
 		enc->rm = enc->opreg;
-	} else if (op >= 0x90 && op <= 0x97 && (insn->flags & INSN_OPREG_GPR)) { /* XCHG r, eAX: 90 + eAX would be NOP */
+	} else if (op >= 0x90 && op <= 0x97 &&
+		   (insn->flags & INSN_OPREG_GPR)) { /* XCHG r, eAX: 90 + eAX would be NOP */
 		enc->opcode = 0x87;
 		enc->modrm = true;
 		enc->reg = 0;
@@ -138,7 +141,7 @@ static bool fixed_size(const struct x86_insn *insn)
 	if (insn->map == 1)
 		return insn->opcode == 0xc3 || insn->opcode == 0xae ||
 		       (insn->opcode == 0xc7 && (insn->flags & INSN_MEM)); /* MOVNTI, fences, CMPXCHG8B */
-	return insn->map == 2 && insn->opcode == 0xf6;			    /* ADCX, ADOX */
+	return insn->map == 2 && insn->opcode == 0xf6;                     /* ADCX, ADOX */
 }
 
 static bool needs_66(const struct x86_insn *insn)
@@ -191,7 +194,8 @@ static void emit_map(struct emit *e, unsigned map)
 		emit8(e, map == 2 ? 0x38 : 0x3a);
 }
 
-static bool emit_legacy(struct emit *e, const struct encoding *enc, const struct x86_insn *insn, const struct rewrite_map *map)
+static bool emit_legacy(struct emit *e, const struct encoding *enc, const struct x86_insn *insn,
+			const struct rewrite_map *map)
 {
 	unsigned bits = rex_bits(enc, map);
 
@@ -205,14 +209,15 @@ static bool emit_legacy(struct emit *e, const struct encoding *enc, const struct
 	if (bits || enc->need_rex)
 		emit8(e, (uint8_t)(0x40 | bits));
 	emit_map(e, insn->map);
-	emit8(e, enc->modrm ? enc->opcode : (uint8_t)((insn->flags & INSN_OPREG_GPR) ? (enc->opcode & ~7u) | (enc->opreg & 7)
-										      : enc->opcode));
+	emit8(e, enc->modrm ? enc->opcode
+			    : (uint8_t)((insn->flags & INSN_OPREG_GPR) ? (enc->opcode & ~7u) | (enc->opreg & 7)
+								       : enc->opcode));
 	return true;
 }
 
 /*
- * Outside 64-bit mode VEX.W is ignored where it chooses between 32 and 64 bits of a general register, be it VPCMPESTRI's implicit
- * ones, or its memory operand (SDM Vol. 2 2.3.5.5); elsewhere it is part of the opcode.
+ * Outside 64-bit mode VEX.W is ignored where it chooses between 32 and 64 bits of a general register, be it
+ * VPCMPESTRI's implicit ones, or its memory operand (SDM Vol. 2 2.3.5.5); elsewhere it is part of the opcode.
  */
 static bool vex_w(const struct x86_insn *insn)
 {
@@ -224,10 +229,12 @@ static bool vex_w(const struct x86_insn *insn)
 		return false;
 	if (insn->map == 1)
 		return !(insn->opcode == 0x2a || insn->opcode == 0x6e || (insn->opcode == 0x7e && insn->vexpp == 1));
-	return !(insn->map == 3 && (insn->opcode == 0x16 || insn->opcode == 0x22 || insn->opcode == 0x60 || insn->opcode == 0x61));
+	return !(insn->map == 3 &&
+		 (insn->opcode == 0x16 || insn->opcode == 0x22 || insn->opcode == 0x60 || insn->opcode == 0x61));
 }
 
-static void emit_vex(struct emit *e, const struct encoding *enc, const struct x86_insn *insn, const struct rewrite_map *map)
+static void emit_vex(struct emit *e, const struct encoding *enc, const struct x86_insn *insn,
+		     const struct rewrite_map *map)
 {
 	unsigned bits = rex_bits(enc, map), w = vex_w(insn);
 	unsigned low = (~enc->vvvv & 15) << 3 | (unsigned)insn->vexl << 2 | insn->vexpp;

@@ -1,7 +1,7 @@
 /*
- * One guest instruction on the host. The instruction keeps its registers, but for RSP, which stays the host's: where the guest's
- * RSP is named another register stands for it. The memory operand's address is in a register that the instruction does not
- * name. Code is kept by the instruction's bytes, so that most steps only look it up.
+ * One guest instruction on the host. The instruction keeps its registers, but for RSP, which stays the host's: where
+ * the guest's RSP is named another register stands for it. The memory operand's address is in a register that the
+ * instruction does not name. Code is kept by the instruction's bytes, so that most steps only look it up.
  */
 #include "arch/x86/cpuid.h"
 #include "engine/translate/thunk_internal.h"
@@ -99,7 +99,8 @@ static enum verdict raise_host_fault(struct x86_cpu *cpu, int fault)
 	}
 }
 
-/* A register that the instruction does not name, not RSP: low ones first, for they need no REX, which AH to BH do not go with. */
+/* A register that the instruction does not name, not RSP: low ones first, for they need no REX, which AH to BH do not
+ * go with. */
 static unsigned free_register(unsigned taken)
 {
 	static const uint8_t order[] = {RBP, RSI, RDI, RBX, RDX, RCX, RAX, R8, R9, R10};
@@ -196,8 +197,8 @@ static void run(struct thunk *t)
 }
 
 /* The last x87 instruction's address, operand and opcode are the guest's, not those of the code that ran for it. */
-static void correct_x87_pointers(const struct thunk *t, const struct x86_cpu *cpu, const struct x86_insn *insn, uint8_t *xsave,
-				 const struct thunk_operand *op)
+static void correct_x87_pointers(const struct thunk *t, const struct x86_cpu *cpu, const struct x86_insn *insn,
+				 uint8_t *xsave, const struct thunk_operand *op)
 {
 	uint64_t fip, fdp;
 	uint16_t fop = (uint16_t)((insn->opcode & 7) << 8 | insn->modrm);
@@ -215,7 +216,8 @@ static void correct_x87_pointers(const struct thunk *t, const struct x86_cpu *cp
 		memcpy(xsave + XS_FOP, &fop, 2);
 }
 
-static void load_registers(struct thunk *t, const struct x86_cpu *cpu, const struct thunk_slot *s, const struct thunk_operand *op)
+static void load_registers(struct thunk *t, const struct x86_cpu *cpu, const struct thunk_slot *s,
+			   const struct thunk_operand *op)
 {
 	uint64_t flags = cpu->rflags & FL_ARITH;
 
@@ -227,7 +229,8 @@ static void load_registers(struct thunk *t, const struct x86_cpu *cpu, const str
 	t->run.flags = flags | FL_FIXED1 | FL_IF;
 }
 
-static void store_registers(const struct thunk *t, struct x86_cpu *cpu, const struct x86_insn *insn, const struct thunk_slot *s)
+static void store_registers(const struct thunk *t, struct x86_cpu *cpu, const struct x86_insn *insn,
+			    const struct thunk_slot *s)
 {
 	for (unsigned i = 0, write = insn->gpr_write; write; i++, write >>= 1) {
 		if (write & 1)
@@ -245,7 +248,8 @@ static uint64_t bit_offset(const struct x86_cpu *cpu, const struct x86_insn *ins
 	return (uint64_t)((bit & ~(bits_in - 1)) / 8);
 }
 
-/* AMD's MXCSR.MM lifts the rule for all but the moves that are named aligned; the host applies it to the operand itself. */
+/* AMD's MXCSR.MM lifts the rule for all but the moves that are named aligned; the host applies it to the operand
+ * itself. */
 static bool misaligned(const struct x86_cpu *cpu, const struct x86_insn *insn, uint64_t off)
 {
 	uint64_t linear = off + (insn->mode != MODE_64 || insn->seg >= SEG_FS ? cpu->seg[insn->seg].base : 0);
@@ -268,7 +272,8 @@ static enum verdict probe_environment(struct x86_cpu *cpu, const struct thunk_op
 	return v == V_DONE ? thunk_probe(cpu, op->linear + op->size - 1, 1, op->write) : v;
 }
 
-static enum verdict open_operand(struct thunk *t, struct x86_cpu *cpu, const struct x86_insn *insn, struct thunk_operand *op)
+static enum verdict open_operand(struct thunk *t, struct x86_cpu *cpu, const struct x86_insn *insn,
+				 struct thunk_operand *op)
 {
 	uint64_t off = x86_effective_address(cpu, insn);
 	enum verdict v;
@@ -289,7 +294,8 @@ static enum verdict open_operand(struct thunk *t, struct x86_cpu *cpu, const str
 }
 
 /* Vector state to run on: the guest's own, or a copy when the write that follows may still fail. */
-static uint8_t *pick_xsave(struct thunk *t, struct x86_cpu *cpu, const struct x86_insn *insn, const struct thunk_operand *op)
+static uint8_t *pick_xsave(struct thunk *t, struct x86_cpu *cpu, const struct x86_insn *insn,
+			   const struct thunk_operand *op)
 {
 	if (!(insn->flags & (INSN_FPU | INSN_SSE | INSN_AVX)))
 		return NULL;
@@ -320,7 +326,8 @@ static bool waits(const struct x86_insn *insn)
 /* An x87 exception that is pending comes before any fault of the memory operand (SDM Vol. 3A table 6-2). */
 static enum verdict check_pending(struct thunk *t, struct x86_cpu *cpu, const struct x86_insn *insn)
 {
-	if ((insn->flags & (INSN_FPU | INSN_MEM)) != (INSN_FPU | INSN_MEM) || !(cpu->xsave[XS_FSW] & 0x3f) || !waits(insn))
+	if ((insn->flags & (INSN_FPU | INSN_MEM)) != (INSN_FPU | INSN_MEM) || !(cpu->xsave[XS_FSW] & 0x3f) ||
+	    !waits(insn))
 		return V_DONE;
 	run_own(t, cpu, "\x9b", 1); /* fwait */
 	return t->fault >= 0 ? raise_host_fault(cpu, t->fault) : V_DONE;
@@ -349,7 +356,8 @@ static enum verdict step_host(struct thunk *t, struct x86_cpu *cpu, const struct
 	if (t->run.xsave && (insn->flags & INSN_FPU))
 		correct_x87_pointers(t, cpu, insn, t->run.xsave, &op);
 	v = t->fault >= 0 ? raise_host_fault(cpu, t->fault) : thunk_operand_close(t, cpu, &op);
-	if (t->run.xsave == t->xsave && (v == V_DONE || v == V_EXIT || t->fault >= 0)) /* #XM leaves its flags in MXCSR */
+	if (t->run.xsave == t->xsave &&
+	    (v == V_DONE || v == V_EXIT || t->fault >= 0)) /* #XM leaves its flags in MXCSR */
 		memcpy(cpu->xsave, t->xsave, sizeof(t->xsave));
 	if (v != V_DONE && v != V_EXIT)
 		return v;

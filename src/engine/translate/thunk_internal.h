@@ -24,10 +24,10 @@ struct thunk_run {
 	uint64_t gpr[X86_GPRS]; /* host registers; RSP's is not loaded */
 	uint64_t flags;
 	const uint8_t *code;
-	uint8_t *xsave;	   /* vector state to load and store, or NULL: the instruction has none */
-	uint32_t mxcsr;	   /* the host's own, while xsave's is loaded */
+	uint8_t *xsave; /* vector state to load and store, or NULL: the instruction has none */
+	uint32_t mxcsr; /* the host's own, while xsave's is loaded */
 	uint16_t fcw;
-	uint64_t avx;	   /* the host has the upper halves: clear them afterwards */
+	uint64_t avx; /* the host has the upper halves: clear them afterwards */
 };
 
 _Static_assert(offsetof(struct thunk_run, flags) == RUN_FLAGS, "thunk_entry.S");
@@ -48,7 +48,7 @@ struct thunk {
 	_Alignas(64) uint8_t bounce[THUNK_BOUNCE];
 	_Alignas(64) uint8_t xsave[X86_XSAVE_SIZE]; /* for runs whose effect may have to be undone */
 	struct thunk_run run;
-	int fault;	       /* enum host_fault of the run, or -1 */
+	int fault;             /* enum host_fault of the run, or -1 */
 	uint32_t mxcsr_mask;   /* bits of MXCSR that the host has */
 	struct host_code code; /* THUNK_SLOTS slots */
 	struct thunk_slot slot[THUNK_SLOTS];
@@ -57,8 +57,8 @@ struct thunk {
 /* A memory operand that has been looked up: a pointer into guest memory, or the bounce buffer. */
 struct thunk_operand {
 	uint64_t linear;
-	uint8_t *host;	/* what the instruction works on */
-	uint64_t gpa;	/* when it is guest memory itself */
+	uint8_t *host; /* what the instruction works on */
+	uint64_t gpa;  /* when it is guest memory itself */
 	unsigned size;
 	bool read, write;
 	bool in_place;
@@ -70,12 +70,14 @@ extern const char thunk_run_done[];
 
 /* --- thunk_mem.c --- */
 
-/* Guest memory of any length up to 4096 bytes, checked whole before anything is changed; else as mem_read and mem_write. */
+/* Guest memory of any length up to 4096 bytes, checked whole before anything is changed; else as mem_read and
+ * mem_write. */
 enum verdict thunk_read(struct x86_cpu *cpu, uint64_t linear, void *dst, unsigned len);
 enum verdict thunk_write(struct x86_cpu *cpu, uint64_t linear, const void *src, unsigned len);
 enum verdict thunk_probe(struct x86_cpu *cpu, uint64_t linear, unsigned len, bool write);
 /* Segment and canonical checks. */
-enum verdict thunk_linear(struct x86_cpu *cpu, enum x86_seg seg, uint64_t off, unsigned len, bool write, uint64_t *linear);
+enum verdict thunk_linear(struct x86_cpu *cpu, enum x86_seg seg, uint64_t off, unsigned len, bool write,
+			  uint64_t *linear);
 /* Finds the operand at linear address op->linear, and reads it if it must be bounced. */
 enum verdict thunk_operand_open(struct thunk *t, struct x86_cpu *cpu, struct thunk_operand *op);
 /* Afterwards: writes it back. V_EXIT: the write is pending and the instruction retires. */

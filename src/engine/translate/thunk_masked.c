@@ -1,6 +1,6 @@
 /*
- * Vector instructions that touch only some of their elements in memory: masked moves and gathers (SDM Vol. 2 MASKMOVDQU,
- * VMASKMOV, VPMASKMOV, VPGATHERDD …). An element that is masked off is not accessed and cannot fault.
+ * Vector instructions that touch only some of their elements in memory: masked moves and gathers (SDM Vol. 2
+ * MASKMOVDQU, VMASKMOV, VPMASKMOV, VPGATHERDD …). An element that is masked off is not accessed and cannot fault.
  */
 #include "engine/translate/thunk_internal.h"
 
@@ -59,7 +59,8 @@ static bool next_run(const struct masked *m, unsigned *first, unsigned *end)
 	return *first < *end;
 }
 
-static enum verdict run_linear(struct x86_cpu *cpu, const struct masked *m, unsigned first, unsigned end, bool write, uint64_t *linear)
+static enum verdict run_linear(struct x86_cpu *cpu, const struct masked *m, unsigned first, unsigned end, bool write,
+			       uint64_t *linear)
 {
 	uint64_t off = zext(m->off + first * m->size, m->addrsize);
 

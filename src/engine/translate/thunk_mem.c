@@ -10,7 +10,8 @@ static unsigned access_of(const struct x86_cpu *cpu, bool write)
 	return x86_access_mode(cpu) | (write ? ACC_WRITE : ACC_READ);
 }
 
-enum verdict thunk_linear(struct x86_cpu *cpu, enum x86_seg seg, uint64_t off, unsigned len, bool write, uint64_t *linear)
+enum verdict thunk_linear(struct x86_cpu *cpu, enum x86_seg seg, uint64_t off, unsigned len, bool write,
+			  uint64_t *linear)
 {
 	return x86_linear(cpu, seg, off, len, access_of(cpu, write), linear);
 }
@@ -55,7 +56,8 @@ enum verdict thunk_write(struct x86_cpu *cpu, uint64_t linear, const void *src, 
 	return v;
 }
 
-/* Guest memory itself, when the operand lies in one page of RAM: so it is atomic as far as the host's instruction is. */
+/* Guest memory itself, when the operand lies in one page of RAM: so it is atomic as far as the host's instruction is.
+ */
 static enum verdict open_in_place(struct x86_cpu *cpu, struct thunk_operand *op)
 {
 	struct x86_mapping m;

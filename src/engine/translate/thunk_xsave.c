@@ -1,6 +1,6 @@
 /*
- * Saving and restoring vector state: FXSAVE, FXRSTOR and the XSAVE family (SDM Vol. 1 10.5 and ch. 13). The guest's state is an area in
- * standard format already; these move it between that and the guest's own formats.
+ * Saving and restoring vector state: FXSAVE, FXRSTOR and the XSAVE family (SDM Vol. 1 10.5 and ch. 13). The guest's
+ * state is an area in standard format already; these move it between that and the guest's own formats.
  */
 #include "arch/x86/cpuid.h"
 #include "engine/translate/thunk_internal.h"
@@ -62,9 +62,9 @@ void thunk_xsave_fill(uint8_t *xsave)
 /* What one of these instructions works with. */
 struct save {
 	struct thunk_operand op;
-	uint64_t mask;	   /* components asked for and enabled (RFBM) */
-	unsigned vectors;  /* 16 registers in 64-bit mode, else 8 */
-	bool wide;	   /* FIP and FDP are 64 bits: REX.W */
+	uint64_t mask;    /* components asked for and enabled (RFBM) */
+	unsigned vectors; /* 16 registers in 64-bit mode, else 8 */
+	bool wide;        /* FIP and FDP are 64 bits: REX.W */
 };
 
 static void put_x87(uint8_t *area, const uint8_t *xsave, const struct save *s)
@@ -93,8 +93,8 @@ static void put_mxcsr(uint8_t *area, const uint8_t *xsave, const struct thunk *t
 	put32(area + XS_MXCSR_MASK, t->mxcsr_mask);
 }
 
-static enum verdict save_begin(struct x86_cpu *cpu, const struct x86_insn *insn, struct save *s, unsigned size, unsigned align,
-			       bool write)
+static enum verdict save_begin(struct x86_cpu *cpu, const struct x86_insn *insn, struct save *s, unsigned size,
+			       unsigned align, bool write)
 {
 	uint64_t off, linear;
 	enum verdict v;
@@ -192,7 +192,8 @@ static unsigned area_size(uint64_t mask)
 }
 
 /* Components [13.7 to 13.11]: which are written, out of those asked for; `used` are not in their initial state. */
-static void put_components(struct thunk *t, const struct x86_cpu *cpu, const struct save *s, uint64_t written, bool mxcsr)
+static void put_components(struct thunk *t, const struct x86_cpu *cpu, const struct save *s, uint64_t written,
+			   bool mxcsr)
 {
 	uint8_t *area = s->op.host;
 
@@ -226,7 +227,8 @@ static void save_compact(struct thunk *t, struct x86_cpu *cpu, const struct save
 	put64(s->op.host + XS_COMP_BV, s->mask | COMPACT);
 }
 
-static enum verdict xsave(struct thunk *t, struct x86_cpu *cpu, const struct x86_insn *insn, struct save *s, enum xsave_kind kind)
+static enum verdict xsave(struct thunk *t, struct x86_cpu *cpu, const struct x86_insn *insn, struct save *s,
+			  enum xsave_kind kind)
 {
 	enum verdict v = thunk_operand_open(t, cpu, &s->op);
 
@@ -314,7 +316,8 @@ static enum verdict read_avx(struct x86_cpu *cpu, const struct save *s, uint8_t 
 	return v == V_DONE && used ? thunk_read(cpu, s->op.linear + XS_YMMH(0), area + XS_YMMH(0), AVX_SIZE) : v;
 }
 
-static enum verdict xrstor(struct thunk *t, struct x86_cpu *cpu, const struct x86_insn *insn, struct save *s, enum xsave_kind kind)
+static enum verdict xrstor(struct thunk *t, struct x86_cpu *cpu, const struct x86_insn *insn, struct save *s,
+			   enum xsave_kind kind)
 {
 	uint8_t area[X86_XSAVE_SIZE];
 	enum verdict v = thunk_read(cpu, s->op.linear, area, XS_HEADER_END);
