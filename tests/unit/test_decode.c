@@ -1,0 +1,199 @@
+/* The decoder: classes, fields, and what can't be decoded. */
+#include "arch/x86/cpuid.h"
+#include "arch/x86/insn.h"
+#include "unit.h"
+
+static struct x86_insn decode_mode(enum x86_mode mode, const struct x86_cpuid_model *model, const char *bytes,
+				   size_t len)
+{
+	struct x86_insn insn;
+
+	x86_decode(&insn, (const uint8_t *)bytes, len, mode, model);
+	return insn;
+}
+
+#define D64(bytes) decode_mode(MODE_64, NULL, bytes, sizeof(bytes) - 1)
+#define D32(bytes) decode_mode(MODE_32, NULL, bytes, sizeof(bytes) - 1)
+#define D16(bytes) decode_mode(MODE_16, NULL, bytes, sizeof(bytes) - 1)
+
+TEST(memory_operand)
+{
+	struct x86_insn i = D64("\x4c\x01\x44\x8d\x10"); /* add [rbp + rcx*4 + 16], r8 */
+
+	CHECK_EQ(i.cls, CLS_PLAIN);
+	CHECK_EQ(i.len, 5);
+	CHECK_EQ(i.base, RBP);
+	CHECK_EQ(i.index, RCX);
+	CHECK_EQ(i.scale, 4);
+	CHECK_EQ((uint64_t)i.disp, 16);
+	CHECK_EQ(i.seg, SEG_SS);
+	CHECK_EQ(i.mem_size, 8);
+	CHECK(i.mem_read && i.mem_write);
+	CHECK_EQ(i.reg, R8);
+	CHECK_EQ(i.gpr_read, BIT(RBP) | BIT(RCX) | BIT(R8));
+	CHECK_EQ(i.gpr_write, 0);
+	CHECK_EQ(i.fl_write, FL_ARITH);
+}
+
+TEST(rip_relative)
+{
+	struct x86_insn i = D64("\x48\x8b\x05\xf0\xff\xff\xff");
+	static struct x86_cpu cpu;
+
+	CHECK_EQ(i.base, 16);
+	CHECK_EQ(i.gpr_read, 0);
+	cpu.rip = 0x1000;
+	CHECK_EQ(x86_effective_address(&cpu, &i), 0x1000 + 7 - 16);
+}
+
+TEST(address_wraps_at_its_size)
+{
+	struct x86_insn i = D64("\x67\x8b\x44\x8b\xff"); /* mov eax, [ebx + ecx*4 - 1] */
+	static struct x86_cpu cpu;
+
+	cpu.gpr[RBX] = 0xffffffff;
+	cpu.gpr[RCX] = 0x1234567800000001;
+	CHECK_EQ(x86_effective_address(&cpu, &i), 2);
+	i = D16("\x8b\x42\x05"); /* mov ax, [bp + si + 5] */
+	cpu.gpr[RBP] = 0xffff;
+	cpu.gpr[RSI] = 3;
+	CHECK_EQ(i.seg, SEG_SS);
+	CHECK_EQ(x86_effective_address(&cpu, &i), 7);
+}
+
+TEST(partial_writes_are_reads)
+{
+	CHECK_EQ(D64("\xb0\x01").gpr_read, BIT(RAX));                /* mov al, 1 */
+	CHECK_EQ(D64("\x66\xb8\x01\x00").gpr_read, BIT(RAX));        /* mov ax, 1 */
+	CHECK_EQ(D64("\xb8\x01\x00\x00\x00").gpr_read, 0);           /* mov eax, 1 */
+	CHECK_EQ(D64("\x0f\x44\xc1").gpr_read, BIT(RAX) | BIT(RCX)); /* cmovz eax, ecx */
+}
+
+TEST(high_bytes)
+{
+	struct x86_insn i = D64("\x8a\xe7"); /* mov ah, bh */
+
+	CHECK(i.flags & INSN_HIGH8);
+	CHECK_EQ(i.gpr_read, BIT(RBX) | BIT(RAX));
+	CHECK_EQ(i.gpr_write, BIT(RAX));
+	CHECK(!(D64("\x40\x8a\xe7").flags & INSN_HIGH8)); /* mov spl, dil */
+}
+
+TEST(implicit_registers)
+{
+	CHECK_EQ(D64("\x48\xf7\xe1").gpr_implicit, BIT(RAX) | BIT(RDX));                           /* mul rcx */
+	CHECK_EQ(D64("\xd3\xe0").gpr_implicit, BIT(RCX));                                          /* shl eax, cl */
+	CHECK_EQ(D64("\x48\x0f\xc7\x0e").gpr_implicit, BIT(RAX) | BIT(RBX) | BIT(RCX) | BIT(RDX)); /* cmpxchg16b */
+}
+
+TEST(shift_counts)
+{
+	CHECK(D64("\xd3\xe0").fl_cond);          /* by CL */
+	CHECK(D64("\xc1\xe0\x20").fl_cond);      /* by 32: masked to none */
+	CHECK(!D64("\xc1\xe0\x1f").fl_cond);     /* by 31 */
+	CHECK(!D64("\x48\xc1\xe0\x20").fl_cond); /* by 32, of 64 */
+	CHECK(!D64("\xd1\xe0").fl_cond);         /* by 1 */
+}
+
+TEST(classes)
+{
+	CHECK_EQ(D64("\xeb\xfe").cls, CLS_BRANCH);
+	CHECK_EQ(D64("\xff\x28").cls, CLS_SYSTEM); /* jmp far */
+	CHECK_EQ(D64("\x50").cls, CLS_STACK);
+	CHECK_EQ(D64("\x0f\xa0").cls, CLS_SYSTEM); /* push fs */
+	CHECK_EQ(D64("\x8e\xd8").cls, CLS_SYSTEM); /* mov ds, eax */
+	CHECK_EQ(D64("\x0f\x22\xd8").cls, CLS_SYSTEM);
+	CHECK_EQ(D64("\x9c").cls, CLS_SYSTEM);
+	CHECK_EQ(D64("\xf3\xa4").cls, CLS_STRING);
+	CHECK_EQ(D64("\x6c").cls, CLS_SYSTEM);            /* insb */
+	CHECK_EQ(D64("\xf2\x0f\x10\x00").cls, CLS_PLAIN); /* movsd xmm0, [rax] is no string */
+	CHECK_EQ(D64("\x0f\xae\x00").cls, CLS_SPECIAL);
+	CHECK_EQ(D64("\x0f\x0b").cls, CLS_INVALID);
+	CHECK_EQ(D64("\x62\xf1\x7c\x48\x58\xc1").cls, CLS_INVALID); /* EVEX */
+	CHECK_EQ(D32("\x37").cls, CLS_SPECIAL);
+	CHECK_EQ(D64("\x37").cls, CLS_INVALID);
+}
+
+TEST(bit_offset_in_register)
+{
+	CHECK_EQ(D64("\x0f\xab\x07").cls, CLS_SPECIAL); /* bts [rdi], eax */
+	CHECK(D64("\x0f\xab\x07").flags & INSN_BITOFF);
+	CHECK_EQ(D64("\x0f\xba\x2f\x05").cls, CLS_PLAIN); /* bts [rdi], 5 */
+	CHECK_EQ(D64("\x0f\xab\xc7").cls, CLS_PLAIN);     /* bts edi, eax */
+}
+
+TEST(segment_overrides)
+{
+	CHECK_EQ(D64("\x65\x48\x8b\x00").seg, SEG_GS);
+	CHECK_EQ(D64("\x2e\x48\x8b\x00").seg, SEG_DS); /* 64-bit mode ignores CS */
+	CHECK_EQ(D32("\x2e\x8b\x00").seg, SEG_CS);
+	CHECK_EQ(D32("\x3e\x8b\x45\x00").seg, SEG_DS);
+}
+
+TEST(nops)
+{
+	CHECK_EQ(D64("\xf3\x0f\x1e\xfa").cls, CLS_PLAIN); /* endbr64 */
+	CHECK(D64("\x0f\x1f\x44\x00\x00").flags & INSN_ADDR_ONLY);
+	CHECK(!(D64("\x0f\x1f\x44\x00\x00").flags & INSN_MEM));
+}
+
+TEST(pause_is_not_xchg)
+{
+	CHECK_EQ(D64("\xf3\x90").gpr_write, 0);
+	CHECK_EQ(D64("\xf3\x41\x90").gpr_write, BIT(RAX) | BIT(R8));
+}
+
+TEST(alignment)
+{
+	CHECK(D64("\x0f\x28\x00").flags & INSN_ALIGN);        /* movaps */
+	CHECK(!(D64("\x0f\x10\x00").flags & INSN_ALIGN));     /* movups */
+	CHECK(D64("\x66\x0f\xfe\x00").flags & INSN_ALIGN);    /* paddd */
+	CHECK(!(D64("\xc5\xf9\xfe\x00").flags & INSN_ALIGN)); /* vpaddd */
+	CHECK(D64("\xc5\xf9\x6f\x00").flags & INSN_ALIGN);    /* vmovdqa */
+	CHECK(D64("\x48\x0f\xc7\x0e").flags & INSN_ALIGN);    /* cmpxchg16b */
+	CHECK(!(D64("\xf3\x0f\x58\x00").flags & INSN_ALIGN)); /* addss */
+}
+
+TEST(units)
+{
+	CHECK(D64("\xd8\xc1").flags & INSN_FPU);
+	CHECK(D64("\x0f\xfe\xc1").flags & INSN_FPU);            /* paddd mm */
+	CHECK(D64("\xf2\x0f\x2c\x00").flags & INSN_SSE);        /* cvttsd2si eax, [rax] */
+	CHECK(D64("\xc5\xf8\x77").flags & INSN_AVX);            /* vzeroupper */
+	CHECK(!(D64("\xc4\xe2\x70\xf2\xc2").flags & INSN_AVX)); /* andn */
+	CHECK(!(D64("\xf2\x0f\x38\xf1\xc1").flags & INSN_SSE)); /* crc32 */
+}
+
+TEST(lengths)
+{
+	static const char prefixes[16] = "\x66\x66\x66\x66\x66\x66\x66\x66\x66\x66\x66\x66\x66\x66\x66\x90";
+
+	CHECK_EQ(decode_mode(MODE_64, NULL, prefixes, 16).cls, CLS_TOOLONG);
+	CHECK_EQ(decode_mode(MODE_64, NULL, prefixes + 1, 15).cls, CLS_PLAIN);
+	CHECK_EQ(decode_mode(MODE_64, NULL, prefixes, 10).cls, CLS_PARTIAL);
+	CHECK_EQ(decode_mode(MODE_64, NULL, prefixes, 10).len, 0);
+	CHECK_EQ(decode_mode(MODE_64, NULL, prefixes, 0).cls, CLS_PARTIAL);
+	CHECK_EQ(D64("\x48\xb8\x01\x02\x03").cls, CLS_PARTIAL);
+}
+
+TEST(features_not_claimed)
+{
+	struct x86_cpuid_model model = {.features = BIT(FEAT_AVX)};
+
+	CHECK_EQ(decode_mode(MODE_64, &model, "\xc5\xf9\xfe\xc1", 4).cls, CLS_PLAIN);   /* vpaddd xmm */
+	CHECK_EQ(decode_mode(MODE_64, &model, "\xc5\xfd\xfe\xc1", 4).cls, CLS_INVALID); /* vpaddd ymm: AVX2 */
+	CHECK_EQ(decode_mode(MODE_64, &model, "\x0f\x38\xf0\x00", 4).cls, CLS_INVALID); /* movbe */
+	CHECK_EQ(decode_mode(MODE_64, &model, "\xf3\x0f\xbd\xc1", 4).cls, CLS_PLAIN); /* lzcnt: or bsr, but no fault */
+}
+
+TEST(branch_with_operand_size)
+{
+	struct x86_cpuid_model intel = {.amd = false}, amd = {.amd = true};
+
+	CHECK_EQ(decode_mode(MODE_64, &intel, "\x66\xe9\x01\x02\x03\x04", 6).len, 6);
+	CHECK_EQ(decode_mode(MODE_64, &amd, "\x66\xe9\x01\x02\x03\x04", 6).len, 4);
+	CHECK_EQ(decode_mode(MODE_64, &amd, "\x66\x75\x10", 3).opsize, 2);
+	CHECK_EQ(decode_mode(MODE_64, &intel, "\x66\x75\x10", 3).opsize, 8);
+}
+
+UNIT_MAIN()
