@@ -48,11 +48,11 @@ struct engine_ops {
 	void (*kick)(struct engine_vcpu *vcpu);
 	/*
 	 * On the vcpu's thread between runs. `interrupt` injects `vector` (x86_can_interrupt was true); `want_window` asks run() to return
-	 * EXIT_INTERRUPTED as soon as x86_can_interrupt turns true.
+	 * EXIT_INTERRUPTED as soon as x86_can_interrupt turns true, or an NMI is blocked no more; neither must be the case now.
 	 */
 	enum verdict (*interrupt)(struct engine_vcpu *vcpu, uint8_t vector);
 	enum verdict (*nmi)(struct engine_vcpu *vcpu);
-	void (*want_window)(struct engine_vcpu *vcpu, bool want);
+	void (*want_window)(struct engine_vcpu *vcpu, bool interrupt, bool nmi);
 	void (*stats)(struct engine *engine, struct engine_stats *stats);
 	/* Multi-line text for a crash report: last blocks of this vcpu and the like. Any amount up to `size`. */
 	void (*describe)(struct engine_vcpu *vcpu, char *buf, size_t size);

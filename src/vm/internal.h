@@ -42,7 +42,7 @@ struct vcpu {
 	/* The processor's own thread only (and who holds the VM paused). */
 	bool wait_sipi;  /* an application processor before its start-up IPI */
 	bool nmi;        /* taken from the APIC, not delivered yet */
-	bool window;     /* the engine was asked to come back when interrupts open */
+	bool window, nmi_window; /* the engine was asked to come back when interrupts, NMIs can be delivered */
 	bool completing; /* the instruction at hand has had its answer and has not retired: nothing may come between */
 	int16_t acked;   /* an interrupt taken from the APIC, not delivered yet; -1 none */
 	int64_t tsc_offset; /* what the local APIC was told */

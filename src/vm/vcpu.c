@@ -153,12 +153,13 @@ static bool delivered(struct vcpu *v, enum verdict verdict)
 	return true;
 }
 
-static void want_window(struct vcpu *v, bool want)
+static void want_window(struct vcpu *v, bool interrupt, bool nmi)
 {
-	if (v->window == want)
+	if (v->window == interrupt && v->nmi_window == nmi)
 		return;
-	v->window = want;
-	v->vm->ops->want_window(v->engine, want);
+	v->window = interrupt;
+	v->nmi_window = nmi;
+	v->vm->ops->want_window(v->engine, interrupt, nmi);
 }
 
 /* Delivers what can be: an NMI before an interrupt (SDM Vol. 3A table 6-2). False: to be tried again. */
@@ -172,8 +173,7 @@ static bool inject(struct vcpu *v)
 		v->nmi = false;
 	}
 	bool pending = v->acked >= 0 || lapic_pending(v->lapic) != LAPIC_NONE;
-	/* After an NMI behind a shadow the engine comes back as for an interrupt. */
-	want_window(v, (pending && !x86_can_interrupt(cpu)) || (v->nmi && !cpu->nmi_blocked));
+	want_window(v, pending && !x86_can_interrupt(cpu), v->nmi);
 	if (!pending || !x86_can_interrupt(cpu))
 		return true;
 	if (v->acked < 0)

@@ -101,7 +101,7 @@ static enum verdict fake_nmi(struct engine_vcpu *vcpu)
 	return V_DONE;
 }
 
-static void fake_window(struct engine_vcpu *vcpu, bool want)
+static void fake_window(struct engine_vcpu *vcpu, bool want, bool nmi)
 {
 	((struct fake_cpu *)vcpu)->window = want;
 }

@@ -153,9 +153,10 @@ static enum verdict nmi(struct engine_vcpu *ev)
 	return finish_delivery(v, x86_deliver_nmi(&v->cpu));
 }
 
-static void want_window(struct engine_vcpu *ev, bool want)
+static void want_window(struct engine_vcpu *ev, bool interrupt, bool nmi)
 {
-	((struct tr_vcpu *)ev)->window = want;
+	((struct tr_vcpu *)ev)->window = interrupt;
+	((struct tr_vcpu *)ev)->nmi_window = nmi;
 }
 
 static void stats(struct engine *e, struct engine_stats *out)

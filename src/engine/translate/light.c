@@ -4,13 +4,15 @@
  */
 #include "engine/translate/light.h"
 
+#include <Zydis/Mnemonic.h>
+
 _Thread_local struct tr_vcpu *tr_current;
 
 void light_code_written(void *engine, uint64_t gpa, uint64_t len)
 {
 	struct tr_engine *eng = engine;
 	struct tr_vcpu *v = tr_current && tr_current->engine == eng ? tr_current : NULL;
-	if (!v || !atomic_load(&v->in_code)) {
+	if (!v || (!atomic_load(&v->in_code) && !v->exclusive)) {
 		code_written(eng, v, gpa, len);
 		return;
 	}
@@ -61,7 +63,7 @@ static uint64_t resume_changed(struct tr_vcpu *v)
 	clear_rf(&v->cpu);
 	flags_from_cpu(v);
 	tlb_mode_changed(&v->cpu);
-	if (v->window && x86_can_interrupt(&v->cpu))
+	if (window_open(v))
 		poll_set(v);
 	return go_on(v);
 }
@@ -92,9 +94,10 @@ static uint64_t finish(struct tr_vcpu *v, const struct call_insn *call, enum ver
 	clear_rf(cpu);
 	flags_from_cpu(v);
 	tlb_mode_changed(cpu);
-	if (v->window && (cpu->rflags & FL_IF))
+	if (window_open(v))
 		poll_set(v);
-	if (call->resume && cpu->rip == next && v->key == key && !v->wrote_count && !(atomic_load(&v->poll) && !cpu->shadow))
+	bool attend = poll_wanted(v) && !cpu->shadow; /* behind a shadow, the block polls after the next instruction */
+	if (call->resume && cpu->rip == next && v->key == key && !v->wrote_count && !attend)
 		return (uint64_t)(uintptr_t)call->resume;
 	return go_on(v);
 }
@@ -102,6 +105,8 @@ static uint64_t finish(struct tr_vcpu *v, const struct call_insn *call, enum ver
 uint64_t light_system(struct tr_vcpu *v, const struct call_insn *call)
 {
 	set_rip(v, call->off);
+	if (call->insn.mnemonic == ZYDIS_MNEMONIC_SYSRET && (v->cpu.gpr[R11] & FL_TF))
+		return light_leave(v, TRX_STEP); /* which knows the trap that is due */
 	flags_to_cpu(v);
 	uint64_t next = v->cpu.rip + call->insn.len;
 	uint8_t shadow = v->cpu.shadow;

@@ -96,6 +96,12 @@ static inline void poll_set(struct tr_vcpu *v)
 	atomic_store(&v->run_on, 0);
 }
 
+/* An interrupt or NMI that the monitor waits to inject can be taken now, or after the next instruction. */
+static inline bool window_open(const struct tr_vcpu *v)
+{
+	return (v->window && (v->cpu.rflags & FL_IF)) || (v->nmi_window && !v->cpu.nmi_blocked);
+}
+
 static inline bool poll_wanted(const struct tr_vcpu *v)
 {
 	return !atomic_load_explicit(&v->run_on, memory_order_relaxed);

@@ -135,7 +135,7 @@ enum x86_exit_kind run(struct tr_vcpu *v)
 	bool must_step = answered(cpu);
 	for (;;) {
 		tlb_mode_changed(cpu);
-		if (!must_step && (poll_wanted(v) || (v->window && x86_can_interrupt(cpu))))
+		if (!must_step && (poll_wanted(v) || (window_open(v) && !cpu->shadow)))
 			return interrupted(v);
 		bool on = must_step ? run_step(v) : run_some(v);
 		settle_writes(v);

@@ -48,6 +48,25 @@ static enum verdict fetch(struct tr_vcpu *v, struct x86_insn *insn)
 	return V_DONE;
 }
 
+/* A locked operand that crosses a page cannot be one access on the host: nobody else may run meanwhile. */
+static bool split_lock(struct tr_vcpu *v, const struct x86_insn *insn)
+{
+	if (!(insn->flags & INSN_MEM) || (!(insn->flags & INSN_LOCK) && insn->mnemonic != ZYDIS_MNEMONIC_XCHG))
+		return false;
+	uint64_t linear = x86_effective_address(&v->cpu, insn) + v->cpu.seg[insn->seg].base;
+	return (linear & ~PAGE_MASK) + insn->mem_size > PAGE_SIZE;
+}
+
+static enum verdict thunk_exclusive(struct tr_vcpu *v, const struct x86_insn *insn)
+{
+	exclusive_begin(v->engine, v);
+	v->exclusive = true;
+	enum verdict r = thunk_step(v->thunk, &v->cpu, insn);
+	v->exclusive = false;
+	exclusive_end(v->engine);
+	return r;
+}
+
 static enum verdict carry_out(struct tr_vcpu *v, const struct x86_insn *insn)
 {
 	switch (insn->cls) {
@@ -64,7 +83,7 @@ static enum verdict carry_out(struct tr_vcpu *v, const struct x86_insn *insn)
 	default:
 		break;
 	}
-	return thunk_step(v->thunk, &v->cpu, insn);
+	return split_lock(v, insn) ? thunk_exclusive(v, insn) : thunk_step(v->thunk, &v->cpu, insn);
 }
 
 enum verdict step(struct tr_vcpu *v)
@@ -84,6 +103,10 @@ enum verdict step(struct tr_vcpu *v)
 		verdict = fetch(v, &insn);
 	if (verdict == V_DONE)
 		verdict = carry_out(v, &insn);
+	if (verdict == V_DONE && insn.mnemonic == ZYDIS_MNEMONIC_SYSRET && (cpu->rflags & FL_TF)) {
+		debug = true; /* the TF that SYSRET loads traps after SYSRET itself */
+		was |= FL_TF;
+	}
 	bool retired = verdict == V_DONE || (verdict == V_EXIT && (cpu->exit.write || cpu->exit.kind == EXIT_HLT));
 	if (retired || verdict == V_INJECT)
 		cpu->mmio.count = 0;

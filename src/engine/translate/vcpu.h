@@ -106,8 +106,9 @@ struct tr_vcpu {
 	uint16_t tlb_log[512], jc_log[512];
 	uint32_t jc_key[JC_MODES]; /* the one key whose blocks each table may hold */
 	bool noshare;		/* the next block looked up is to be the variant that shares no checks */
-	bool window;		/* leave as soon as interrupts can be taken */
+	bool window, nmi_window; /* leave as soon as interrupts, NMIs can be taken */
 	_Atomic bool in_code;	/* running translated code or a light helper, or about to: nothing of the cache may go away */
+	bool exclusive;		/* in thunk_exclusive: stores into translated code are dealt with afterwards, too */
 	unsigned wrote_count;	/* stores into translated code, not yet dealt with */
 	struct {
 		uint64_t gpa, len;
