@@ -4,9 +4,10 @@
 """Debian's kernels, unmodified, to a busybox shell and a clean power-off, with 1, 2 and 4 processors; and their logs."""
 import lzma, os, re, struct, tempfile
 
-from linux import PROMPT, READY, Checks, Machine, ended_well, guest, verdict
+from linux import PROMPT, READY, Checks, Machine, disturbed, ended_well, guest, verdict
 
 c = Checks()
+undisturbed = []
 
 
 def shell(cpus):
@@ -19,8 +20,12 @@ def shell(cpus):
         answer = m.command('echo $((6 * 7)) $(cat /proc/self/comm)').strip()
         if answer != '42 cat':
             return 'the shell says %r' % answer
+        m.command('dmesg -n 1')
+        m.command('dmesg -r')  # for its levels
         m.send('poweroff -f')
-        return ended_well(m)
+        why = ended_well(m)
+        undisturbed.append(not disturbed(m.text()))
+        return why
     return body
 
 
@@ -46,9 +51,12 @@ for kernel in 'cloud', 'generic', 'trixie':
         name = 'boot_%s_%dcpu' % (kernel, cpus)
         c.check(name, verdict(shell(cpus), Machine(name, kernel, cpus=cpus)))
 
+c.check('undisturbed', None if any(undisturbed) else 'in every boot the kernel failed to measure the TSC against the 8254')
+
 for name, options in (
         ('boot_256m', dict(memory='256M')),
         ('boot_5g', dict(memory='5G')),  # RAM above the hole at 3 GiB
+        ('boot_8cpu', dict(cpus=8)),
         ('boot_nokaslr', dict(append='nokaslr')),
         ('boot_nosmp', dict(append='nosmp', cpus=2)),
         ('boot_xapic', dict(append='nox2apic', cpus=2)),

@@ -44,9 +44,7 @@ def disks(m):
     m.command('echo 3 >/proc/sys/vm/drop_caches')
     if guest_digest(m, 'vdc') != digest(overwritten(b'snapshot\n', 3 * 4096, 900 * 4096)):
         return 'vdc does not read what was written'
-    if 'Read-only' not in m.command('dd if=/dev/zero of=/dev/vdb count=1 2>&1') and \
-            'denied' not in m.command('dd if=/dev/zero of=/dev/vdb count=1 conv=fsync 2>&1'):
-        pass  # what counts is the image afterwards
+    m.command('dd if=/dev/zero of=/dev/vdb count=1 conv=fsync 2>/dev/null')  # in vain: the image is looked at afterwards
     m.send('poweroff -f')
     return ended_well(m)
 
