@@ -106,6 +106,23 @@ static bool host_avx_enabled(void)
 	return (lo & 7) == 7;
 }
 
+static bool vendor_is_amd(void)
+{
+	uint32_t r[4];
+
+	host_cpuid(0, 0, r);
+	return r[EBX] == 0x68747541 || r[EBX] == 0x6f677948; /* "Auth"enticAMD, "Hygo"nGenuine */
+}
+
+/* AMD's family 1Ah: RDSEED of 16 and 32 bits takes zeroes for random, but for new microcode (AMD-SB-7055). */
+static bool host_rdseed_broken(void)
+{
+	uint32_t r[4];
+
+	host_cpuid(1, 0, r);
+	return vendor_is_amd() && bits(r[EAX], 11, 8) + bits(r[EAX], 27, 20) == 0x1a;
+}
+
 static uint64_t choose_features(void)
 {
 	uint64_t set = 0;
@@ -116,6 +133,8 @@ static uint64_t choose_features(void)
 		if (f->soft || host_bit(f->leaf, f->subleaf, f->reg, f->bit))
 			set |= BIT(f->feature);
 	}
+	if (host_rdseed_broken())
+		set &= ~BIT(FEAT_RDSEED);
 	if (!host_avx_enabled())
 		set &= ~(BIT(FEAT_AVX) | BIT(FEAT_XSAVE));
 	if (!(set & BIT(FEAT_XSAVE)))
@@ -164,9 +183,11 @@ static unsigned log2_up(unsigned n)
 	return shift;
 }
 
-/* FPU, DE, PSE, TSC, MSR, PAE, CX8, MTRR, PGE, CMOV, PAT, PSE36, CLFSH, MMX, FXSR, SSE, SSE2. No VME, no MCE and MCA.
+/*
+ * FPU, DE, PSE, TSC, MSR, PAE, MCE, CX8, MTRR, PGE, MCA (of no banks: without MCA kernels complain), CMOV, PAT, PSE36,
+ * CLFSH, MMX, FXSR, SSE, SSE2. No VME.
  */
-#define LEAF1_EDX 0x078bb17d
+#define LEAF1_EDX 0x078bf1fd
 #define LEAF1_SEP BIT(11)
 #define LEAF1_HTT BIT(28)
 #define LEAF1_HYPERVISOR BIT(31)
@@ -337,14 +358,6 @@ static uint8_t choose_phys_bits(void)
 		return PHYS_BITS_MIN;
 	host_cpuid(0x80000008, 0, r);
 	return (uint8_t)MIN(MAX(r[EAX] & 0xff, PHYS_BITS_MIN), 52u);
-}
-
-static bool vendor_is_amd(void)
-{
-	uint32_t r[4];
-
-	host_cpuid(0, 0, r);
-	return r[EBX] == 0x68747541 || r[EBX] == 0x6f677948; /* "Auth"enticAMD, "Hygo"nGenuine */
 }
 
 void x86_cpuid_init(struct x86_cpuid_model *model, unsigned cpus, uint64_t tsc_hz)

@@ -137,8 +137,9 @@ static enum verdict write_misc_enable(struct x86_cpu *cpu, uint64_t value)
 	return V_DONE;
 }
 
-#define UCODE_REV_INTEL BIT(32) /* revision 1, in the upper half */
-#define UCODE_REV_AMD 0x01000065ull
+/* As high as can be: what microcode mends, it mends on the host, and kernels need not work around its absence. */
+#define UCODE_REV_INTEL (0xffffffffull << 32) /* in the upper half */
+#define UCODE_REV_AMD 0xffffffffull
 #define MTRR_CAP 0x508 /* write combining, fixed ranges, 8 variable ranges */
 #define HWCR BIT(24)   /* the TSC counts at the P0 frequency: it is invariant */
 #define DE_CFG BIT(1)  /* LFENCE is serializing */
