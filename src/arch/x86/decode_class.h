@@ -1,4 +1,4 @@
-/* Which class an instruction belongs to, and which CPU features it needs: the tables behind x86_decode. */
+/* The parts of x86_decode. Nothing but decode*.c includes this, and the differential tests. */
 #ifndef DOPPEL_ARCH_X86_DECODE_CLASS_H
 #define DOPPEL_ARCH_X86_DECODE_CLASS_H
 
@@ -8,5 +8,13 @@
 
 /* The class of a decoded instruction on a processor with these features (BIT(FEAT_*)), of AMD's ways or Intel's. */
 enum x86_class decode_class(const ZydisDecodedInstruction *zi, uint64_t features, bool amd);
+
+/* INSN_REP or INSN_REPNE by the last of F2 and F3, which counts; string instructions without a condition take both for
+ * REP. */
+uint32_t decode_repeat_prefix(const ZydisDecodedInstruction *zi);
+
+/* Fills in flags, INSN_FPU, SSE, AVX, ALIGN and BITOFF, and corrects what Zydis says; the operands are in `insn`
+ * already. */
+void decode_effects(struct x86_insn *insn, const ZydisDecodedInstruction *zi, bool amd);
 
 #endif

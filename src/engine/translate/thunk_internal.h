@@ -83,6 +83,11 @@ enum verdict thunk_operand_open(struct thunk *t, struct x86_cpu *cpu, struct thu
 /* Afterwards: writes it back. V_EXIT: the write is pending and the instruction retires. */
 enum verdict thunk_operand_close(struct thunk *t, struct x86_cpu *cpu, const struct thunk_operand *op);
 
+/* --- thunk_slot.c --- */
+
+/* Finds or makes the code of an instruction and points run.code at it. NULL when it cannot be written for the host. */
+const struct thunk_slot *thunk_find_slot(struct thunk *t, const struct x86_insn *insn);
+
 /* --- thunk.c --- */
 
 static inline enum verdict thunk_retire(struct x86_cpu *cpu, const struct x86_insn *insn, enum verdict v)
