@@ -223,8 +223,10 @@ static bool vcpu_service(struct vcpu *v)
 			park(v);
 			continue;
 		}
-		if (v->completing)
+		if (v->completing) { /* vcpu_run_guest sees to what was asked when the instruction is through */
+			atomic_fetch_or(&v->requests, requests);
 			return true;
+		}
 		take_events(v);
 		if (!v->wait_sipi && !inject(v))
 			continue;
