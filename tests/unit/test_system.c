@@ -498,6 +498,26 @@ TEST(alignment_check_flag)
 	t_free(t);
 }
 
+TEST(alignment_checks)
+{
+	struct x86_test *t = t_user();
+
+	t->cpu.cr0 |= CR0_AM;
+	t->cpu.rflags |= FL_AC;
+	t->cpu.gpr[RBX] = UDATA + 1;
+	CHECK_FAULT(t, RUN(t, "\x8e\x1b"), X86_AC, 0); /* mov ds, [rbx] */
+	CHECK_FAULT(t, RUN(t, "\x8c\x1b"), X86_AC, 0);
+	t->cpu.gpr[RSP] = USTACK + 4;
+	CHECK_FAULT(t, RUN(t, "\x9c"), X86_AC, 0);
+	CHECK_EQ(RUN(t, "\xcd\x80"), V_DONE); /* an inner stack is not the user's business */
+	t_free(t);
+	t = t_user();
+	t->cpu.rflags |= FL_AC;
+	t->cpu.gpr[RSP] = USTACK + 4;
+	CHECK_EQ(RUN(t, "\x9c"), V_DONE);
+	t_free(t);
+}
+
 /* --- bases, halting, what is not there --- */
 
 TEST(fs_and_gs_bases)

@@ -70,6 +70,14 @@ static inline uint64_t phys_reserved(const struct x86_cpu *cpu)
 	return (BIT(52) - 1) & ~(BIT(bits_used) - 1);
 }
 
+/* #AC(0) for an operand of `len` bytes (a power of two) of user code with CR0.AM and RFLAGS.AC (SDM Vol. 3A 7.15). */
+static inline enum verdict check_alignment(struct x86_cpu *cpu, uint64_t linear, unsigned len)
+{
+	if (likely(!(cpu->rflags & FL_AC)) || cpu->cpl != 3 || !(cpu->cr0 & CR0_AM) || !(linear & (len - 1)))
+		return V_DONE;
+	return x86_raise_error(cpu, X86_AC, 0);
+}
+
 /* Tells the engine; state.h says when. */
 static inline void mode_changed(struct x86_cpu *cpu)
 {

@@ -50,6 +50,7 @@ enum verdict rm_read(struct x86_cpu *cpu, const struct x86_insn *insn, unsigned 
 	}
 	*value = 0;
 	TRY(operand_linear(cpu, insn, 0, size, ACC_READ, &linear));
+	TRY(check_alignment(cpu, linear, size));
 	return mem_read(cpu, linear, value, size, x86_access_mode(cpu));
 }
 
@@ -63,5 +64,6 @@ enum verdict rm_write(struct x86_cpu *cpu, const struct x86_insn *insn, uint64_t
 		return V_DONE;
 	}
 	TRY(operand_linear(cpu, insn, 0, mem_size, ACC_WRITE, &linear));
+	TRY(check_alignment(cpu, linear, mem_size));
 	return mem_write(cpu, linear, &value, mem_size, x86_access_mode(cpu));
 }

@@ -15,7 +15,7 @@ void stack_current(const struct x86_cpu *cpu, struct stack *s)
 	s->sel = 0;
 }
 
-static enum verdict stack_linear(struct x86_cpu *cpu, const struct stack *s, uint64_t off, unsigned len,
+static enum verdict stack_offset(struct x86_cpu *cpu, const struct stack *s, uint64_t off, unsigned len,
 				 unsigned access, uint64_t *linear)
 {
 	if (!s->wide)
@@ -24,6 +24,14 @@ static enum verdict stack_linear(struct x86_cpu *cpu, const struct stack *s, uin
 	if (!x86_canonical(off) || !x86_canonical(off + len - 1))
 		return x86_raise_error(cpu, X86_SS, s->ext);
 	return V_DONE;
+}
+
+/* The linear address of `n` items of `size` bytes at `off`, checked. */
+static enum verdict stack_linear(struct x86_cpu *cpu, const struct stack *s, uint64_t off, unsigned n, unsigned size,
+				 unsigned access, uint64_t *linear)
+{
+	TRY(stack_offset(cpu, s, off, n * size, access, linear));
+	return s->access & ACC_USER ? check_alignment(cpu, *linear, size) : V_DONE;
 }
 
 #define FRAME_MAX 64
@@ -66,7 +74,7 @@ static enum verdict push_whole(struct x86_cpu *cpu, const struct stack *s, uint6
 	union frame f;
 	uint64_t linear;
 
-	TRY(stack_linear(cpu, s, low, n * size, ACC_WRITE, &linear));
+	TRY(stack_linear(cpu, s, low, n, size, ACC_WRITE, &linear));
 	for (unsigned i = 0; i < n; i++)
 		frame_put(&f, n - 1 - i, size, items[i]);
 	return mem_write(cpu, linear, f.b, n * size, s->access);
@@ -86,11 +94,11 @@ static enum verdict push_pieces(struct x86_cpu *cpu, const struct stack *s, cons
 	uint64_t linear;
 
 	for (unsigned i = 0; i < n; i++) {
-		TRY(stack_linear(cpu, s, item_below(s, i, size), size, ACC_WRITE, &linear));
+		TRY(stack_linear(cpu, s, item_below(s, i, size), 1, size, ACC_WRITE, &linear));
 		TRY(mem_probe(cpu, linear, size, s->access | ACC_WRITE));
 	}
 	for (unsigned i = 0; i < n; i++) {
-		TRY(stack_linear(cpu, s, item_below(s, i, size), size, ACC_WRITE, &linear));
+		TRY(stack_linear(cpu, s, item_below(s, i, size), 1, size, ACC_WRITE, &linear));
 		if (mem_write(cpu, linear, &items[i], size, s->access) == V_EXIT)
 			result = V_EXIT;
 	}
@@ -116,7 +124,7 @@ static enum verdict pop_whole(struct x86_cpu *cpu, const struct stack *s, uint64
 	union frame f;
 	uint64_t linear;
 
-	TRY(stack_linear(cpu, s, s->sp, n * size, ACC_READ, &linear));
+	TRY(stack_linear(cpu, s, s->sp, n, size, ACC_READ, &linear));
 	TRY(mem_read(cpu, linear, f.b, n * size, s->access));
 	for (unsigned i = 0; i < n; i++)
 		items[i] = frame_get(&f, i, size);
@@ -129,7 +137,7 @@ static enum verdict pop_pieces(struct x86_cpu *cpu, const struct stack *s, uint6
 
 	for (unsigned i = 0; i < n; i++) {
 		items[i] = 0;
-		TRY(stack_linear(cpu, s, (s->sp + (uint64_t)i * size) & s->mask, size, ACC_READ, &linear));
+		TRY(stack_linear(cpu, s, (s->sp + (uint64_t)i * size) & s->mask, 1, size, ACC_READ, &linear));
 		TRY(mem_read(cpu, linear, &items[i], size, s->access));
 	}
 	return V_DONE;
