@@ -66,7 +66,7 @@ static bool run_lookup(struct tr_vcpu *v)
 /* Still in code, so that no block goes away: links the jump just taken if its target is there. */
 static void try_link(struct tr_vcpu *v, struct tr_link *link)
 {
-	if (link->from->dead || v->engine->no_link)
+	if (link->from->dead)
 		return;
 	struct block *to = block_find(link->from->page, link->off, link->key);
 	if (to)

@@ -73,6 +73,10 @@ static void poll_backward(struct trans *t, int64_t target)
 static void link_add(struct trans *t, uint8_t *from, int64_t target, uint32_t key)
 {
 	struct block *b = t->b;
+	if (t->eng->no_link) { /* by the jump cache instead */
+		cold_add(t, COLD_FAR, from)->target = target;
+		return;
+	}
 	ENSURE(b->links < BLOCK_LINKS);
 	struct tr_link *link = &b->link[b->links++];
 	*link = (struct tr_link){.from = b, .rel32 = from, .key = key, .off = (uint16_t)target};
