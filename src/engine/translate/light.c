@@ -77,51 +77,58 @@ static uint64_t exception(struct tr_vcpu *v)
 	return resume_changed(v);
 }
 
-static uint64_t finish(struct tr_vcpu *v, const struct call_insn *call, enum verdict verdict, uint64_t next, uint8_t shadow)
+/* On after the instruction at `call` has retired: in the same block if nothing has happened that translated code must know. */
+static uint64_t retired(struct tr_vcpu *v, const struct call_insn *call, uint64_t next, uint32_t key)
 {
-	struct x86_cpu *cpu = &v->cpu;
-	v->stats.helper_calls++;
-	if (verdict == V_INJECT)
-		return exception(v);
-	if (verdict == V_EXIT) {
-		flags_from_cpu(v);
-		tlb_mode_changed(cpu);
-		return light_leave(v, TRX_EXIT);
-	}
-	if (shadow && cpu->shadow == shadow)
-		cpu->shadow = 0;
-	uint32_t key = v->key;
-	clear_rf(cpu);
+	clear_rf(&v->cpu);
 	flags_from_cpu(v);
-	tlb_mode_changed(cpu);
+	tlb_mode_changed(&v->cpu);
 	if (window_open(v))
 		poll_set(v);
-	bool attend = poll_wanted(v) && !cpu->shadow; /* behind a shadow, the block polls after the next instruction */
-	if (call->resume && cpu->rip == next && v->key == key && !v->wrote_count && !attend)
+	bool attend = poll_wanted(v) && !v->cpu.shadow; /* behind a shadow, the block polls after the next instruction */
+	if (call->resume && v->cpu.rip == next && v->key == key && !v->wrote_count && !attend)
 		return (uint64_t)(uintptr_t)call->resume;
 	return go_on(v);
 }
 
+static uint64_t carry_out(struct tr_vcpu *v, const struct call_insn *call,
+			  enum verdict (*emulate)(struct x86_cpu *, const struct x86_insn *))
+{
+	struct x86_cpu *cpu = &v->cpu;
+	uint32_t key = v->key;
+	uint8_t shadow = cpu->shadow;
+
+	v->stats.helper_calls++;
+	set_rip(v, call->off);
+	flags_to_cpu(v);
+	uint64_t next = cpu->rip + call->insn.len;
+	switch (emulate(cpu, &call->insn)) {
+	case V_INJECT:
+		return exception(v);
+	case V_EXIT:
+		flags_from_cpu(v);
+		tlb_mode_changed(cpu);
+		return light_leave(v, TRX_EXIT);
+	default:
+		break;
+	}
+	if (shadow && cpu->shadow == shadow)
+		cpu->shadow = 0;
+	return retired(v, call, next, key);
+}
+
 uint64_t light_system(struct tr_vcpu *v, const struct call_insn *call)
 {
-	set_rip(v, call->off);
-	if (call->insn.mnemonic == ZYDIS_MNEMONIC_SYSRET && (v->cpu.gpr[R11] & FL_TF))
+	if (call->insn.mnemonic == ZYDIS_MNEMONIC_SYSRET && (v->cpu.gpr[R11] & FL_TF)) {
+		set_rip(v, call->off);
 		return light_leave(v, TRX_STEP); /* which knows the trap that is due */
-	flags_to_cpu(v);
-	uint64_t next = v->cpu.rip + call->insn.len;
-	uint8_t shadow = v->cpu.shadow;
-	enum verdict r = x86_emulate_system(&v->cpu, &call->insn);
-	return finish(v, call, r, next, shadow);
+	}
+	return carry_out(v, call, x86_emulate_system);
 }
 
 uint64_t light_general(struct tr_vcpu *v, const struct call_insn *call)
 {
-	set_rip(v, call->off);
-	flags_to_cpu(v);
-	uint64_t next = v->cpu.rip + call->insn.len;
-	uint8_t shadow = v->cpu.shadow;
-	enum verdict r = x86_emulate_general(&v->cpu, &call->insn);
-	return finish(v, call, r, next, shadow);
+	return carry_out(v, call, x86_emulate_general);
 }
 
 /* Puts the mapping of RAM page `host` into the TLB; true if a write may go through it. */

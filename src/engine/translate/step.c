@@ -112,7 +112,20 @@ enum verdict step(struct tr_vcpu *v)
 		cpu->mmio.count = 0;
 	if (retired && shadow && cpu->shadow == shadow)
 		cpu->shadow = 0;
-	if (debug && retired && x86_after_instruction(cpu, was) == V_INJECT && verdict == V_DONE)
-		verdict = V_INJECT;
-	return verdict;
+	if (!debug || !retired)
+		return verdict;
+	if (verdict == V_EXIT) { /* first what the instruction asked of the monitor */
+		v->traps_due = true;
+		v->traps_was = was;
+		return verdict;
+	}
+	return x86_after_instruction(cpu, was);
+}
+
+enum verdict step_traps_due(struct tr_vcpu *v)
+{
+	if (!v->traps_due)
+		return V_DONE;
+	v->traps_due = false;
+	return x86_after_instruction(&v->cpu, v->traps_was);
 }

@@ -108,6 +108,8 @@ struct tr_vcpu {
 	bool noshare;		/* the next block looked up is to be the variant that shares no checks */
 	bool window, nmi_window; /* leave as soon as interrupts, NMIs can be taken */
 	_Atomic bool in_code;	/* running translated code or a light helper, or about to: nothing of the cache may go away */
+	bool traps_due;		/* step_traps_due; for an instruction that began with RFLAGS traps_was */
+	uint64_t traps_was;
 	bool exclusive;		/* in thunk_exclusive: stores into translated code are dealt with afterwards, too */
 	unsigned wrote_count;	/* stores into translated code, not yet dealt with */
 	struct {
