@@ -205,7 +205,8 @@ static void reset_environment(void);
 static void run_test(const struct test *t)
 {
 	const char *only = find_option("only=");
-	if (only && memcmp(only, t->name, strlen(t->name)))
+	size_t n = strlen(t->name);
+	if (only && (memcmp(only, t->name, n) || (only[n] && only[n] != ' ')))
 		return;
 	current = t;
 	failures_here = 0;
