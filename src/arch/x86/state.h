@@ -95,7 +95,8 @@ struct x86_table {
 struct x86_exception {
 	uint8_t vector;
 	bool has_error;
-	bool soft;	     /* INT n, INT3, INTO: the return address is the next instruction, and DPL is checked */
+	bool soft;	     /* INT n, INT3, INTO: rip is already past the instruction, and DPL is checked. The emulator
+				delivers these itself; nothing else raises them */
 	bool trap;	     /* a trap (#DB single step): rip is already past the instruction */
 	uint32_t error;
 	uint64_t cr2;	     /* for #PF: the linear address */
