@@ -47,7 +47,17 @@ struct irq_line {
 	void (*set)(void *opaque, unsigned pin, bool level);
 	void *opaque;
 	unsigned pin;
+	/*
+	 * May be NULL. The last edge has come and no processor has taken the interrupt yet: another one now would be
+	 * lost. A hint, to devices whose every interrupt counts.
+	 */
+	bool (*waits)(void *opaque, unsigned pin);
 };
+
+static inline bool irq_waits(const struct irq_line *irq)
+{
+	return irq->waits && irq->waits(irq->opaque, irq->pin);
+}
 
 static inline void irq_set(const struct irq_line *irq, bool level)
 {

@@ -185,6 +185,14 @@ bool apic_bus_send(struct apic_bus *apics, const struct apic_message *msg)
 	return send_matching(apics, msg, NULL);
 }
 
+bool apic_bus_waits(struct apic_bus *apics, const struct apic_message *msg)
+{
+	for (unsigned i = 0; i < apics->config.cpus; i++)
+		if (match(&apics->lapic[i], msg) && lapic_requested(&apics->lapic[i], msg->vector))
+			return true;
+	return false;
+}
+
 void apic_bus_ipi(struct lapic *from, const struct apic_message *msg, enum apic_shorthand shorthand)
 {
 	struct apic_message all = *msg;
@@ -239,7 +247,7 @@ static void set_lint0(void *opaque, unsigned pin, bool level)
 
 struct irq_line apic_bus_lint0(struct apic_bus *apics)
 {
-	return (struct irq_line){set_lint0, apics, 0};
+	return (struct irq_line){.set = set_lint0, .opaque = apics};
 }
 
 static void set_lint1(void *opaque, unsigned pin, bool level)
@@ -254,5 +262,5 @@ static void set_lint1(void *opaque, unsigned pin, bool level)
 
 struct irq_line apic_bus_lint1(struct apic_bus *apics)
 {
-	return (struct irq_line){set_lint1, apics, 0};
+	return (struct irq_line){.set = set_lint1, .opaque = apics};
 }

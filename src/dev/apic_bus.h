@@ -84,6 +84,8 @@ void apic_bus_set_eoi(struct apic_bus *apics, void (*eoi)(void *opaque, uint8_t 
 
 /* Delivers a message to all it is meant for; false when nobody took it. Any thread. */
 bool apic_bus_send(struct apic_bus *apics, const struct apic_message *msg);
+/* A fixed or lowest-priority interrupt like this one is requested somewhere and not yet in service. Any thread. */
+bool apic_bus_waits(struct apic_bus *apics, const struct apic_message *msg);
 /* Where PCI devices send their MSIs. */
 struct msi_sink apic_bus_msi(struct apic_bus *apics);
 /* LINT0 of the boot processor: the 8259's INTR goes here. */

@@ -105,6 +105,23 @@ static void set_line(void *opaque, unsigned pin, bool level)
 	send(io, &box);
 }
 
+static bool line_waits(void *opaque, unsigned pin)
+{
+	struct ioapic *io = opaque;
+	uint64_t e;
+
+	host_lock(&io->lock);
+	e = io->entry[pin];
+	host_unlock(&io->lock);
+	struct apic_message msg = {
+		.dest = ENTRY_DEST(e),
+		.logical = e & ENTRY_LOGICAL,
+		.mode = ENTRY_MODE(e),
+		.vector = ENTRY_VECTOR(e),
+	};
+	return !(e & ENTRY_MASKED) && msg.mode <= APIC_LOWEST && apic_bus_waits(io->config.apics, &msg);
+}
+
 /* The EOI of a vector ends every level-triggered interrupt of it. */
 static void eoi(void *opaque, uint8_t vector)
 {
@@ -261,5 +278,15 @@ struct device ioapic_device(struct ioapic *io)
 struct irq_line ioapic_line(struct ioapic *io, unsigned pin)
 {
 	ENSURE(pin < IOAPIC_PINS);
-	return (struct irq_line){set_line, io, pin};
+	return (struct irq_line){.set = set_line, .opaque = io, .pin = pin, .waits = line_waits};
+}
+
+bool ioapic_enabled(struct ioapic *io, unsigned pin)
+{
+	bool enabled;
+
+	host_lock(&io->lock);
+	enabled = !(io->entry[pin] & ENTRY_MASKED);
+	host_unlock(&io->lock);
+	return enabled;
 }

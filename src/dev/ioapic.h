@@ -23,5 +23,7 @@ struct ioapic *ioapic_create(const struct ioapic_config *config);
 struct device ioapic_device(struct ioapic *ioapic);
 /* Input `pin`, 0..23; true is asserted, whatever polarity the guest programs. Any thread. */
 struct irq_line ioapic_line(struct ioapic *ioapic, unsigned pin);
+/* The input is not masked. Any thread. */
+bool ioapic_enabled(struct ioapic *ioapic, unsigned pin);
 
 #endif

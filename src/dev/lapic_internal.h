@@ -115,6 +115,11 @@ static inline bool lapic_x2apic(const struct lapic *apic)
 	return atomic_load_explicit(&apic->base, memory_order_relaxed) & APIC_BASE_EXTD;
 }
 
+static inline bool lapic_requested(const struct lapic *apic, uint8_t vector)
+{
+	return atomic_load_explicit(&apic->irr[vector / 64], memory_order_relaxed) >> (vector % 64) & 1;
+}
+
 static inline bool lapic_software_enabled(const struct lapic *apic)
 {
 	return lapic_get(&apic->svr) & SVR_ENABLE;

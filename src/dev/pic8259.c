@@ -112,6 +112,18 @@ static void set_line(void *opaque, unsigned irq, bool level)
 	unlock(pic, was);
 }
 
+static bool line_waits(void *opaque, unsigned irq)
+{
+	struct pic8259 *pic = opaque;
+	const struct chip *c = &pic->chip[irq / 8];
+	bool waits;
+
+	host_lock(&pic->lock);
+	waits = c->irr & ~c->imr & 1 << (irq & 7);
+	host_unlock(&pic->lock);
+	return waits;
+}
+
 static void rotate_to_bottom(struct chip *c, unsigned irq)
 {
 	c->top = (irq + 1) & 7;
@@ -428,5 +440,5 @@ struct device pic8259_device(struct pic8259 *pic)
 struct irq_line pic8259_line(struct pic8259 *pic, unsigned irq)
 {
 	ENSURE(irq < 16);
-	return (struct irq_line){set_line, pic, irq};
+	return (struct irq_line){.set = set_line, .opaque = pic, .pin = irq, .waits = line_waits};
 }

@@ -19,7 +19,7 @@
 
 #include <stdio.h>
 
-static const uint8_t pci_isa_irq[4] = {10, 11, 5, 12};
+static const uint8_t pci_isa_irq[4] = PC_PCI_ISA_IRQS;
 
 static void set_line(struct irq_line line, bool level)
 {
@@ -34,6 +34,15 @@ static void isa_set(void *opaque, unsigned irq, bool level)
 	set_line(ioapic_line(pc->ioapic, irq ? irq : PC_TIMER_GSI), level);
 }
 
+/* Whichever of the two has the input enabled is the one that the guest listens to; the 8259 if neither. */
+static bool isa_waits(void *opaque, unsigned irq)
+{
+	struct pc *pc = opaque;
+	struct irq_line pic = pic8259_line(pc->pic, irq), apic = ioapic_line(pc->ioapic, irq ? irq : PC_TIMER_GSI);
+
+	return ioapic_enabled(pc->ioapic, apic.pin) ? irq_waits(&apic) : irq_waits(&pic);
+}
+
 static void pci_set(void *opaque, unsigned input, bool level)
 {
 	struct pc *pc = opaque;
@@ -44,7 +53,7 @@ static void pci_set(void *opaque, unsigned input, bool level)
 
 struct irq_line board_isa_irq(struct pc *pc, unsigned irq)
 {
-	return (struct irq_line){.set = isa_set, .opaque = pc, .pin = irq};
+	return (struct irq_line){.set = isa_set, .opaque = pc, .pin = irq, .waits = isa_waits};
 }
 
 static void apic_notify(void *opaque, unsigned cpu, enum apic_event event, uint8_t vector)

@@ -138,6 +138,7 @@ __attribute__((unused)) static void out(unsigned port, uint64_t value, unsigned 
 struct wire {
 	bool level;
 	unsigned rises, sets;
+	bool waits; /* nobody has taken the last one */
 };
 
 __attribute__((unused)) static void wire_set(void *opaque, unsigned pin, bool level)
@@ -149,7 +150,12 @@ __attribute__((unused)) static void wire_set(void *opaque, unsigned pin, bool le
 	w->level = level;
 }
 
-#define WIRE(w) ((struct irq_line){wire_set, &(w), 0})
+__attribute__((unused)) static bool wire_waits(void *opaque, unsigned pin)
+{
+	return ((struct wire *)opaque)[pin].waits;
+}
+
+#define WIRE(w) ((struct irq_line){.set = wire_set, .opaque = &(w), .waits = wire_waits})
 
 /* ---- State ---- */
 

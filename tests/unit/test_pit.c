@@ -132,6 +132,22 @@ TEST(late_ticks)
 	end();
 }
 
+/* The processor slept: an interrupt that has not been taken is not followed by another, which would be lost. */
+TEST(ticks_not_taken)
+{
+	begin();
+	program(0, 2, 1193); /* 1 ms */
+	irq.rises = 0;
+	ticks(1193);
+	irq.waits = true;
+	ticks(1193 * 50);
+	CHECK_EQ(irq.rises, 1);
+	irq.waits = false;
+	ticks(1193 * 100);
+	CHECK(irq.rises >= 150 && irq.rises <= 152);
+	end();
+}
+
 TEST(read_between_edges)
 {
 	begin();

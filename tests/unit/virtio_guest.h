@@ -83,7 +83,7 @@ static inline void rig_init(struct rig *r)
 	if (!guest_memory_init(&r->mem, RIG_MEMORY, &err))
 		rig_die(err.text);
 	for (unsigned i = 0; i < 4; i++)
-		c.intx[i] = (struct irq_line){rig_line, r, i};
+		c.intx[i] = (struct irq_line){.set = rig_line, .opaque = r, .pin = i};
 	r->pci = pci_bus_create(&c, &r->host, &err);
 	if (!r->pci)
 		rig_die(err.text);
