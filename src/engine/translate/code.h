@@ -25,6 +25,10 @@ enum {
 	KEY_SS32 = 1 << 7,	/* legacy modes: stack pointer is ESP, not SP */
 	KEY_USER = 1 << 8,	/* CPL 3 */
 	KEY_NOSHARE = 1 << 10,	/* a variant of a block without shared TLB checks; the CPU's own key never has it */
+	KEY_RING12 = 1 << 11,	/* CPL 1 or 2 */
+	KEY_SMAP = 1 << 12,	/* CR4.SMAP */
+	KEY_TSD = 1 << 13,	/* CR4.TSD */
+	KEY_COMMON = KEY_GATES | KEY_SMAP | KEY_TSD | KEY_RING12, /* what all tables of the jump cache have in common at a time */
 	KEY_SLOW = 1 << 9,	/* not translated but stepped: segments with bases or limits, TF, breakpoints, alignment checks */
 };
 
@@ -115,7 +119,7 @@ struct tr_engine {
 
 	void (*enter)(struct tr_vcpu *v, const uint8_t *pc);
 	const uint8_t *glue_exit, *glue_call, *glue_miss; /* executable view */
-	bool no_link, no_share, step_only; /* debug switches */
+	bool no_link, no_share, no_inline, step_only; /* debug switches */
 	uint64_t tsc_translator;
 	struct engine_stats stats;
 };

@@ -56,6 +56,7 @@ static struct engine *create(const struct engine_config *config, struct error *e
 	eng->cpus = config->cpus;
 	eng->step_only = has_switch(config->debug, "step");
 	eng->no_share = has_switch(config->debug, "no-share");
+	eng->no_inline = has_switch(config->debug, "no-inline");
 	eng->no_link = has_switch(config->debug, "no-link");
 	if (!code_init(eng, MIN(MAX(cache, CODE_CACHE_MIN), CODE_CACHE_MAX), err)) {
 		destroy((struct engine *)eng);

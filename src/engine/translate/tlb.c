@@ -206,8 +206,12 @@ uint32_t mode_key(const struct x86_cpu *cpu)
 		key |= KEY_NO_SSE;
 	if (!(cpu->cr4 & CR4_OSXSAVE) || (cpu->xcr0 & (XCR0_SSE | XCR0_AVX)) != (XCR0_SSE | XCR0_AVX))
 		key |= KEY_NO_AVX;
-	if (cpu->cpl == 3)
-		key |= KEY_USER;
+	if (cpu->cpl)
+		key |= cpu->cpl == 3 ? KEY_USER : KEY_RING12;
+	if (cpu->cr4 & CR4_SMAP)
+		key |= KEY_SMAP;
+	if (cpu->cr4 & CR4_TSD)
+		key |= KEY_TSD;
 	if (must_step(cpu, mode))
 		key |= KEY_SLOW;
 	return key;
@@ -224,8 +228,14 @@ void tlb_mode_changed(struct x86_cpu *cpu)
 	if (key == v->key)
 		return;
 	v->key = key;
-	uint32_t *seen = &v->jc_key[key_jc(key)];
-	if (*seen != key && *seen != 0)
+	if (key & KEY_SLOW)
+		return;
+	if ((key & KEY_COMMON) != v->jc_common) {
 		jc_flush(v);
-	*seen = key;
+		v->jc_common = key & KEY_COMMON;
+	}
+	if (key_jc(key) == JC_LEGACY && key != v->jc_legacy) {
+		jc_clear(v, JC_LEGACY);
+		v->jc_legacy = key;
+	}
 }

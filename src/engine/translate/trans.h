@@ -17,7 +17,7 @@ enum flags_at {
 };
 
 /* Code that is seldom run, put after the block: one for each place that jumps to it. */
-enum cold_kind { COLD_MISS, COLD_LINK, COLD_POLL, COLD_FAR, COLD_TAIL, COLD_SHARE };
+enum cold_kind { COLD_MISS, COLD_LINK, COLD_POLL, COLD_FAR, COLD_TAIL, COLD_SHARE, COLD_WINDOW };
 
 struct cold {
 	uint8_t kind;
@@ -27,7 +27,7 @@ struct cold {
 	uint32_t arg;		/* COLD_MISS: description */
 	int64_t target;		/* COLD_FAR: offset from the page's start */
 	uint8_t *from;		/* rel32 that jumps here */
-	uint8_t *resume;	/* COLD_MISS, COLD_TAIL, COLD_SHARE */
+	uint8_t *resume;	/* COLD_MISS, COLD_TAIL, COLD_SHARE, COLD_WINDOW */
 	struct tr_link *link;	/* COLD_LINK */
 	const struct share *share; /* COLD_SHARE */
 	uint8_t base;		/* COLD_SHARE: the guest register */
@@ -134,6 +134,10 @@ static inline unsigned guest_reg(struct trans *t, unsigned reg, unsigned scratch
 	asm_load_gs(&t->e, 8, scratch, (int32_t)reg * 8);
 	return scratch;
 }
+
+/* trans_inline.c: each returns false when it leaves the instruction to its helper, with nothing emitted. */
+bool trans_inline(struct trans *t, const struct x86_insn *insn);
+bool trans_bit_string(struct trans *t, const struct x86_insn *insn);
 
 void jmp_glue(struct trans *t, const uint8_t *glue); /* direct jump to a piece of glue, executable view address */
 

@@ -59,7 +59,7 @@ static void quiet_poll_land(struct trans *t, enum flags_at flags)
 /* Before a jump backwards: the loop must be left when somebody asks. The instruction at hand is then run again later. */
 static void poll_backward(struct trans *t, int64_t target)
 {
-	if (target > t->off || !in_page(target)) /* jump_far polls */
+	if (target > t->off || !in_page(target) || t->shadow) /* jump_far polls */
 		return;
 	if (t->flags == FLAGS_HOST && in_page(t->next)) {
 		poll_quiet(t);
@@ -136,7 +136,7 @@ void cold_emit_far(struct trans *t, const struct cold *c)
 
 void jump_to(struct trans *t, int64_t target, uint32_t key)
 {
-	if (!in_page(target)) {
+	if (!in_page(target) || t->shadow) {
 		jump_far(t, target, key);
 		return;
 	}
@@ -223,7 +223,7 @@ static void push_return(struct trans *t)
 static void trans_call_direct(struct trans *t, const struct x86_insn *insn)
 {
 	int64_t target = branch_target(t, insn);
-	if (in_page(target) && target <= t->off) {
+	if (in_page(target) && target <= t->off && !t->shadow) {
 		flags_clobber(t);
 		poll_flagged(t, t->off);
 	}
@@ -264,9 +264,22 @@ static void trans_ret(struct trans *t, const struct x86_insn *insn)
 	jump_indirect(t, next_key(t), by);
 }
 
+/*
+ * Behind STI, interrupts wait until the branch is through: it must go by a jump that polls after all else, as jump_indirect does.
+ */
+static bool begin_shadowed(struct trans *t, const struct x86_insn *insn)
+{
+	if (insn->mnemonic != ZYDIS_MNEMONIC_JMP && insn->mnemonic != ZYDIS_MNEMONIC_CALL && insn->mnemonic != ZYDIS_MNEMONIC_RET)
+		return false;
+	asm_store_gs_imm(&t->e, 1, VCPU_OFF(cpu.shadow), 0);
+	return true;
+}
+
 bool trans_branch(struct trans *t, const struct x86_insn *insn)
 {
 	bool wide = insn->opsize == stack_bytes(t);
+	if (t->shadow && (!wide || !begin_shadowed(t, insn)))
+		return false;
 	switch (insn->mnemonic) {
 	case ZYDIS_MNEMONIC_JMP:
 		if (!wide)

@@ -76,7 +76,7 @@ static void trans_insn(struct trans *t, const struct x86_insn *insn)
 		trans_plain(t, insn);
 		return;
 	case CLS_BRANCH:
-		if (t->shadow || !trans_branch(t, insn))
+		if (!trans_branch(t, insn))
 			trans_step(t);
 		return;
 	case CLS_STACK:
@@ -84,10 +84,15 @@ static void trans_insn(struct trans *t, const struct x86_insn *insn)
 			trans_step(t);
 		return;
 	case CLS_SYSTEM:
+		if (!trans_inline(t, insn))
+			trans_call(t, insn);
+		return;
 	case CLS_STRING:
 		trans_call(t, insn);
 		return;
 	case CLS_SPECIAL:
+		if ((insn->flags & INSN_BITOFF) && trans_bit_string(t, insn))
+			return;
 		if (step_is_general(insn) || light_xstate_knows(insn)) {
 			trans_call(t, insn);
 			return;
@@ -209,6 +214,13 @@ static void cold_share(struct trans *t, const struct cold *c)
 	jmp_glue(t, t->eng->glue_call);
 }
 
+/* The monitor waits for interrupts to be enabled. */
+static void cold_window(struct trans *t, const struct cold *c)
+{
+	asm_store_gs_imm(&t->e, 8, VCPU_OFF(run_on), 0);
+	asm_patch32(asm_jmp(&t->e), c->resume);
+}
+
 static void emit_cold(struct trans *t)
 {
 	for (unsigned i = 0; i < t->colds; i++) {
@@ -226,6 +238,9 @@ static void emit_cold(struct trans *t)
 			break;
 		case COLD_TAIL:
 			cold_tail(t, &c);
+			break;
+		case COLD_WINDOW:
+			cold_window(t, &c);
 			break;
 		case COLD_SHARE:
 			cold_share(t, &c);

@@ -104,9 +104,10 @@ struct tr_vcpu {
 	 */
 	unsigned tlb_logged, jc_logged;
 	uint16_t tlb_log[512], jc_log[512];
-	uint32_t jc_key[JC_MODES]; /* the one key whose blocks each table may hold */
+	uint32_t jc_common, jc_legacy; /* KEY_COMMON bits of all blocks in jc; the key of those in its JC_LEGACY */
 	bool noshare;		/* the next block looked up is to be the variant that shares no checks */
-	bool window, nmi_window; /* leave as soon as interrupts, NMIs can be taken */
+	uint32_t window;	/* leave as soon as interrupts can be taken; translated code looks at it */
+	bool nmi_window;	/* leave as soon as interrupts, NMIs can be taken */
 	_Atomic bool in_code;	/* running translated code or a light helper, or about to: nothing of the cache may go away */
 	bool traps_due;		/* step_traps_due; for an instruction that began with RFLAGS traps_was */
 	uint64_t traps_was;

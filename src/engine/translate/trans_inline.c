@@ -1,0 +1,154 @@
+/*
+ * Sensitive instructions that are common enough to be carried out in place. Each is checked against its helper by tests/guest and tests/diff:
+ * what is not plain sailing is left to it.
+ */
+#include "engine/translate/rewrite.h"
+#include "engine/translate/trans.h"
+
+/* CPL 0: nothing about privilege is left to be checked. */
+static bool ring0(const struct trans *t)
+{
+	return !(t->key & (KEY_USER | KEY_RING12));
+}
+
+static bool inline_cli(struct trans *t)
+{
+	flags_clobber(t);
+	asm_alu_gs_imm(&t->e, ALU_AND, 4, VCPU_OFF(cpu.rflags), ~FL_IF);
+	return true;
+}
+
+/* An interrupt that waits for this comes after the next instruction, where the block polls. */
+static bool inline_sti(struct trans *t)
+{
+	flags_clobber(t);
+	asm_alu_gs_imm(&t->e, ALU_OR, 4, VCPU_OFF(cpu.rflags), FL_IF);
+	asm_store_gs_imm(&t->e, 1, VCPU_OFF(cpu.shadow), 1);
+	asm_alu_gs_imm(&t->e, ALU_CMP, 4, VCPU_OFF(window), 0);
+	struct cold *c = cold_add(t, COLD_WINDOW, asm_jcc(&t->e, CC_NE));
+	c->resume = t->e.p;
+	t->shadow = true;
+	return true;
+}
+
+#define PUSHF_HIDDEN (FL_ARITH | FL_RF | FL_VM)
+
+static bool inline_pushf(struct trans *t, const struct x86_insn *insn)
+{
+	struct emit *e = &t->e;
+	if (insn->opsize != 8)
+		return false;
+	flags_clobber(t);
+	asm_rm(e, 0x0fb6, 4, H_ADDR, true, -1, VCPU_OFF(saved_flags)); /* OF */
+	asm_shift_imm(e, SH_SHL, 4, H_ADDR, 11);
+	asm_rm(e, 0x0fb6, 4, H_TMP, true, -1, VCPU_OFF(saved_flags) + 1); /* the rest */
+	asm_alu_imm(e, ALU_AND, 4, H_TMP, FL_ARITH & 0xff);
+	asm_rr(e, 0x0b, 4, H_TMP, H_ADDR);
+	asm_load_gs(e, 4, H_ADDR, VCPU_OFF(cpu.rflags));
+	asm_alu_imm(e, ALU_AND, 4, H_ADDR, ~PUSHF_HIDDEN);
+	asm_rr(e, 0x0b, 4, H_TMP, H_ADDR);
+	asm_store_gs(e, 8, H_TMP, VCPU_OFF(temp));
+	struct host_mem m = mem_stack(t, -8, true);
+	asm_load_gs(e, 8, H_TMP, VCPU_OFF(temp));
+	mem_op(t, 0x89, 8, H_TMP, &m);
+	asm_lea(e, 8, RSP, RSP, -1, 1, -8);
+	return true;
+}
+
+static bool inline_swapgs(struct trans *t)
+{
+	int32_t base = VCPU_OFF(cpu.seg[0].base) + SEG_GS * (int32_t)sizeof(struct x86_segment);
+	asm_load_gs(&t->e, 8, H_ADDR, base);
+	asm_load_gs(&t->e, 8, H_DELTA, VCPU_OFF(cpu.kernel_gs_base));
+	asm_store_gs(&t->e, 8, H_ADDR, VCPU_OFF(cpu.kernel_gs_base));
+	asm_store_gs(&t->e, 8, H_DELTA, base);
+	return true;
+}
+
+static bool inline_rdtsc(struct trans *t)
+{
+	static const uint8_t rdtsc[] = {0x0f, 0x31};
+	struct emit *e = &t->e;
+	flags_clobber(t);
+	emit_bytes(e, rdtsc, sizeof(rdtsc));
+	asm_shift_imm(e, SH_SHL, 8, RDX, 32);
+	asm_rr(e, 0x0b, 8, RDX, RAX);
+	asm_rm(e, 0x03, 8, RDX, true, -1, VCPU_OFF(cpu.tsc_offset));
+	asm_rr(e, 0x8b, 4, RAX, RDX);
+	asm_shift_imm(e, SH_SHR, 8, RDX, 32);
+	return true;
+}
+
+/* STAC, CLAC: on with code for the other way of looking at memory, if SMAP makes one. */
+static bool inline_ac(struct trans *t, bool set)
+{
+	unsigned mmu = set || !(t->key & KEY_SMAP) ? MMU_KERNEL_AC : MMU_KERNEL;
+	uint32_t key = (t->key & ~(uint32_t)(KEY_MMU | KEY_NOSHARE)) | mmu << KEY_MMU_SHIFT;
+	flags_clobber(t);
+	asm_alu_gs_imm(&t->e, set ? ALU_OR : ALU_AND, 4, VCPU_OFF(cpu.rflags), set ? FL_AC : ~FL_AC);
+	if (mmu == t->mmu)
+		return true;
+	asm_store_gs_imm(&t->e, 4, VCPU_OFF(key), (int32_t)key);
+	jump_to(t, t->next, key);
+	return true;
+}
+
+static bool trans_inline0(struct trans *t, const struct x86_insn *insn)
+{
+	switch (insn->mnemonic) {
+	case ZYDIS_MNEMONIC_CLI:
+		return inline_cli(t);
+	case ZYDIS_MNEMONIC_STI:
+		return inline_sti(t);
+	case ZYDIS_MNEMONIC_SWAPGS:
+		return inline_swapgs(t);
+	case ZYDIS_MNEMONIC_STAC:
+		return inline_ac(t, true);
+	case ZYDIS_MNEMONIC_CLAC:
+		return inline_ac(t, false);
+	default:
+		return false;
+	}
+}
+
+bool trans_inline(struct trans *t, const struct x86_insn *insn)
+{
+	if (t->mode != MODE_64 || t->shadow || (insn->flags & (INSN_LOCK | INSN_REP | INSN_REPNE)) || t->eng->no_inline)
+		return false;
+	if (insn->mnemonic == ZYDIS_MNEMONIC_PUSHFQ)
+		return inline_pushf(t, insn);
+	if (insn->mnemonic == ZYDIS_MNEMONIC_RDTSC && !(t->key & KEY_TSD))
+		return inline_rdtsc(t);
+	return ring0(t) && trans_inline0(t, insn);
+}
+
+/*
+ * BT, BTS, BTR, BTC with a bit string in memory: the register's high bits move the operand by whole words, the low ones pick the bit
+ * (SDM Vol. 2, BT).
+ */
+bool trans_bit_string(struct trans *t, const struct x86_insn *insn)
+{
+	struct emit *e = &t->e;
+	if (t->mode != MODE_64 || insn->addrsize != 8 || insn->opsize < 4 || t->eng->no_inline)
+		return false;
+	unsigned size = insn->opsize, log_bits = size == 8 ? 6 : 5;
+	flags_clobber(t);
+	mem_address(t, insn, true);
+	unsigned reg = guest_reg(t, insn->reg, H_TMP);
+	asm_rr(e, size == 8 ? 0x8b : 0x63, 8, H_DELTA, reg); /* mov or movsxd */
+	asm_shift_imm(e, SH_SAR, 8, H_DELTA, (uint8_t)log_bits);
+	asm_lea(e, 8, H_ADDR, H_ADDR, H_DELTA, size, 0);
+	asm_rr(e, 0x8b, 4, H_TMP, reg);
+	asm_alu_imm(e, ALU_AND, 4, H_TMP, (int32_t)size * 8 - 1);
+	asm_store_gs(e, 8, H_TMP, VCPU_OFF(temp));
+	struct host_mem m = mem_check(t, size, insn->mem_write);
+	if (flags_merge(insn))
+		flags_need(t);
+	asm_load_gs(e, 8, H_TMP, VCPU_OFF(temp));
+	struct rewrite_map map = {.mem_base = (int8_t)m.base, .mem_index = m.index, .mem_disp = m.disp};
+	map.gpr[insn->reg] = H_TMP;
+	map_here(t);
+	ENSURE(rewrite_plain(e, insn, &map));
+	t->flags = FLAGS_HOST;
+	return true;
+}
