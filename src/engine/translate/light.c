@@ -99,6 +99,7 @@ static uint64_t carry_out(struct tr_vcpu *v, const struct call_insn *call,
 	uint8_t shadow = cpu->shadow;
 
 	v->stats.helper_calls++;
+	cpu->mmio.count = cpu->mmio.next = 0;
 	set_rip(v, call->off);
 	flags_to_cpu(v);
 	uint64_t next = cpu->rip + call->insn.len;
