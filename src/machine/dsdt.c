@@ -6,21 +6,52 @@
 #include "machine/aml.h"
 #include "machine/pc.h"
 
-/* _PRT: which GSI each slot's four pins reach (ACPI 6.4, 6.2.13). */
-static void pci_routing(struct aml *aml)
+/* A routing table (ACPI 6.4, 6.2.13): which interrupt each slot's four pins reach, `irq` being that of the four inputs.
+ */
+static void routing_table(struct aml *aml, const char *name, const uint8_t irq[4])
 {
-	aml_name(aml, "_PRT");
+	aml_name(aml, name);
 	aml_package(aml, PCI_SLOTS * 4);
 	for (unsigned slot = 0; slot < PCI_SLOTS; slot++) {
 		for (unsigned pin = 0; pin < 4; pin++) {
 			aml_package(aml, 4);
 			aml_integer(aml, slot << 16 | 0xffff);
 			aml_integer(aml, pin);
-			aml_integer(aml, 0); /* no link device: the next is a GSI */
-			aml_integer(aml, PC_PCI_GSI + pci_intx(slot, pin));
+			aml_integer(aml, 0); /* no link device: the next is the interrupt itself */
+			aml_integer(aml, irq[pci_intx(slot, pin)]);
 			aml_end(aml);
 		}
 	}
+	aml_end(aml);
+}
+
+/* _PRT: the I/O APIC's inputs, or those of the 8259s until the system said by _PIC that it uses the former. */
+static void pci_routing(struct aml *aml)
+{
+	static const uint8_t apic[4] = {PC_PCI_GSI, PC_PCI_GSI + 1, PC_PCI_GSI + 2, PC_PCI_GSI + 3};
+	static const uint8_t pic[4] = PC_PCI_ISA_IRQS;
+
+	routing_table(aml, "PRTA", apic);
+	routing_table(aml, "PRTP", pic);
+	aml_method(aml, "_PRT", 0);
+	aml_if(aml);
+	aml_path(aml, "\\PICM");
+	aml_op(aml, AML_RETURN);
+	aml_path(aml, "PRTA");
+	aml_end(aml);
+	aml_op(aml, AML_RETURN);
+	aml_path(aml, "PRTP");
+	aml_end(aml);
+}
+
+/* _PIC (5.8.1): 0 8259s, 1 I/O APIC. */
+static void pic_mode(struct aml *aml)
+{
+	aml_name_integer(aml, "\\PICM", 0);
+	aml_method(aml, "\\_PIC", 1);
+	aml_op(aml, AML_STORE);
+	aml_op(aml, AML_ARG0);
+	aml_path(aml, "\\PICM");
 	aml_end(aml);
 }
 
@@ -159,6 +190,7 @@ static void soft_off(struct aml *aml)
 void dsdt_build(struct aml *aml, const struct acpi_config *config)
 {
 	soft_off(aml);
+	pic_mode(aml);
 	aml_scope(aml, "\\_SB");
 	pci_root(aml, config);
 	fixed_devices(aml, config);

@@ -39,6 +39,10 @@ struct apic_bus;
 #define PC_TIMER_GSI 2 /* ISA IRQ 0 on the I/O APIC */
 #define PC_PCI_GSI 16  /* four, up to 19 */
 #define PC_IOAPIC_ID 0
+#define PC_PCI_ISA_IRQS       \
+	{                     \
+		10, 11, 5, 12 \
+	} /* the same four on the 8259s */
 #define PC_COM1 0x3f8
 #define PC_COM1_IRQ 4
 #define PC_DEBUG_EXIT 0xf4

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # timeout: 600
-# guests: cloud
+# guests: cloud generic
 """The devices under Debian's drivers: disks of each kind, entropy, the clocks, restart."""
 import hashlib, os, tempfile, time
 
@@ -120,6 +120,17 @@ def no_reboot(m):
     return 'status %d' % status if status else ' | '.join(bad[:5]) if bad else None
 
 
+def reads_disk(m):
+    m.wait_for(READY)
+    m.wait_for(PROMPT)
+    if guest_digest(m, 'vda') != digest(original):
+        return 'vda reads wrong'
+    m.send('reboot -f')
+    status = m.finish()
+    bad = complaints(m.text())
+    return 'status %d' % status if status else ' | '.join(bad[:5]) if bad else None
+
+
 def panic(m):
     """A kernel that panics and restarts by itself ends the machine under --no-reboot."""
     m.wait_for(READY)
@@ -142,5 +153,8 @@ c.check('clock', verdict(clock, Machine('clock')))
 c.check('clock_2cpu', verdict(clock, Machine('clock_2cpu', cpus=2)))
 c.check('restart', verdict(restart, Machine('restart', disks=(image('restart.img', bytes(MIB)),), cpus=2, timeout=240)))
 c.check('no_reboot', verdict(no_reboot, Machine('no_reboot', append='doppel.test=reboot', options=('--no-reboot',))))
+for name, append in (('msix', ''), ('intx', 'pci=nomsi'), ('intx_8259', 'pci=nomsi noapic'), ('no_local_apic', 'nolapic pci=nomsi'),
+                     ('no_acpi', 'acpi=off'), ('no_ecam', 'pci=nommconf')):
+    c.check(name, verdict(reads_disk, Machine(name, 'generic', append=append, disks=(paths[1] + ',readonly',), options=('--no-reboot',))))
 c.check('panic', verdict(panic, Machine('panic', append='doppel.test=panic panic=1', options=('--no-reboot',))))
 c.done()

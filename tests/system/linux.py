@@ -34,7 +34,8 @@ HARMLESS = [re.compile(p) for p in (
 # What a kernel prints when the host let it wait for milliseconds while it measured something; a busy host does that, and so do a real
 # PC's own system management interrupts.
 DISTURBED = re.compile(r'tsc: (Fast TSC calibration failed|Unable to calibrate against PIT)|PM-Timer running at invalid rate|'
-                       r'APIC calibration not consistent|hrtimer: interrupt took')
+                       r'APIC calibration not consistent|hrtimer: interrupt took|could not calculate TSC khz|'
+                       r'Unstable clock detected, switching default tracing clock')
 
 
 def complaints(log):
