@@ -53,9 +53,10 @@ TEST(rewrite_immediate)
 		asm volatile("movd %1, %%xmm0; movss %%xmm0, (%0)" : : "r"(p + 1), "r"(i * 99) : "memory");
 		CHECK_EQ(call(CODE_VA), i * 99);
 		u32 value = i * 123;
-		asm volatile("movsl" : : "D"(p + 1), "S"(&value) : "memory");
+		u64 di = (u64)p + 1, si = (u64)&value;
+		asm volatile("movsl" : "+D"(di), "+S"(si) : : "memory");
 		CHECK_EQ(call(CODE_VA), i * 123);
-		asm volatile("rep stosb" : : "D"(p + 1), "a"(i), "c"(4) : "memory");
+		memset(p + 1, i, 4);
 		CHECK_EQ(call(CODE_VA), (u8)i * 0x01010101u);
 		asm volatile("push %1; pop (%0)" : : "r"(p + 1), "r"(0x9090c30000000000ull | i << 8) : "memory");
 		put_return(p, i);
