@@ -17,7 +17,7 @@ enum flags_at {
 };
 
 /* Code that is seldom run, put after the block: one for each place that jumps to it. */
-enum cold_kind { COLD_MISS, COLD_LINK, COLD_POLL, COLD_FAR, COLD_TAIL, COLD_SHARE, COLD_WINDOW };
+enum cold_kind { COLD_MISS, COLD_LINK, COLD_POLL, COLD_FAR, COLD_TAIL, COLD_SHARE, COLD_WINDOW, COLD_STEP };
 
 struct cold {
 	uint8_t kind;
@@ -34,7 +34,7 @@ struct cold {
 	uint8_t size;		/* COLD_SHARE: of the leader's own access */
 };
 
-#define COLD_MAX (BLOCK_INSNS * 4 + 8)
+#define COLD_MAX (BLOCK_INSNS * 6 + 8)
 #define MAP_MAX (BLOCK_INSNS * 2 + 1)
 
 struct trans {

@@ -41,13 +41,36 @@ static void effective_address(struct trans *t, const struct x86_insn *insn)
 		asm_rr(e, 0x0fb7, 4, H_ADDR, H_ADDR);
 }
 
+#define SEG_FIELD(f) ((int32_t)offsetof(struct x86_segment, f))
+
+static int32_t segment_offset(unsigned seg)
+{
+	return VCPU_OFF(cpu.seg) + (int32_t)seg * (int32_t)sizeof(struct x86_segment);
+}
+
+/*
+ * Outside 64-bit mode FS and GS have limits and types, and no key tells of them: anything but a present, writable, expand-up data segment that
+ * ends at 4 GiB is left to the slow path. Flags must be saved.
+ */
+static void check_segment(struct trans *t, unsigned seg)
+{
+	enum { MASK = SEG_ATTR_P | SEG_ATTR_S | 0xe, GOOD = SEG_ATTR_P | SEG_ATTR_S | 2 };
+	asm_alu_gs_imm(&t->e, ALU_CMP, 4, segment_offset(seg) + SEG_FIELD(limit), -1);
+	cold_add(t, COLD_STEP, asm_jcc(&t->e, CC_NE));
+	asm_rm(&t->e, 0x0fb6, 4, H_TMP, true, -1, segment_offset(seg) + SEG_FIELD(attr));
+	asm_alu_imm(&t->e, ALU_AND, 4, H_TMP, MASK);
+	asm_alu_imm(&t->e, ALU_CMP, 4, H_TMP, GOOD);
+	cold_add(t, COLD_STEP, asm_jcc(&t->e, CC_NE));
+}
+
 void mem_address(struct trans *t, const struct x86_insn *insn, bool segment)
 {
 	effective_address(t, insn);
 	if (!segment || (insn->seg != SEG_FS && insn->seg != SEG_GS))
 		return;
-	/* Only 64-bit code comes here: mem_direct sends the other modes' FS and GS to the slow path. */
-	asm_rm(&t->e, 0x03, 8, H_ADDR, true, -1, VCPU_OFF(cpu.seg[0].base) + insn->seg * (int32_t)sizeof(struct x86_segment));
+	if (t->mode != MODE_64)
+		check_segment(t, insn->seg);
+	asm_rm(&t->e, 0x03, t->mode == MODE_64 ? 8 : 4, H_ADDR, true, -1, segment_offset(insn->seg) + SEG_FIELD(base));
 }
 
 /* The first half of a check: H_DELTA = offset of the TLB entry of H_ADDR's page; compares the page of H_TMP with its tag. */

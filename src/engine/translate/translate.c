@@ -59,15 +59,9 @@ static bool gated(const struct trans *t, const struct x86_insn *insn)
 	       ((insn->flags & INSN_AVX) && (t->key & KEY_NO_AVX));
 }
 
-/* FS and GS have bases and limits outside 64-bit mode, which translated code does not check. */
-static bool mem_direct(const struct trans *t, const struct x86_insn *insn)
-{
-	return t->mode == MODE_64 || !(insn->flags & INSN_MEM) || (insn->seg != SEG_FS && insn->seg != SEG_GS);
-}
-
 static void trans_insn(struct trans *t, const struct x86_insn *insn)
 {
-	if (t->eng->step_only || gated(t, insn) || !mem_direct(t, insn)) {
+	if (t->eng->step_only || gated(t, insn)) {
 		trans_step(t);
 		return;
 	}
@@ -214,6 +208,11 @@ static void cold_share(struct trans *t, const struct cold *c)
 	jmp_glue(t, t->eng->glue_call);
 }
 
+static void cold_step(struct trans *t, const struct cold *c)
+{
+	exit_code(t, TRX_STEP, c->off);
+}
+
 /* The monitor waits for interrupts to be enabled. */
 static void cold_window(struct trans *t, const struct cold *c)
 {
@@ -238,6 +237,9 @@ static void emit_cold(struct trans *t)
 			break;
 		case COLD_TAIL:
 			cold_tail(t, &c);
+			break;
+		case COLD_STEP:
+			cold_step(t, &c);
 			break;
 		case COLD_WINDOW:
 			cold_window(t, &c);
