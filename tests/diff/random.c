@@ -155,6 +155,8 @@ void random_state(struct rng *r, struct diff_case *c)
 	c->in.rflags = rng_next(r) & FL_ARITH;
 	if (rng_chance(r, 10))
 		c->in.rflags |= FL_DF;
+	if (rng_chance(r, 3))
+		c->in.rflags |= FL_AC;
 	random_x87(r, c->in.xsave);
 	random_vectors(r, c->in.xsave);
 	c->in.xsave[512] = 7;

@@ -134,8 +134,8 @@ static void load_registers(struct thunk *t, const struct x86_cpu *cpu, const str
 {
 	uint64_t flags = cpu->rflags & FL_ARITH;
 
-	if (cpu->cpl == 3 && (cpu->cr0 & CR0_AM))
-		flags |= cpu->rflags & FL_AC;
+	if (thunk_checks_alignment(cpu))
+		flags |= FL_AC;
 	memcpy(t->run.gpr, cpu->gpr, sizeof(t->run.gpr));
 	t->run.gpr[s->rsp] = cpu->gpr[RSP];
 	t->run.gpr[s->mem] = (uint64_t)op->host;
@@ -246,6 +246,26 @@ static enum verdict check_pending(struct thunk *t, struct x86_cpu *cpu, const st
 	return t->fault >= 0 ? raise_host_fault(cpu, t->fault) : V_DONE;
 }
 
+/*
+ * AMD's processors check alignment before pages. Where a page fault is due, a run on the bounce buffer, without effect,
+ * tells whether the host finds the operand misaligned.
+ */
+static enum verdict alignment_or_page_fault(struct thunk *t, struct x86_cpu *cpu, const struct thunk_slot *s,
+					    const struct thunk_operand *op)
+{
+	struct thunk_operand probe = *op;
+
+	if (cpu->exc.vector != X86_PF || !thunk_checks_alignment(cpu) || !cpu->model || !cpu->model->amd)
+		return V_INJECT;
+	probe.host = t->bounce + (op->linear & 63);
+	memset(probe.host, 0, op->size);
+	load_registers(t, cpu, s, &probe);
+	memcpy(t->xsave, cpu->xsave, sizeof(t->xsave));
+	t->run.xsave = t->xsave;
+	run(t);
+	return t->fault == HOST_FAULT_BUS ? raise_host_fault(cpu, t->fault) : V_INJECT;
+}
+
 static enum verdict step_host(struct thunk *t, struct x86_cpu *cpu, const struct x86_insn *insn)
 {
 	struct thunk_operand op = {0};
@@ -259,7 +279,7 @@ static enum verdict step_host(struct thunk *t, struct x86_cpu *cpu, const struct
 	if (insn->flags & INSN_MEM) {
 		v = open_operand(t, cpu, insn, &op);
 		if (v != V_DONE)
-			return v;
+			return v == V_INJECT ? alignment_or_page_fault(t, cpu, s, &op) : v;
 	}
 	load_registers(t, cpu, s, &op);
 	if (insn->flags & INSN_BITOFF)

@@ -90,6 +90,12 @@ const struct thunk_slot *thunk_find_slot(struct thunk *t, const struct x86_insn 
 
 /* --- thunk.c --- */
 
+/* Misaligned operands raise #AC (SDM Vol. 3A 6.15). */
+static inline bool thunk_checks_alignment(const struct x86_cpu *cpu)
+{
+	return cpu->cpl == 3 && (cpu->cr0 & CR0_AM) && (cpu->rflags & FL_AC);
+}
+
 static inline enum verdict thunk_retire(struct x86_cpu *cpu, const struct x86_insn *insn, enum verdict v)
 {
 	uint64_t next = cpu->rip + insn->len;

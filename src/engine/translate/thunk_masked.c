@@ -62,7 +62,7 @@ static bool next_run(const struct masked *m, unsigned *first, unsigned *end)
 static enum verdict run_linear(struct x86_cpu *cpu, const struct masked *m, unsigned first, unsigned end, bool write,
 			       uint64_t *linear)
 {
-	uint64_t off = zext(m->off + first * m->size, m->addrsize);
+	uint64_t off = zext(m->off + first * m->size, MAX(m->addrsize, 4)); /* elements do not wrap at 64K */
 
 	return thunk_linear(cpu, m->seg, off, (end - first) * m->size, write, linear);
 }
@@ -127,6 +127,8 @@ static enum verdict byte_store(struct x86_cpu *cpu, const struct masked *m)
 	uint64_t linear;
 	enum verdict v = thunk_linear(cpu, m->seg, m->off, m->count, true, &linear);
 
+	if (v == V_DONE && thunk_checks_alignment(cpu) && (linear & 7))
+		return x86_raise_error(cpu, X86_AC, 0);
 	if (v == V_DONE)
 		v = thunk_probe(cpu, linear, m->count, true);
 	return v == V_DONE ? masked_store(cpu, m) : v;

@@ -36,14 +36,15 @@ static unsigned named_registers(const struct x86_insn *insn)
 	return named;
 }
 
+/* jmp [rip + …]: the address is at the slot's end, aligned, for the guest's AC flag may be set. */
 static void emit_return(struct emit *e)
 {
 	uint64_t done = (uint64_t)thunk_run_done;
 
-	emit8(e, 0xff); /* jmp [rip + 0] */
+	emit8(e, 0xff);
 	emit8(e, 0x25);
-	emit32(e, 0);
-	emit64(e, done);
+	emit32(e, (uint32_t)(e->end - 8 - (e->p + 4)));
+	memcpy(e->end - 8, &done, 8);
 }
 
 static bool make_slot(struct thunk *t, struct thunk_slot *s, unsigned index, const struct x86_insn *insn)

@@ -109,7 +109,11 @@ static enum verdict save_begin(struct x86_cpu *cpu, const struct x86_insn *insn,
 	if (v == V_INJECT && align == 16)
 		return v;
 	linear = off + (insn->mode != MODE_64 || insn->seg >= SEG_FS ? cpu->seg[insn->seg].base : 0);
-	return linear & (align - 1) ? x86_raise_error(cpu, X86_GP, 0) : v; /* for XSAVE comes before #SS */
+	if (!(linear & (align - 1)))
+		return v;
+	if (align == 16 && (linear & 3) && thunk_checks_alignment(cpu)) /* FXSAVE's own choice (SDM Vol. 2) */
+		return x86_raise_error(cpu, X86_AC, 0);
+	return x86_raise_error(cpu, X86_GP, 0); /* for XSAVE comes before #SS */
 }
 
 /* AMD's processors look at the last byte before the others (but for XSAVE's first), and CR2 shows it. */
@@ -168,6 +172,8 @@ enum verdict thunk_fxsave(struct thunk *t, struct x86_cpu *cpu, const struct x86
 	struct save s = {0};
 	enum verdict v = save_begin(cpu, insn, &s, 512, 16, store);
 
+	if (v == V_DONE && (s.op.linear & ~PAGE_MASK) + s.op.size > PAGE_SIZE)
+		v = thunk_probe(cpu, s.op.linear, 1, store);
 	if (v == V_DONE)
 		v = probe_end(cpu, &s);
 	if (v != V_DONE)
