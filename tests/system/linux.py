@@ -27,6 +27,8 @@ HARMLESS = [re.compile(p) for p in (
     r'clocksource: .*max_idle_ns',
     r'This is not a bug', r'Unable to map lapic to logical cpu number',
     r'audit: ', r'hugetlb', r'watchdog: NMI not fully supported',
+    # What the same processor's PC prints when its firmware leaves CPPC off.
+    r'amd_pstate: (The CPPC feature is supported but currently disabled by the BIOS|the _CPC object is not present)', r'Please enable it if your BIOS has the CPPC option',
     r'ACPI: button: ', r'platform regulatory|regulatory\.0',
 )]
 
