@@ -22,6 +22,7 @@ static void set_up(void)
 		if (v != 0x80)
 			set_handler(v, on_irq);
 	}
+	asm volatile("sti; nop; nop; cli" : : : "memory"); /* a last tick that the test before left pending */
 	memset((void *)count, 0, sizeof(count));
 }
 
@@ -30,12 +31,12 @@ static void open_window(void)
 	asm volatile("sti; nop; nop; cli" : : : "memory");
 }
 
-#define WAIT_COUNT(n, us)                                                                                              \
-	({                                                                                                             \
-		sti();                                                                                                 \
-		bool r_ = WAIT_FOR(count[0] >= (n), us);                                                               \
-		cli();                                                                                                 \
-		r_;                                                                                                    \
+#define WAIT_COUNT(n, us)                                \
+	({                                               \
+		sti();                                   \
+		bool r_ = WAIT_FOR(count[0] >= (n), us); \
+		cli();                                   \
+		r_;                                      \
 	})
 
 TEST(identity)
@@ -168,11 +169,11 @@ TEST(x2apic)
 	self_ipi_test();
 	wrmsr(0x83f, 0x48); /* SELF IPI */
 	CHECK(WAIT_COUNT(4, 100000));
-	CHECK_EQ(CATCH(rdmsr(0x831)), GP);	   /* the xAPIC's ICR high half is not there */
-	CHECK_EQ(CATCH(wrmsr(0x802, 1)), GP);	   /* read only */
-	CHECK_EQ(CATCH(wrmsr(0x80b, 1)), GP);	   /* EOI takes only 0 */
-	CHECK_EQ(CATCH(rdmsr(0x80b)), GP);	   /* and is write only */
-	CHECK_EQ(CATCH(wrmsr(0x808, 0x100)), GP);  /* reserved */
+	CHECK_EQ(CATCH(rdmsr(0x831)), GP);        /* the xAPIC's ICR high half is not there */
+	CHECK_EQ(CATCH(wrmsr(0x802, 1)), GP);     /* read only */
+	CHECK_EQ(CATCH(wrmsr(0x80b, 1)), GP);     /* EOI takes only 0 */
+	CHECK_EQ(CATCH(rdmsr(0x80b)), GP);        /* and is write only */
+	CHECK_EQ(CATCH(wrmsr(0x808, 0x100)), GP); /* reserved */
 	apic_set_x2(false);
 	CHECK_EQ(apic_x2(), false);
 	apic_enable();
@@ -187,7 +188,7 @@ TEST(x2apic_transitions)
 	set_up();
 	u64 base = rdmsr(MSR_APIC_BASE);
 	CHECK_EQ(CATCH(wrmsr(MSR_APIC_BASE, (base & ~0x800ull) | 0x400)), GP); /* EXTD without EN */
-	CHECK_EQ(CATCH(rdmsr(0x802)), GP);				       /* not in xAPIC mode */
+	CHECK_EQ(CATCH(rdmsr(0x802)), GP);                                     /* not in xAPIC mode */
 	apic_set_x2(true);
 	CHECK_EQ(CATCH(wrmsr(MSR_APIC_BASE, base)), GP); /* back only by way of disabled */
 	apic_set_x2(false);

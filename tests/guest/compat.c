@@ -1,4 +1,5 @@
-/* 32-bit code in ring 3 under a 64-bit kernel: addressing, stack, short forms, segments (SDM Vol. 3A 5.4, Vol. 1 3.3). */
+/* 32-bit code in ring 3 under a 64-bit kernel: addressing, stack, short forms, segments (SDM Vol. 3A 5.4, Vol. 1 3.3).
+ */
 #include "guest.h"
 
 const char payload[] = "compat";
@@ -21,20 +22,22 @@ static struct trap *run32(const u8 *begin, const u8 *end, struct frame *in)
 	return run_frame(&f);
 }
 #define RUN(name) run32(name, name##_end, NULL)
-#define RUN_WITH(name, ...)                                                                                            \
-	({                                                                                                             \
-		struct frame in_ = {__VA_ARGS__};                                                                      \
-		run32(name, name##_end, &in_);                                                                         \
+#define RUN_WITH(name, ...)                       \
+	({                                        \
+		struct frame in_ = {__VA_ARGS__}; \
+		run32(name, name##_end, &in_);    \
 	})
-#define CHECK32(expression, v, want)                                                                                   \
-	do {                                                                                                           \
-		struct trap *t_ = (expression);                                                                        \
-		CHECK_EQ(t_->f.vector, v);                                                                             \
-		CHECK_EQ(t_->f.rax, want);                                                                             \
+#define CHECK32(expression, v, want)            \
+	do {                                    \
+		struct trap *t_ = (expression); \
+		CHECK_EQ(t_->f.vector, v);      \
+		CHECK_EQ(t_->f.rax, want);      \
 	} while (0)
 
-SNIPPET(c_inc, 32, "movl $0xffffffff, %eax; .byte 0x40; .byte 0x48; .byte 0x48; int $0x80"); /* inc, dec, dec: short forms */
-SNIPPET(c_incall, 32, "incl %eax; incl %ecx; incl %edx; incl %ebx; incl %ebp; incl %esi; decl %edi; incw %ax; decw %bx; int $0x80");
+SNIPPET(c_inc, 32,
+	"movl $0xffffffff, %eax; .byte 0x40; .byte 0x48; .byte 0x48; int $0x80"); /* inc, dec, dec: short forms */
+SNIPPET(c_incall, 32,
+	"incl %eax; incl %ecx; incl %edx; incl %ebx; incl %ebp; incl %esi; decl %edi; incw %ax; decw %bx; int $0x80");
 TEST(short_forms)
 {
 	CHECK32(RUN(c_inc), 0x80, 0xfffffffe);
@@ -49,23 +52,23 @@ TEST(short_forms)
 }
 
 /* Every form of ModRM and SIB, 32-bit. Data words hold their own index. */
-#define FORMS(X)                                                                                                       \
-	X(0, "(%edi)", 0)                                                                                              \
-	X(1, "4(%edi)", 1)                                                                                             \
-	X(2, "0x100(%edi)", 64)                                                                                        \
-	X(3, "(%edi, %ecx, 4)", 3)                                                                                     \
-	X(4, "(%edi, %ecx, 8)", 6)                                                                                     \
-	X(5, "8(%edi, %ecx, 2)", 0)                                                                                    \
-	X(6, "0xa2000010", 4)                                                                                          \
-	X(7, "0xa2000000(, %ecx, 4)", 3)                                                                               \
-	X(8, "0x5e000000(%ebx)", 1)                                                                                    \
-	X(9, "-4(%edx, %ecx, 4)", 2)                                                                                   \
-	X(10, "(%esp)", 2)                                                                                             \
-	X(11, "4(%esp)", 3)                                                                                            \
-	X(12, "(%esp, %ecx, 4)", 5)                                                                                    \
-	X(13, "4(%ebp)", 3)                                                                                            \
-	X(14, "(%ebp, %ecx, 4)", 5)                                                                                    \
-	X(15, "-0x10(%esi)", 4)                                                                                        \
+#define FORMS(X)                         \
+	X(0, "(%edi)", 0)                \
+	X(1, "4(%edi)", 1)               \
+	X(2, "0x100(%edi)", 64)          \
+	X(3, "(%edi, %ecx, 4)", 3)       \
+	X(4, "(%edi, %ecx, 8)", 6)       \
+	X(5, "8(%edi, %ecx, 2)", 0)      \
+	X(6, "0xa2000010", 4)            \
+	X(7, "0xa2000000(, %ecx, 4)", 3) \
+	X(8, "0x5e000000(%ebx)", 1)      \
+	X(9, "-4(%edx, %ecx, 4)", 2)     \
+	X(10, "(%esp)", 2)               \
+	X(11, "4(%esp)", 3)              \
+	X(12, "(%esp, %ecx, 4)", 5)      \
+	X(13, "4(%ebp)", 3)              \
+	X(14, "(%ebp, %ecx, 4)", 5)      \
+	X(15, "-0x10(%esi)", 4)          \
 	X(16, "0x7fffffff(%eax)", 5)
 #define FORM_CODE(n, text, want) SNIPPET(form_##n, 32, "movl " text ", %eax; int $0x80");
 FORMS(FORM_CODE)
@@ -96,7 +99,8 @@ TEST(addressing)
 }
 
 SNIPPET(c_addr16, 32, "movl %gs:(%bx, %si), %eax; addl %gs:4(%bp, %di), %eax; addl %gs:0x10, %eax; int $0x80");
-SNIPPET(c_lea, 32, "leal 0x7fffffff(%eax, %ecx, 8), %edx; leaw 5(%eax), %bx; .byte 0x67; leal (%bx, %si), %eax; int $0x80");
+SNIPPET(c_lea, 32,
+	"leal 0x7fffffff(%eax, %ecx, 8), %edx; leaw 5(%eax), %bx; .byte 0x67; leal (%bx, %si), %eax; int $0x80");
 SNIPPET(c_moffs, 32, "movl 0xa2000008, %eax; movl %eax, 0xa2000100; movb 0xa200000c, %al; int $0x80");
 TEST(address_forms)
 {
@@ -116,14 +120,23 @@ TEST(address_forms)
 	CHECK_EQ(((volatile u32 *)USER_DATA)[64], 0x11223344);
 }
 
-SNIPPET(c_stack, 32, "pushl $0x11223344; pushl %esp; popl %eax; subl %esp, %eax; pushw $5; popw %cx; pushl (%esp); popl %ebx;"
-		     "pushl %ebx; popl (%esp); pushal; popal; pushfl; popfl; movl (%esp), %edx; addl $4, %esp; int $0x80");
-SNIPPET(c_call, 32, "movl $5, %eax; call 1f; addl $1, %eax; int $0x80; 1: pushl %ebp; movl %esp, %ebp; movl 4(%ebp), %edx; addl $10, %eax; leave; ret");
-SNIPPET(c_call_ind, 32, "call 1f; 1: popl %eax; addl $(2f-1b), %eax; pushl $7; call *%eax; int $0x80; 2: movl 4(%esp), %eax; ret $4");
-SNIPPET(c_enter, 32, "movl %esp, %ecx; enter $32, $3; movl %ecx, %eax; subl %esp, %eax; leave; subl %esp, %ecx; int $0x80");
-SNIPPET(c_pusha, 32, "movl $1, %eax; movl $2, %ecx; movl $3, %edx; movl $4, %ebx; movl $6, %ebp; movl $7, %esi; movl $8, %edi; pushal;"
-		     "movl 28(%esp), %eax; shll $8, %eax; addl 16(%esp), %eax; addl (%esp), %eax; int $0x80");
-SNIPPET(c_pop_esp, 32, "pushl %eax; pushl %edi; popl -4(%esp); movl -4(%esp), %ecx; pushl %edi; popl %esp; movl %esp, %eax; int $0x80");
+SNIPPET(c_stack, 32,
+	"pushl $0x11223344; pushl %esp; popl %eax; subl %esp, %eax; pushw $5; popw %cx; pushl (%esp); popl %ebx;"
+	"pushl %ebx; popl (%esp); pushal; popal; pushfl; popfl; movl (%esp), %edx; addl $4, %esp; int $0x80");
+SNIPPET(c_call, 32,
+	"movl $5, %eax; call 1f; addl $1, %eax; int $0x80; 1: pushl %ebp; movl %esp, %ebp; movl 4(%ebp), %edx; addl "
+	"$10, %eax; leave; ret");
+SNIPPET(c_call_ind, 32,
+	"call 1f; 1: popl %eax; addl $(2f-1b), %eax; pushl $7; call *%eax; int $0x80; 2: movl 4(%esp), %eax; ret $4");
+SNIPPET(c_enter, 32,
+	"movl %esp, %ecx; enter $32, $3; movl %ecx, %eax; subl %esp, %eax; leave; subl %esp, %ecx; int $0x80");
+SNIPPET(c_pusha, 32,
+	"movl $1, %eax; movl $2, %ecx; movl $3, %edx; movl $4, %ebx; movl $6, %ebp; movl $7, %esi; movl $8, %edi; "
+	"pushal;"
+	"movl 28(%esp), %eax; shll $8, %eax; addl 16(%esp), %eax; addl (%esp), %eax; int $0x80");
+SNIPPET(c_pop_esp, 32,
+	"pushl %eax; pushl %edi; popl -4(%esp); movl -4(%esp), %ecx; pushl %edi; popl %esp; movl %esp, %eax; int "
+	"$0x80");
 SNIPPET(c_callw, 32, "movl $1, %eax; jmp 1f; 1: loop 2f; 2: jecxz 3f; incl %eax; 3: incl %eax; int $0x80");
 TEST(stack)
 {
@@ -161,13 +174,14 @@ TEST(upper_halves)
 /* Segment overrides with bases, limits and rights. */
 static void descriptor(unsigned n, u32 base, u32 limit, u64 access, bool big)
 {
-	gdt[SEL_TEST / 8 + n] = (limit & 0xffff) | (u64)(base & 0xffffff) << 16 | access << 40 | (u64)(limit >> 16 & 15) << 48 |
-				(u64)(big ? 0x4 : 0) << 52 | (u64)(base >> 24) << 56;
+	gdt[SEL_TEST / 8 + n] = (limit & 0xffff) | (u64)(base & 0xffffff) << 16 | access << 40 |
+				(u64)(limit >> 16 & 15) << 48 | (u64)(big ? 0x4 : 0) << 52 | (u64)(base >> 24) << 56;
 }
 SNIPPET(c_seg, 32, "movl %ebx, %fs; movl %fs:8, %eax; addl %fs:(%ecx), %eax; int $0x80");
 SNIPPET(c_seg_gs, 32, "movl %ebx, %gs; movl $77, %gs:4; movl %gs:4, %eax; int $0x80");
 SNIPPET(c_seg_ds, 32, "movl %ebx, %ds; movl (%ecx), %eax; movl %edx, %ds; int $0x80");
-SNIPPET(c_seg_es, 32, "movl %ebx, %es; movl $4, %ecx; xorl %edi, %edi; movl $0x41, %eax; rep stosb; movl %edx, %es; int $0x80");
+SNIPPET(c_seg_es, 32,
+	"movl %ebx, %es; movl $4, %ecx; xorl %edi, %edi; movl $0x41, %eax; rep stosb; movl %edx, %es; int $0x80");
 SNIPPET(c_read_fs, 32, "movl %ebx, %fs; movl %fs:(%ecx), %eax; int $0x80");
 SNIPPET(c_write_fs, 32, "movl %ebx, %fs; movl %eax, %fs:(%ecx); int $0x80");
 SNIPPET(c_read_cs, 32, "movl %cs:(%ecx), %eax; int $0x80");
@@ -264,7 +278,9 @@ TEST(code_segment)
 }
 
 /* 16-bit code in ring 3, flat but for its size attributes. */
-SNIPPET(c_16, 16, "movw $0x1234, %ax; pushw %ax; popw %bx; addl $0x10000, %ebx; movw %bx, (%di); movb 1(%di), %cl; callw 1f; int $0x80; 1: incw %ax; retw");
+SNIPPET(c_16, 16,
+	"movw $0x1234, %ax; pushw %ax; popw %bx; addl $0x10000, %ebx; movw %bx, (%di); movb 1(%di), %cl; callw 1f; int "
+	"$0x80; 1: incw %ax; retw");
 TEST(code16)
 {
 	struct frame f = user_code(c_16, c_16_end, 32);
@@ -288,8 +304,9 @@ TEST(code16)
 }
 
 /* Decimal arithmetic and what else only 32-bit code has. */
-SNIPPET(c_bcd, 32, "movb $0x27, %al; addb $0x35, %al; daa; movb %al, %cl; subb $0x18, %al; das; movb %al, %ch; movw $0x0107, %ax;"
-		   "addb $5, %al; aaa; movw %ax, %dx; aad; movb %al, %bl; aam; int $0x80");
+SNIPPET(c_bcd, 32,
+	"movb $0x27, %al; addb $0x35, %al; daa; movb %al, %cl; subb $0x18, %al; das; movb %al, %ch; movw $0x0107, %ax;"
+	"addb $5, %al; aaa; movw %ax, %dx; aad; movb %al, %bl; aam; int $0x80");
 SNIPPET(c_les, 32, "lesl (%edi), %eax; movl %es, %ebx; pushl %ds; popl %es; int $0x80");
 SNIPPET(c_salc, 32, "stc; .byte 0xd6; movzbl %al, %ecx; clc; .byte 0xd6; movzbl %al, %eax; int $0x80");
 SNIPPET(c_82, 32, "movb $5, %al; .byte 0x82, 0xc0, 0x07; movzbl %al, %eax; int $0x80");
@@ -326,8 +343,10 @@ TEST(only_32)
 }
 
 /* Far jumps between 32-bit and 64-bit user code, as some programs do. */
-SNIPPET(c_to64, 32, "ljmp $0x2b, $0xa0000020; .org c_to64 + 0x20; .code64; movq $-1, %rax; shrq $4, %rax; pushq $0x1b; leaq 1f(%rip), %rcx; pushq %rcx; lretq;"
-		    ".code32; 1: movl %esp, %edx; int $0x80");
+SNIPPET(c_to64, 32,
+	"ljmp $0x2b, $0xa0000020; .org c_to64 + 0x20; .code64; movq $-1, %rax; shrq $4, %rax; pushq $0x1b; leaq "
+	"1f(%rip), %rcx; pushq %rcx; lretq;"
+	".code32; 1: movl %esp, %edx; int $0x80");
 TEST(mode_switches)
 {
 	struct trap *t = RUN(c_to64);
@@ -338,10 +357,13 @@ TEST(mode_switches)
 }
 
 /* Calculations and vector code in 32-bit mode. */
-SNIPPET(c_work, 32, "xorl %eax, %eax; movl $1000, %ecx; movl $1, %edx; 1: addl %edx, %eax; adcl $0, %ebx; imull $1103515245, %edx, %edx; addl $12345, %edx;"
-		    "roll $3, %eax; decl %ecx; jnz 1b; int $0x80");
-SNIPPET(c_sse, 32, "movd %eax, %xmm0; pshufd $0, %xmm0, %xmm1; paddd %xmm1, %xmm1; movdqu %xmm1, (%edi); movl 12(%edi), %eax;"
-		   "fildl (%edi); fistpl 16(%edi); addl 16(%edi), %eax; int $0x80");
+SNIPPET(c_work, 32,
+	"xorl %eax, %eax; movl $1000, %ecx; movl $1, %edx; 1: addl %edx, %eax; adcl $0, %ebx; imull $1103515245, %edx, "
+	"%edx; addl $12345, %edx;"
+	"roll $3, %eax; decl %ecx; jnz 1b; int $0x80");
+SNIPPET(c_sse, 32,
+	"movd %eax, %xmm0; pshufd $0, %xmm0, %xmm1; paddd %xmm1, %xmm1; movdqu %xmm1, (%edi); movl 12(%edi), %eax;"
+	"fildl (%edi); fistpl 16(%edi); addl 16(%edi), %eax; int $0x80");
 TEST(work)
 {
 	u32 a = 0, d = 1;

@@ -5,11 +5,11 @@ const char payload[] = "debug";
 
 #define DR6_BS 0x4000ull
 #define DR6_CLEAR 0xffff0ff0ull
-#define READ_DR(n)                                                                                                     \
-	({                                                                                                             \
-		u64 v_;                                                                                                \
-		asm volatile("mov %%dr" #n ", %0" : "=r"(v_));                                                         \
-		v_;                                                                                                    \
+#define READ_DR(n)                                             \
+	({                                                     \
+		u64 v_;                                        \
+		asm volatile("mov %%dr" #n ", %0" : "=r"(v_)); \
+		v_;                                            \
 	})
 #define WRITE_DR(n, v) asm volatile("mov %0, %%dr" #n : : "r"((u64)(v)) : "memory")
 
@@ -45,10 +45,18 @@ static void arm(unsigned n, u64 address, unsigned kind, unsigned len)
 	static const u8 len_code[9] = {0, 0, 1, 0, 3, 0, 0, 0, 2};
 	u64 dr7 = READ_DR(7) & ~(0xfull << (16 + 4 * n));
 	switch (n) {
-	case 0: WRITE_DR(0, address); break;
-	case 1: WRITE_DR(1, address); break;
-	case 2: WRITE_DR(2, address); break;
-	default: WRITE_DR(3, address); break;
+	case 0:
+		WRITE_DR(0, address);
+		break;
+	case 1:
+		WRITE_DR(1, address);
+		break;
+	case 2:
+		WRITE_DR(2, address);
+		break;
+	default:
+		WRITE_DR(3, address);
+		break;
 	}
 	WRITE_DR(7, dr7 | 2ull << (2 * n) | (u64)(kind | len_code[len] << 2) << (16 + 4 * n));
 }
@@ -74,16 +82,16 @@ static void step_through(const u8 *code, const u8 *end, bool user, const int *of
 	}
 	CHECK_EQ(hits, n);
 }
-#define STEP(name, ...)                                                                                                \
-	do {                                                                                                           \
-		static const int o[] = {__VA_ARGS__, -1};                                                              \
-		step_through(name, name##_end, false, o);                                                              \
-		step_through(name, name##_end, true, o);                                                               \
+#define STEP(name, ...)                                   \
+	do {                                              \
+		static const int o[] = {__VA_ARGS__, -1}; \
+		step_through(name, name##_end, false, o); \
+		step_through(name, name##_end, true, o);  \
 	} while (0)
-#define STEP_KERNEL(name, ...)                                                                                         \
-	do {                                                                                                           \
-		static const int o[] = {__VA_ARGS__, -1};                                                              \
-		step_through(name, name##_end, false, o);                                                              \
+#define STEP_KERNEL(name, ...)                            \
+	do {                                              \
+		static const int o[] = {__VA_ARGS__, -1}; \
+		step_through(name, name##_end, false, o); \
 	} while (0)
 
 SNIPPET(s_plain, 64, "nop; movl $1, %eax; addl %eax, %ecx; movl %eax, (%rdi); xchgl %eax, (%rdi); ud2");
@@ -101,7 +109,9 @@ SNIPPET(s_mov_ss, 64, "movl %ss, %eax; movl %eax, %ss; nop; nop; ud2");
 SNIPPET(s_sti, 64, "cli; sti; nop; cli; ud2");
 SNIPPET(s_cr, 64, "movq %cr0, %rax; movq %rax, %cr0; movq %cr3, %rax; movq %rax, %cr3; invlpg (%rdi); ud2");
 SNIPPET(s_in, 64, "inb $0x80, %al; outb %al, $0x80; ud2");
-SNIPPET(s_iretq, 64, "movq %rsp, %rax; movl %ss, %ecx; pushq %rcx; pushq %rax; pushfq; movl %cs, %ecx; pushq %rcx; leaq 1f(%rip), %rcx; pushq %rcx; iretq; nop; 1: nop; ud2");
+SNIPPET(s_iretq, 64,
+	"movq %rsp, %rax; movl %ss, %ecx; pushq %rcx; pushq %rax; pushfq; movl %cs, %ecx; pushq %rcx; leaq 1f(%rip), "
+	"%rcx; pushq %rcx; iretq; nop; 1: nop; ud2");
 
 TEST(step_plain)
 {
@@ -275,11 +285,11 @@ TEST(code_breakpoint_hot)
 }
 
 static u64 words[16] __attribute__((aligned(64)));
-#define HITS(n, code)                                                                                                  \
-	do {                                                                                                           \
-		hits = 0;                                                                                              \
-		asm volatile(code : : "r"(words) : "rax", "rcx", "rdx", "rsi", "rdi", "memory", "cc");                 \
-		CHECK_EQ_IN(hits, n, "%s", code);                                                                      \
+#define HITS(n, code)                                                                                  \
+	do {                                                                                           \
+		hits = 0;                                                                              \
+		asm volatile(code : : "r"(words) : "rax", "rcx", "rdx", "rsi", "rdi", "memory", "cc"); \
+		CHECK_EQ_IN(hits, n, "%s", code);                                                      \
 	} while (0)
 
 TEST(data_write)

@@ -22,31 +22,31 @@ static struct trap *run_user(const u8 *begin, const u8 *end, unsigned mode, u64 
 	return t;
 }
 
-#define EXPECT(t, v, e, o)                                                                                             \
-	do {                                                                                                           \
-		struct trap *t_ = (t);                                                                                 \
-		CHECK_EQ(t_->f.vector, v);                                                                             \
-		CHECK_EQ(t_->f.error, e);                                                                              \
-		CHECK_EQ(off, o);                                                                                      \
+#define EXPECT(t, v, e, o)                 \
+	do {                               \
+		struct trap *t_ = (t);     \
+		CHECK_EQ(t_->f.vector, v); \
+		CHECK_EQ(t_->f.error, e);  \
+		CHECK_EQ(off, o);          \
 	} while (0)
-#define IN_BOTH(name, v, e, o)                                                                                         \
-	do {                                                                                                           \
-		u64 off;                                                                                               \
-		EXPECT(run_kernel(name, &off), v, e, o);                                                               \
-		EXPECT(run_user(name, name##_end, 64, &off), v, e, o);                                                 \
+#define IN_BOTH(name, v, e, o)                                         \
+	do {                                                           \
+		u64 off;                                               \
+		EXPECT(run_kernel(name, &off), v, e, o);               \
+		EXPECT(run_user(name, name##_end, 64, &off), v, e, o); \
 	} while (0)
-#define IN_USER(name, mode, v, e, o)                                                                                   \
-	do {                                                                                                           \
-		u64 off;                                                                                               \
-		EXPECT(run_user(name, name##_end, mode, &off), v, e, o);                                               \
+#define IN_USER(name, mode, v, e, o)                                     \
+	do {                                                             \
+		u64 off;                                                 \
+		EXPECT(run_user(name, name##_end, mode, &off), v, e, o); \
 	} while (0)
 
-SNIPPET(div_zero, 64, "movl $5, %eax; xorl %edx, %edx; xorl %ecx, %ecx; divl %ecx");		   /* 5+2+2 */
-SNIPPET(div_overflow, 64, "movl $5, %eax; movl $7, %edx; movl $7, %ecx; divl %ecx");		   /* 15 */
-SNIPPET(idiv_min, 64, "movl $0x80000000, %eax; cltd; movl $-1, %ecx; idivl %ecx");		   /* 5+1+5 */
-SNIPPET(div_byte, 64, "movl $0x1000, %eax; movl $1, %ecx; divb %cl");				   /* 10 */
-SNIPPET(div_q, 64, "movl $1, %edx; movl $1, %ecx; xorl %eax, %eax; divq %rcx");			   /* 12 */
-SNIPPET(div_mem, 64, "pushq $0; xorl %edx, %edx; divq (%rsp)");					   /* 4 */
+SNIPPET(div_zero, 64, "movl $5, %eax; xorl %edx, %edx; xorl %ecx, %ecx; divl %ecx"); /* 5+2+2 */
+SNIPPET(div_overflow, 64, "movl $5, %eax; movl $7, %edx; movl $7, %ecx; divl %ecx"); /* 15 */
+SNIPPET(idiv_min, 64, "movl $0x80000000, %eax; cltd; movl $-1, %ecx; idivl %ecx");   /* 5+1+5 */
+SNIPPET(div_byte, 64, "movl $0x1000, %eax; movl $1, %ecx; divb %cl");                /* 10 */
+SNIPPET(div_q, 64, "movl $1, %edx; movl $1, %ecx; xorl %eax, %eax; divq %rcx");      /* 12 */
+SNIPPET(div_mem, 64, "pushq $0; xorl %edx, %edx; divq (%rsp)");                      /* 4 */
 
 TEST(divide_error)
 {
@@ -94,7 +94,8 @@ TEST(icebp)
 
 SNIPPET(do_into, 32, "movb $0x7f, %al; incb %al; into; nop"); /* 2+2+1 */
 SNIPPET(no_into, 32, "xorb %al, %al; into; int $0x80");
-SNIPPET(do_bound, 32, "movl $3, (%edi); movl $9, 4(%edi); movl $9, %eax; bound %eax, (%edi); movl $10, %eax; bound %eax, (%edi)");
+SNIPPET(do_bound, 32,
+	"movl $3, (%edi); movl $9, 4(%edi); movl $9, %eax; bound %eax, (%edi); movl $10, %eax; bound %eax, (%edi)");
 SNIPPET(do_aam0, 32, "movb $5, %al; aam $0");
 
 TEST(compat_only)
@@ -116,22 +117,22 @@ static void check_ud(const char *bytes, unsigned len, unsigned mode)
 TEST(invalid_opcode)
 {
 	static const char codes[][4] = {
-		"\x0f\x0b",	    /* UD2 */
-		"\x0f\xb9\xc0",	    /* UD1 */
-		"\x06", "\x07", "\x0e", "\x16", "\x17", "\x1e", "\x1f", "\x27", "\x2f", "\x37", "\x3f", "\x60", "\x61",
-		"\x82\xc0\x01", "\x9a", "\xce", "\xd4\x0a", "\xd5\x0a", "\xea",
-		"\xf0\x90",	    /* LOCK on what cannot be locked */
-		"\xf0\x01\xc0",	    /* LOCK ADD to a register */
-		"\xf0\x03\x07",	    /* LOCK ADD r, m */
-		"\x8c\xff",	    /* MOV from segment register 7 */
-		"\x8e\xc8",	    /* MOV to CS */
-		"\x0f\x0a", "\x0f\x04", "\x0f\x24", "\x0f\x26", "\x0f\x36",
-		"\xfe\xd0",	    /* FE /2 */
-		"\xff\xf8",	    /* FF /7 */
-		"\xff\xd8",	    /* far CALL through a register */
-		"\x8d\xc0",	    /* LEA of a register */
-		"\x0f\xc7\xc8",	    /* CMPXCHG8B of a register */
-		"\x0f\xba\xc0",	    /* BT group /0 */
+		"\x0f\x0b",     /* UD2 */
+		"\x0f\xb9\xc0", /* UD1 */
+		"\x06",         "\x07",     "\x0e",     "\x16",     "\x17",     "\x1e",     "\x1f",
+		"\x27",         "\x2f",     "\x37",     "\x3f",     "\x60",     "\x61",     "\x82\xc0\x01",
+		"\x9a",         "\xce",     "\xd4\x0a", "\xd5\x0a", "\xea",     "\xf0\x90", /* LOCK on what cannot be
+											       locked */
+		"\xf0\x01\xc0",                                                             /* LOCK ADD to a register */
+		"\xf0\x03\x07",                                                             /* LOCK ADD r, m */
+		"\x8c\xff", /* MOV from segment register 7 */
+		"\x8e\xc8", /* MOV to CS */
+		"\x0f\x0a",     "\x0f\x04", "\x0f\x24", "\x0f\x26", "\x0f\x36", "\xfe\xd0", /* FE /2 */
+		"\xff\xf8",                                                                 /* FF /7 */
+		"\xff\xd8",     /* far CALL through a register */
+		"\x8d\xc0",     /* LEA of a register */
+		"\x0f\xc7\xc8", /* CMPXCHG8B of a register */
+		"\x0f\xba\xc0", /* BT group /0 */
 	};
 	for (unsigned i = 0; i < sizeof(codes) / 4; i++)
 		check_ud(codes[i], 4, 64);
@@ -153,7 +154,8 @@ TEST(syscall_without_sce)
 }
 
 SNIPPET(long_15, 64, ".byte 0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x90; int $0x80");
-SNIPPET(long_16, 64, ".byte 0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x90; int $0x80");
+SNIPPET(long_16, 64,
+	".byte 0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x90; int $0x80");
 
 TEST(instruction_length)
 {
@@ -208,7 +210,6 @@ TEST(avx_gates)
 	CHECK_EQ(CATCH(asm volatile("xsetbv" : : "c"(0), "a"(5), "d"(0))), GP);
 	CHECK_EQ(CATCH(asm volatile("xsetbv" : : "c"(1), "a"(7), "d"(0))), GP);
 }
-
 
 /* An exception while delivering one: the table of SDM Vol. 3A 6-5. */
 SNIPPET(do_gp, 64, "nop; movq $0x1000000000000, %rax; movb (%rax), %al"); /* 1 + 10 */
@@ -349,8 +350,12 @@ TEST(far_transfers)
 		u16 sel;
 	} __attribute__((packed)) p;
 	static const u16 bad[][3] = {
-		{0, GP, 0}, {3, GP, 0}, {SEL_DATA, GP, SEL_DATA}, {SEL_USER_CODE64, GP, SEL_USER_CODE64 & ~3},
-		{GDT_ENTRIES * 8, GP, GDT_ENTRIES * 8}, {SEL_TEST, NP, SEL_TEST},
+		{0, GP, 0},
+		{3, GP, 0},
+		{SEL_DATA, GP, SEL_DATA},
+		{SEL_USER_CODE64, GP, SEL_USER_CODE64 & ~3},
+		{GDT_ENTRIES * 8, GP, GDT_ENTRIES * 8},
+		{SEL_TEST, NP, SEL_TEST},
 	};
 	gdt[SEL_TEST / 8] = 0x00af1b000000ffff;
 	for (unsigned i = 0; i < 6; i++) {
@@ -395,10 +400,19 @@ TEST(invalid_tss)
 TEST(general_protection)
 {
 	static const char privileged[][4] = {
-		"\xfa", "\xfb", "\xf4", "\xe4\x60", "\xe6\x60", "\xec", "\xee", "\x6c", "\x6e", "\x0f\x20\xc0", "\x0f\x22\xc0",
-		"\x0f\x20\xd0", "\x0f\x21\xc0", "\x0f\x23\xc0", "\x0f\x06", "\x0f\x32", "\x0f\x30", "\x0f\x09",
-		"\x0f\x01\x17", "\x0f\x01\x1f", "\x0f\x00\xd0", "\x0f\x00\xd8", "\x0f\x01\xf0", "\x0f\x01\x3f", "\x0f\x01\xf8",
-		"\x44\x0f\x20\xc0",
+		"\xfa",         "\xfb",
+		"\xf4",         "\xe4\x60",
+		"\xe6\x60",     "\xec",
+		"\xee",         "\x6c",
+		"\x6e",         "\x0f\x20\xc0",
+		"\x0f\x22\xc0", "\x0f\x20\xd0",
+		"\x0f\x21\xc0", "\x0f\x23\xc0",
+		"\x0f\x06",     "\x0f\x32",
+		"\x0f\x30",     "\x0f\x09",
+		"\x0f\x01\x17", "\x0f\x01\x1f",
+		"\x0f\x00\xd0", "\x0f\x00\xd8",
+		"\x0f\x01\xf0", "\x0f\x01\x3f",
+		"\x0f\x01\xf8", "\x44\x0f\x20\xc0",
 	};
 	for (unsigned i = 0; i < sizeof(privileged) / 4; i++) {
 		u64 off;
@@ -416,9 +430,9 @@ TEST(reserved_controls)
 	if (have_option("engine=qemu"))
 		skip("QEMU takes what is reserved, and is lost");
 	CHECK_EQ(CATCH(write_cr4(CR4_DEFAULT | 1ull << 31)), GP);
-	CHECK_EQ(CATCH(write_cr4(CR4_DEFAULT & ~0x20ull)), GP);	    /* PAE, in long mode */
-	CHECK_EQ(CATCH(write_cr0(CR0_DEFAULT & ~1ull)), GP);	    /* PG without PE */
-	CHECK_EQ(CATCH(write_cr0(CR0_DEFAULT | 1ull << 29)), GP);   /* NW without CD */
+	CHECK_EQ(CATCH(write_cr4(CR4_DEFAULT & ~0x20ull)), GP);   /* PAE, in long mode */
+	CHECK_EQ(CATCH(write_cr0(CR0_DEFAULT & ~1ull)), GP);      /* PG without PE */
+	CHECK_EQ(CATCH(write_cr0(CR0_DEFAULT | 1ull << 29)), GP); /* NW without CD */
 	CHECK_EQ(CATCH(write_cr0(CR0_DEFAULT | 1ull << 32)), GP);
 	CHECK_EQ(CATCH(write_cr8(16)), GP);
 	CHECK_EQ(CATCH(wrmsr(MSR_EFER, EFER_DEFAULT | 1ull << 40)), GP);
@@ -491,7 +505,7 @@ TEST(sse_alignment)
 	IN_USER(do_cx16, 64, GP, 0, 0);
 }
 
-SNIPPET(do_mf, 64, "fninit; pushq $0x37b; fldcw (%rsp); fldz; fld1; fdivp; nop; fwait; int $0x80");	/* fwait at 17 */
+SNIPPET(do_mf, 64, "fninit; pushq $0x37b; fldcw (%rsp); fldz; fld1; fdivp; nop; fwait; int $0x80"); /* fwait at 17 */
 SNIPPET(do_mf2, 64, "fninit; pushq $0x37b; fldcw (%rsp); fldz; fld1; fdivp; nop; fld1; int $0x80");
 SNIPPET(do_mf3, 64, "fninit; pushq $0x37b; fldcw (%rsp); fldz; fld1; fdivp; fnstsw %ax; fnclex; fld1; int $0x80");
 TEST(x87_error)
@@ -503,8 +517,9 @@ TEST(x87_error)
 	IN_BOTH(do_mf3, 0x80, 0, do_mf3_end - do_mf3);
 }
 
-SNIPPET(do_xm, 64, "pushq $0x1d80; ldmxcsr (%rsp); pxor %xmm1, %xmm1; pcmpeqd %xmm0, %xmm0; psrld $25, %xmm0; pslld $23, %xmm0;"
-		   "divps %xmm1, %xmm0; int $0x80");
+SNIPPET(do_xm, 64,
+	"pushq $0x1d80; ldmxcsr (%rsp); pxor %xmm1, %xmm1; pcmpeqd %xmm0, %xmm0; psrld $25, %xmm0; pslld $23, %xmm0;"
+	"divps %xmm1, %xmm0; int $0x80");
 TEST(simd_error)
 {
 	IN_BOTH(do_xm, XM, 0, do_xm_end - do_xm - 5);
@@ -516,7 +531,9 @@ TEST(simd_error)
 SNIPPET(do_ac4, 64, "movl 1(%rdi), %eax; int $0x80");
 SNIPPET(do_ac2, 64, "movw %ax, 1(%rdi); int $0x80");
 SNIPPET(do_ac8, 64, "addq %rax, 4(%rdi); int $0x80");
-SNIPPET(do_ac1, 64, "movb 1(%rdi), %al; movl 4(%rdi), %eax; movq 8(%rdi), %rcx; movw 2(%rdi), %cx; movups (%rdi), %xmm0; int $0x80");
+SNIPPET(do_ac1, 64,
+	"movb 1(%rdi), %al; movl 4(%rdi), %eax; movq 8(%rdi), %rcx; movw 2(%rdi), %cx; movups (%rdi), %xmm0; int "
+	"$0x80");
 SNIPPET(do_acp, 64, "leaq -4(%rsp), %rsp; pushq %rax; int $0x80");
 SNIPPET(do_acs, 64, "leaq 2(%rdi), %rsi; movl $9, %ecx; rep movsl; int $0x80");
 static struct trap *run_ac(const u8 *begin, const u8 *end)
@@ -565,7 +582,8 @@ TEST(resume_flag)
 /* UMIP: SGDT and its kin are #GP in ring 3. */
 TEST(umip)
 {
-	static const char *const codes[] = {"\x0f\x01\x07", "\x0f\x01\x0f", "\x0f\x00\xc0", "\x0f\x00\xc8", "\x0f\x01\xe0"};
+	static const char *const codes[] = {"\x0f\x01\x07", "\x0f\x01\x0f", "\x0f\x00\xc0", "\x0f\x00\xc8",
+					    "\x0f\x01\xe0"};
 	if (!HAS_UMIP)
 		skip("no UMIP");
 	for (unsigned i = 0; i < 10; i++) {

@@ -1,7 +1,7 @@
 /*
- * The flags in a fault's frame are those of the last instruction that made any, though what follows the fault would overwrite
- * them at once: a translator that leaves out dead flags must still have them. Each case is run with the fault, and with PUSHF
- * in its place.
+ * The flags in a fault's frame are those of the last instruction that made any, though what follows the fault would
+ * overwrite them at once: a translator that leaves out dead flags must still have them. Each case is run with the
+ * fault, and with PUSHF in its place.
  */
 #include "guest.h"
 
@@ -16,108 +16,108 @@ struct op {
 	const u8 *fault, *push;
 	bool sse4, bmi, adx, avx;
 };
-#define OP(name, text, ...)                                                                                            \
-	SNIPPET(f_##name, 64, text "; movb %al, (%rdi); xorl %eax, %eax; addb $1, %al; ud2");                          \
+#define OP(name, text, ...)                                                                   \
+	SNIPPET(f_##name, 64, text "; movb %al, (%rdi); xorl %eax, %eax; addb $1, %al; ud2"); \
 	SNIPPET(p_##name, 64, text "; pushfq; popq %rbp; xorl %eax, %eax; ud2");
-#define OPS(X)                                                                                                         \
-	X(add, "addq %rbx, %rax")                                                                                      \
-	X(add32, "addl %ebx, %eax")                                                                                    \
-	X(add16, "addw %bx, %ax")                                                                                      \
-	X(add8, "addb %bl, %al")                                                                                       \
-	X(addh, "addb %bh, %ah")                                                                                       \
-	X(add_imm, "addl $0x7fffffff, %eax")                                                                           \
-	X(add_mem, "addq (%rsi), %rax")                                                                                \
-	X(add_rmw, "addl %eax, (%rsi)")                                                                                \
-	X(sub, "subq %rbx, %rax")                                                                                      \
-	X(sub8, "subb %bl, %al")                                                                                       \
-	X(cmp, "cmpq %rbx, %rax")                                                                                      \
-	X(cmp32, "cmpl %ebx, %eax")                                                                                    \
-	X(cmp8, "cmpb %bl, %al")                                                                                       \
-	X(cmp_mem, "cmpq %rax, (%rsi)")                                                                                \
-	X(cmp_mem_imm, "cmpb $5, (%rsi)")                                                                              \
-	X(test, "testq %rbx, %rax")                                                                                    \
-	X(test_imm, "testb $0x80, %al")                                                                                \
-	X(and, "andl %ebx, %eax")                                                                                      \
-	X(or, "orw %bx, %ax")                                                                                          \
-	X(xor, "xorq %rbx, %rax")                                                                                      \
-	X(inc, "incl %eax")                                                                                            \
-	X(inc8, "incb %al")                                                                                            \
-	X(dec, "decq %rax")                                                                                            \
-	X(inc_mem, "incq (%rsi)")                                                                                      \
-	X(neg, "negl %eax")                                                                                            \
-	X(adc, "adcq %rbx, %rax")                                                                                      \
-	X(sbb, "sbbl %ebx, %eax")                                                                                      \
-	X(sbb_self, "sbbq %rax, %rax")                                                                                 \
-	X(adc_chain, "addq %rbx, %rax; adcq %rcx, %rdx; adcq $0, %r8")                                                 \
-	X(shl1, "shlq %rax")                                                                                           \
-	X(shl5, "shll $5, %eax")                                                                                       \
-	X(shr, "shrq $3, %rax")                                                                                        \
-	X(sar, "sarw $1, %ax")                                                                                         \
-	X(shl_cl, "shlq %cl, %rax")                                                                                    \
-	X(shl_cl0, "addl %ebx, %eax; xchgl %ecx, %edx; movb $0, %cl; shll %cl, %eax")                                  \
-	X(sar_cl, "sarl %cl, %eax")                                                                                    \
-	X(rol, "rolq $7, %rax")                                                                                        \
-	X(ror_cl, "rorl %cl, %eax")                                                                                    \
-	X(rcl, "rclq $1, %rax")                                                                                        \
-	X(rcr_cl, "rcrl %cl, %eax")                                                                                    \
-	X(shld, "shldq $9, %rbx, %rax")                                                                                \
-	X(shrd_cl, "shrdl %cl, %ebx, %eax")                                                                            \
-	X(imul2, "imulq %rbx, %rax")                                                                                   \
-	X(imul3, "imull $77, %ebx, %eax")                                                                              \
-	X(mul, "mulq %rbx")                                                                                            \
-	X(bt, "btq %rbx, %rax")                                                                                        \
-	X(bts, "btsl $3, %eax")                                                                                        \
-	X(btc_mem, "btcq $17, (%rsi)")                                                                                 \
-	X(bsf, "bsfq %rbx, %rax")                                                                                      \
-	X(bsr, "bsrl %ebx, %eax")                                                                                      \
-	X(xadd, "xaddq %rbx, %rax")                                                                                    \
-	X(lock_xadd, "lock xaddq %rbx, (%rsi)")                                                                        \
-	X(lock_add, "lock addl $1, (%rsi)")                                                                            \
-	X(cmpxchg, "cmpxchgq %rbx, %rcx")                                                                              \
-	X(lock_cmpxchg, "lock cmpxchgl %ebx, (%rsi)")                                                                  \
-	X(cmpxchg8b, "lock cmpxchg8b (%rsi)")                                                                          \
-	X(cmpxchg16b, "lock cmpxchg16b (%rsi)")                                                                        \
-	X(cmc, "cmc")                                                                                                  \
-	X(stc, "stc")                                                                                                  \
-	X(clc, "clc")                                                                                                  \
-	X(std, "std")                                                                                                  \
-	X(sahf, "sahf")                                                                                                \
-	X(popf, "pushq $0x8d5; popfq")                                                                                 \
-	X(comisd, "movq %rax, %xmm0; movq %rbx, %xmm1; comisd %xmm1, %xmm0")                                           \
-	X(ucomiss, "movq %rax, %xmm0; movq %rax, %xmm1; ucomiss %xmm1, %xmm0")                                         \
-	X(fcomi, "fninit; fld1; fldz; fcomip %st(1), %st; fstp %st(0)")                                                \
-	X(cmps, "movq %rdi, %r14; leaq 8(%rsi), %rdi; cmpsq; movq %r14, %rdi")                                         \
-	X(scas, "movq %rdi, %r14; movq %rsi, %rdi; scasb; movq %r14, %rdi")                                            \
-	X(repe, "movq %rdi, %r14; leaq 64(%rsi), %rdi; movl $16, %ecx; repe cmpsb; movq %r14, %rdi")                   \
-	X(no_flags, "addq %rbx, %rax; movq %rax, %rcx; leaq 1(%rcx), %rdx; notq %rdx; bswapq %rdx; movzbl %dl, %ecx")  \
-	X(loads, "subq %rbx, %rax; movq (%rsi), %rcx; movq 8(%rsi), %rdx; movq %rcx, 16(%rsi)")                        \
-	X(stack, "subq %rbx, %rax; pushq %rax; popq %rcx; pushq %rcx; popq %rdx")                                      \
-	X(setcc, "cmpq %rbx, %rax; setb %cl; setg %dl; cmovsq %rbx, %rax")                                             \
-	X(branch, "cmpq %rbx, %rax; jb 1f; nop; 1: jz 2f; nop; 2:")                                                    \
-	X(branch_over, "testq %rax, %rax; js 1f; addq %rbx, %rax; 1:")                                                 \
-	X(call, "subq %rbx, %rax; call 1f; jmp 2f; 1: ret; 2:")                                                        \
-	X(loop, "movl $5, %ecx; 1: addq %rbx, %rax; loop 1b")                                                          \
-	X(loop_dec, "movl $5, %ecx; 1: addq %rbx, %rax; decl %ecx; jnz 1b")                                            \
+#define OPS(X)                                                                                                        \
+	X(add, "addq %rbx, %rax")                                                                                     \
+	X(add32, "addl %ebx, %eax")                                                                                   \
+	X(add16, "addw %bx, %ax")                                                                                     \
+	X(add8, "addb %bl, %al")                                                                                      \
+	X(addh, "addb %bh, %ah")                                                                                      \
+	X(add_imm, "addl $0x7fffffff, %eax")                                                                          \
+	X(add_mem, "addq (%rsi), %rax")                                                                               \
+	X(add_rmw, "addl %eax, (%rsi)")                                                                               \
+	X(sub, "subq %rbx, %rax")                                                                                     \
+	X(sub8, "subb %bl, %al")                                                                                      \
+	X(cmp, "cmpq %rbx, %rax")                                                                                     \
+	X(cmp32, "cmpl %ebx, %eax")                                                                                   \
+	X(cmp8, "cmpb %bl, %al")                                                                                      \
+	X(cmp_mem, "cmpq %rax, (%rsi)")                                                                               \
+	X(cmp_mem_imm, "cmpb $5, (%rsi)")                                                                             \
+	X(test, "testq %rbx, %rax")                                                                                   \
+	X(test_imm, "testb $0x80, %al")                                                                               \
+	X(and, "andl %ebx, %eax")                                                                                     \
+	X(or, "orw %bx, %ax")                                                                                         \
+	X(xor, "xorq %rbx, %rax")                                                                                     \
+	X(inc, "incl %eax")                                                                                           \
+	X(inc8, "incb %al")                                                                                           \
+	X(dec, "decq %rax")                                                                                           \
+	X(inc_mem, "incq (%rsi)")                                                                                     \
+	X(neg, "negl %eax")                                                                                           \
+	X(adc, "adcq %rbx, %rax")                                                                                     \
+	X(sbb, "sbbl %ebx, %eax")                                                                                     \
+	X(sbb_self, "sbbq %rax, %rax")                                                                                \
+	X(adc_chain, "addq %rbx, %rax; adcq %rcx, %rdx; adcq $0, %r8")                                                \
+	X(shl1, "shlq %rax")                                                                                          \
+	X(shl5, "shll $5, %eax")                                                                                      \
+	X(shr, "shrq $3, %rax")                                                                                       \
+	X(sar, "sarw $1, %ax")                                                                                        \
+	X(shl_cl, "shlq %cl, %rax")                                                                                   \
+	X(shl_cl0, "addl %ebx, %eax; xchgl %ecx, %edx; movb $0, %cl; shll %cl, %eax")                                 \
+	X(sar_cl, "sarl %cl, %eax")                                                                                   \
+	X(rol, "rolq $7, %rax")                                                                                       \
+	X(ror_cl, "rorl %cl, %eax")                                                                                   \
+	X(rcl, "rclq $1, %rax")                                                                                       \
+	X(rcr_cl, "rcrl %cl, %eax")                                                                                   \
+	X(shld, "shldq $9, %rbx, %rax")                                                                               \
+	X(shrd_cl, "shrdl %cl, %ebx, %eax")                                                                           \
+	X(imul2, "imulq %rbx, %rax")                                                                                  \
+	X(imul3, "imull $77, %ebx, %eax")                                                                             \
+	X(mul, "mulq %rbx")                                                                                           \
+	X(bt, "btq %rbx, %rax")                                                                                       \
+	X(bts, "btsl $3, %eax")                                                                                       \
+	X(btc_mem, "btcq $17, (%rsi)")                                                                                \
+	X(bsf, "bsfq %rbx, %rax")                                                                                     \
+	X(bsr, "bsrl %ebx, %eax")                                                                                     \
+	X(xadd, "xaddq %rbx, %rax")                                                                                   \
+	X(lock_xadd, "lock xaddq %rbx, (%rsi)")                                                                       \
+	X(lock_add, "lock addl $1, (%rsi)")                                                                           \
+	X(cmpxchg, "cmpxchgq %rbx, %rcx")                                                                             \
+	X(lock_cmpxchg, "lock cmpxchgl %ebx, (%rsi)")                                                                 \
+	X(cmpxchg8b, "lock cmpxchg8b (%rsi)")                                                                         \
+	X(cmpxchg16b, "lock cmpxchg16b (%rsi)")                                                                       \
+	X(cmc, "cmc")                                                                                                 \
+	X(stc, "stc")                                                                                                 \
+	X(clc, "clc")                                                                                                 \
+	X(std, "std")                                                                                                 \
+	X(sahf, "sahf")                                                                                               \
+	X(popf, "pushq $0x8d5; popfq")                                                                                \
+	X(comisd, "movq %rax, %xmm0; movq %rbx, %xmm1; comisd %xmm1, %xmm0")                                          \
+	X(ucomiss, "movq %rax, %xmm0; movq %rax, %xmm1; ucomiss %xmm1, %xmm0")                                        \
+	X(fcomi, "fninit; fld1; fldz; fcomip %st(1), %st; fstp %st(0)")                                               \
+	X(cmps, "movq %rdi, %r14; leaq 8(%rsi), %rdi; cmpsq; movq %r14, %rdi")                                        \
+	X(scas, "movq %rdi, %r14; movq %rsi, %rdi; scasb; movq %r14, %rdi")                                           \
+	X(repe, "movq %rdi, %r14; leaq 64(%rsi), %rdi; movl $16, %ecx; repe cmpsb; movq %r14, %rdi")                  \
+	X(no_flags, "addq %rbx, %rax; movq %rax, %rcx; leaq 1(%rcx), %rdx; notq %rdx; bswapq %rdx; movzbl %dl, %ecx") \
+	X(loads, "subq %rbx, %rax; movq (%rsi), %rcx; movq 8(%rsi), %rdx; movq %rcx, 16(%rsi)")                       \
+	X(stack, "subq %rbx, %rax; pushq %rax; popq %rcx; pushq %rcx; popq %rdx")                                     \
+	X(setcc, "cmpq %rbx, %rax; setb %cl; setg %dl; cmovsq %rbx, %rax")                                            \
+	X(branch, "cmpq %rbx, %rax; jb 1f; nop; 1: jz 2f; nop; 2:")                                                   \
+	X(branch_over, "testq %rax, %rax; js 1f; addq %rbx, %rax; 1:")                                                \
+	X(call, "subq %rbx, %rax; call 1f; jmp 2f; 1: ret; 2:")                                                       \
+	X(loop, "movl $5, %ecx; 1: addq %rbx, %rax; loop 1b")                                                         \
+	X(loop_dec, "movl $5, %ecx; 1: addq %rbx, %rax; decl %ecx; jnz 1b")                                           \
 	X(dead_between, "addq %rbx, %rax; subq %rcx, %rdx")
 OPS(OP)
 /* Those that need more than the base set. */
-#define OPS_MORE(X)                                                                                                    \
-	X(popcnt, "popcntq %rbx, %rax")                                                                                \
-	X(ptest, "movq %rax, %xmm0; movq %rbx, %xmm1; ptest %xmm1, %xmm0")                                             \
-	X(pcmpistri, "movq %rax, %xmm0; movq %rbx, %xmm1; pcmpistri $8, %xmm1, %xmm0")                                 \
+#define OPS_MORE(X)                                                                    \
+	X(popcnt, "popcntq %rbx, %rax")                                                \
+	X(ptest, "movq %rax, %xmm0; movq %rbx, %xmm1; ptest %xmm1, %xmm0")             \
+	X(pcmpistri, "movq %rax, %xmm0; movq %rbx, %xmm1; pcmpistri $8, %xmm1, %xmm0") \
 	X(crc32, "addq %rbx, %rax; crc32q %rbx, %rax")
 OPS_MORE(OP)
-#define OPS_BMI(X)                                                                                                     \
-	X(andn, "andnq %rbx, %rax, %rcx")                                                                              \
-	X(blsr, "blsrq %rbx, %rax")                                                                                    \
-	X(bextr, "bextrq %rcx, %rbx, %rax")                                                                            \
-	X(bzhi, "bzhiq %rcx, %rbx, %rax")                                                                              \
-	X(lzcnt, "lzcntq %rbx, %rax")                                                                                  \
-	X(tzcnt, "tzcntl %ebx, %eax")                                                                                  \
-	X(rorx, "addq %rbx, %rax; rorxq $5, %rax, %rcx; shlxq %rcx, %rax, %rdx; mulxq %rax, %r8, %r9; pdepq %rax, %rbx, %rcx")
+#define OPS_BMI(X)                                                                                                  \
+	X(andn, "andnq %rbx, %rax, %rcx")                                                                           \
+	X(blsr, "blsrq %rbx, %rax")                                                                                 \
+	X(bextr, "bextrq %rcx, %rbx, %rax")                                                                         \
+	X(bzhi, "bzhiq %rcx, %rbx, %rax")                                                                           \
+	X(lzcnt, "lzcntq %rbx, %rax")                                                                               \
+	X(tzcnt, "tzcntl %ebx, %eax")                                                                               \
+	X(rorx, "addq %rbx, %rax; rorxq $5, %rax, %rcx; shlxq %rcx, %rax, %rdx; mulxq %rax, %r8, %r9; pdepq %rax, " \
+		"%rbx, %rcx")
 OPS_BMI(OP)
-#define OPS_ADX(X)                                                                                                     \
-	X(adcx, "adcxq %rbx, %rax; adoxq %rcx, %rdx")
+#define OPS_ADX(X) X(adcx, "adcxq %rbx, %rax; adoxq %rcx, %rdx")
 OPS_ADX(OP)
 
 #define ENTRY(name, text) {#name, f_##name, p_##name, 0, 0, 0, 0},
@@ -128,8 +128,20 @@ static const struct op adx_ops[] = {OPS_ADX(ENTRY)};
 
 static u64 operand(void)
 {
-	static const u64 corners[] = {0, 1, ~0ull, 0x7f, 0x80, 0xff, 0x7fff, 0x8000, 0x7fffffff, 0x80000000, 0xffffffff,
-				      1ull << 63, (1ull << 63) - 1, 0x8000000080008080};
+	static const u64 corners[] = {0,
+				      1,
+				      ~0ull,
+				      0x7f,
+				      0x80,
+				      0xff,
+				      0x7fff,
+				      0x8000,
+				      0x7fffffff,
+				      0x80000000,
+				      0xffffffff,
+				      1ull << 63,
+				      (1ull << 63) - 1,
+				      0x8000000080008080};
 	u64 r = random64();
 	return r % 3 ? r : corners[(r >> 8) % (sizeof(corners) / 8)];
 }
@@ -154,10 +166,22 @@ static u64 undefined(const char *name)
 		const char *name;
 		u64 flags;
 	} table[] = {
-		{"imul", FL_SF | FL_ZF | FL_AF | FL_PF}, {"mul", FL_SF | FL_ZF | FL_AF | FL_PF}, {"bt", FL_OF | FL_SF | FL_AF | FL_PF},
-		{"bs", FL_ARITH & ~FL_ZF}, {"sh", FL_AF | FL_OF}, {"sar", FL_AF | FL_OF}, {"ro", FL_OF}, {"rc", FL_OF},
-		{"and", FL_AF | FL_PF}, {"or", FL_AF}, {"xor", FL_AF}, {"test", FL_AF}, {"bl", FL_AF | FL_PF},
-		{"bextr", FL_AF | FL_SF | FL_PF}, {"bzhi", FL_AF | FL_PF}, {"lzcnt", FL_OF | FL_SF | FL_PF | FL_AF},
+		{"imul", FL_SF | FL_ZF | FL_AF | FL_PF},
+		{"mul", FL_SF | FL_ZF | FL_AF | FL_PF},
+		{"bt", FL_OF | FL_SF | FL_AF | FL_PF},
+		{"bs", FL_ARITH & ~FL_ZF},
+		{"sh", FL_AF | FL_OF},
+		{"sar", FL_AF | FL_OF},
+		{"ro", FL_OF},
+		{"rc", FL_OF},
+		{"and", FL_AF | FL_PF},
+		{"or", FL_AF},
+		{"xor", FL_AF},
+		{"test", FL_AF},
+		{"bl", FL_AF | FL_PF},
+		{"bextr", FL_AF | FL_SF | FL_PF},
+		{"bzhi", FL_AF | FL_PF},
+		{"lzcnt", FL_OF | FL_SF | FL_PF | FL_AF},
 		{"tzcnt", FL_OF | FL_SF | FL_PF | FL_AF},
 	};
 	for (unsigned i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
@@ -196,8 +220,8 @@ static void check_op(const struct op *op)
 	}
 }
 
-#define CHECK_OPS(ops)                                                                                                 \
-	for (unsigned i = 0; i < sizeof(ops) / sizeof(ops[0]); i++)                                                    \
+#define CHECK_OPS(ops)                                              \
+	for (unsigned i = 0; i < sizeof(ops) / sizeof(ops[0]); i++) \
 	check_op(&ops[i])
 
 TEST(fault_after)
@@ -261,37 +285,36 @@ TEST(known_values)
 }
 
 /* The other kinds of faulting instruction, after ADD that overflows. */
-#define FAULTS(X)                                                                                                      \
-	X(load, "movb (%rdi), %al")                                                                                    \
-	X(load_op, "addq (%rdi), %rax")                                                                                \
-	X(rmw, "subq %rax, (%rdi)")                                                                                    \
-	X(lock, "lock incl (%rdi)")                                                                                    \
-	X(movs, "movsb")                                                                                               \
-	X(rep, "movl $9, %ecx; rep stosb")                                                                             \
-	X(push, "movq %rdi, %rsp; pushq %rax")                                                                         \
-	X(pop, "movq %rdi, %rsp; popq %rax")                                                                           \
-	X(call, "movq %rdi, %rsp; call 1f; 1:")                                                                        \
-	X(ret, "movq %rdi, %rsp; ret")                                                                                 \
-	X(jmp, "jmp *(%rdi)")                                                                                          \
-	X(fetch, "jmp *%rdi")                                                                                          \
-	X(sse, "movups (%rdi), %xmm0")                                                                                 \
-	X(sse_store, "movups %xmm0, (%rdi)")                                                                           \
-	X(x87, "fldl (%rdi)")                                                                                          \
-	X(fxsave, "fxsave (%rdi)")                                                                                     \
-	X(cmov, "cmovc (%rdi), %eax")                                                                                  \
-	X(setcc, "setc (%rdi)")                                                                                        \
-	X(xchg, "xchgq %rax, (%rdi)")                                                                                  \
-	X(cmpxchg, "cmpxchgq %rbx, (%rdi)")                                                                            \
-	X(bt, "btq $3, (%rdi)")                                                                                        \
-	X(shl, "shlq $3, (%rdi)")                                                                                      \
-	X(neg, "negb (%rdi)")                                                                                          \
-	X(mul, "mulq (%rdi)")                                                                                          \
-	X(div, "divq (%rdi)")                                                                                          \
-	X(cross, "movq -4(%rdi), %rax")                                                                                \
-	X(invlpg_free, "movb -1(%rdi), %al")                                                                           \
+#define FAULTS(X)                               \
+	X(load, "movb (%rdi), %al")             \
+	X(load_op, "addq (%rdi), %rax")         \
+	X(rmw, "subq %rax, (%rdi)")             \
+	X(lock, "lock incl (%rdi)")             \
+	X(movs, "movsb")                        \
+	X(rep, "movl $9, %ecx; rep stosb")      \
+	X(push, "movq %rdi, %rsp; pushq %rax")  \
+	X(pop, "movq %rdi, %rsp; popq %rax")    \
+	X(call, "movq %rdi, %rsp; call 1f; 1:") \
+	X(ret, "movq %rdi, %rsp; ret")          \
+	X(jmp, "jmp *(%rdi)")                   \
+	X(fetch, "jmp *%rdi")                   \
+	X(sse, "movups (%rdi), %xmm0")          \
+	X(sse_store, "movups %xmm0, (%rdi)")    \
+	X(x87, "fldl (%rdi)")                   \
+	X(fxsave, "fxsave (%rdi)")              \
+	X(cmov, "cmovc (%rdi), %eax")           \
+	X(setcc, "setc (%rdi)")                 \
+	X(xchg, "xchgq %rax, (%rdi)")           \
+	X(cmpxchg, "cmpxchgq %rbx, (%rdi)")     \
+	X(bt, "btq $3, (%rdi)")                 \
+	X(shl, "shlq $3, (%rdi)")               \
+	X(neg, "negb (%rdi)")                   \
+	X(mul, "mulq (%rdi)")                   \
+	X(div, "divq (%rdi)")                   \
+	X(cross, "movq -4(%rdi), %rax")         \
+	X(invlpg_free, "movb -1(%rdi), %al")    \
 	X(prefetched, "prefetcht0 (%rdi); movb (%rdi), %al")
-#define FAULT(name, text)                                                                                              \
-	SNIPPET(k_##name, 64, "addq %rbx, %rax; " text "; xorl %eax, %eax; addb $1, %al; ud2");
+#define FAULT(name, text) SNIPPET(k_##name, 64, "addq %rbx, %rax; " text "; xorl %eax, %eax; addb $1, %al; ud2");
 FAULTS(FAULT)
 
 TEST(fault_kinds)

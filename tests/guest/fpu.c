@@ -1,4 +1,5 @@
-/* Floating-point and vector state: FXSAVE, XSAVE and their kin, #NM, state across traps and ring changes (SDM Vol. 1 ch. 10, 13). */
+/* Floating-point and vector state: FXSAVE, XSAVE and their kin, #NM, state across traps and ring changes (SDM Vol. 1
+ * ch. 10, 13). */
 #include "guest.h"
 
 const char payload[] = "fpu";
@@ -266,7 +267,9 @@ TEST(lazy_switch)
 }
 
 /* Vector state lives through page faults, interrupts, system calls and port I/O. */
-SNIPPET(keep, 64, "movups (%rdi), %xmm5; movups 16(%rdi), %xmm15; movb (%rsi), %al; inb $0x80, %al; cpuid; movups %xmm5, 32(%rdi); movups %xmm15, 48(%rdi); ud2");
+SNIPPET(keep, 64,
+	"movups (%rdi), %xmm5; movups 16(%rdi), %xmm15; movb (%rsi), %al; inb $0x80, %al; cpuid; movups %xmm5, "
+	"32(%rdi); movups %xmm15, 48(%rdi); ud2");
 static bool mend(struct frame *f)
 {
 	map_fresh(read_cr2() & ~(PAGE - 1), 1, PTE_KERNEL);

@@ -7,8 +7,9 @@ SNIPPET(to_int80, 64, "int $0x80");
 SNIPPET(kernel_int80, 64, "int $0x80");
 
 /* Registers come through to ring 3 and back. */
-SNIPPET(user_regs, 64, "incq %rax; incq %rbx; incq %rcx; incq %rdx; incq %rsi; incq %rdi; incq %rbp; incq %r8; incq %r9;"
-		       "incq %r10; incq %r11; incq %r12; incq %r13; incq %r14; incq %r15; int $0x80");
+SNIPPET(user_regs, 64,
+	"incq %rax; incq %rbx; incq %rcx; incq %rdx; incq %rsi; incq %rdi; incq %rbp; incq %r8; incq %r9;"
+	"incq %r10; incq %r11; incq %r12; incq %r13; incq %r14; incq %r15; int $0x80");
 TEST(registers)
 {
 	struct frame f = user_code(user_regs, user_regs_end, 64);
@@ -109,7 +110,8 @@ TEST(null_ss)
 /* ---- SYSCALL ---- */
 static struct frame at_syscall;
 CODE(syscall_entry);
-asm(".pushsection .text\n.globl syscall_entry, syscall_entry_end\nsyscall_entry: int $0x81\nsyscall_entry_end: .popsection");
+asm(".pushsection .text\n.globl syscall_entry, syscall_entry_end\nsyscall_entry: int $0x81\nsyscall_entry_end: "
+    ".popsection");
 CODE(cstar_entry);
 asm(".pushsection .text\n.globl cstar_entry, cstar_entry_end\ncstar_entry: int $0x82\ncstar_entry_end: .popsection");
 
@@ -256,7 +258,8 @@ CODE(fast_entry);
 asm(".pushsection .text\n.globl fast_entry, fast_entry_end\n"
     "fast_entry: swapgs; movq %rsp, %gs:8; movq %gs:0, %rsp; pushq %rcx; pushq %r11; incq %gs:16; addq %rdi, %rax;"
     "popq %r11; popq %rcx; movq %gs:8, %rsp; swapgs; sysretq\nfast_entry_end: .popsection");
-SNIPPET(many_syscalls, 64, "1: movq %rbx, %rdi; movq %rbx, %rax; syscall; addq %rax, %r12; decq %rbx; jnz 1b; int $0x80");
+SNIPPET(many_syscalls, 64,
+	"1: movq %rbx, %rdi; movq %rbx, %rax; syscall; addq %rax, %r12; decq %rbx; jnz 1b; int $0x80");
 TEST(round_trips)
 {
 	static u64 area[4];
@@ -363,7 +366,8 @@ TEST(compat_ring0)
 /* Far CALL and RETF with all operand sizes, same ring; and to an outer ring. */
 asm(".pushsection .text\n.globl far_calls\nfar_calls:\n"
     "lcall *1f(%rip); lea 3f(%rip), %rcx; pushq $8; pushq %rcx; lretq\n"
-    "1: .long 2f; .word 8\n2: incl %eax; lretl\n3: incl %eax; pushq $0x77; pushq $8; leaq 4f(%rip), %rcx; pushq %rcx; lretq $8\n4: ret\n.popsection");
+    "1: .long 2f; .word 8\n2: incl %eax; lretl\n3: incl %eax; pushq $0x77; pushq $8; leaq 4f(%rip), %rcx; pushq %rcx; "
+    "lretq $8\n4: ret\n.popsection");
 TEST(far_call)
 {
 	u64 n = 0;

@@ -35,6 +35,7 @@ static void set_up(void)
 		if (v != 0x80)
 			set_handler(v, on_irq);
 	}
+	asm volatile("sti; nop; nop; cli" : : : "memory"); /* a last tick that the test before left pending */
 	count = 0;
 	seen = (struct frame){};
 }
@@ -158,7 +159,8 @@ TEST(spinning)
 		for (unsigned user = 0; user < 2; user++) {
 			if (user && i == 6)
 				continue;
-			struct frame f = user ? user_code(spins[i], spins[i] + 64, 64) : kernel_frame((u64)spins[i], (u64)stack + 4096);
+			struct frame f = user ? user_code(spins[i], spins[i] + 64, 64)
+					      : kernel_frame((u64)spins[i], (u64)stack + 4096);
 			f.rflags |= FL_IF;
 			timer_in(0x50, 50000);
 			CHECK_EQ_IN(run_frame(&f)->f.vector, 0x50, "spin %u user %u", i, user);
@@ -286,7 +288,8 @@ static bool user_irq(struct frame *f)
 	asm volatile("mov %%ss, %0" : "=r"(handler_ss));
 	return on_irq(f);
 }
-SNIPPET(user_count, 64, "xorl %ecx, %ecx; 1: incq %rcx; addq %rcx, %rbx; xorq %rcx, %rdx; cmpq $3000000, %rcx; jne 1b; int $0x80");
+SNIPPET(user_count, 64,
+	"xorl %ecx, %ecx; 1: incq %rcx; addq %rcx, %rbx; xorq %rcx, %rdx; cmpq $3000000, %rcx; jne 1b; int $0x80");
 TEST(user)
 {
 	set_up();

@@ -59,7 +59,10 @@ TEST(loads_more)
 	u64 v, want = version();
 	asm volatile("pushq %1; popq %%rcx; movq $0, %0; xorl (%%rcx), %k0" : "=&r"(v) : "r"(VERSION) : "rcx", "cc");
 	CHECK_EQ(v, want);
-	asm volatile("movl (%1), %%eax; movl (%1), %%ecx; subl %%eax, %%ecx; movl %%ecx, %k0" : "=r"(v) : "r"(VERSION) : "rax", "rcx", "cc");
+	asm volatile("movl (%1), %%eax; movl (%1), %%ecx; subl %%eax, %%ecx; movl %%ecx, %k0"
+		     : "=r"(v)
+		     : "r"(VERSION)
+		     : "rax", "rcx", "cc");
 	CHECK_EQ((u32)v, 0);
 	asm volatile("fildl (%1); fistpq %0" : "=m"(v) : "r"(VERSION));
 	CHECK_EQ(v, want);

@@ -85,7 +85,9 @@ static void check_situation(const struct situation *s, u64 page, u64 va)
 	write_cr4(CR4_DEFAULT);
 	write_cr0(CR0_DEFAULT);
 	unsigned want = expected(s);
-#define WHERE "pte 0x%lx %s %s wp %d smep %d smap %d ac %d", s->pte, s->user ? "user" : "kernel", access_name[s->how], s->wp, s->smep, s->smap, s->ac
+#define WHERE                                                                                                    \
+	"pte 0x%lx %s %s wp %d smep %d smap %d ac %d", s->pte, s->user ? "user" : "kernel", access_name[s->how], \
+		s->wp, s->smep, s->smap, s->ac
 	if (want == NO_TRAP) {
 		CHECK_EQ_IN(v, NO_TRAP, WHERE);
 		return;
@@ -155,7 +157,8 @@ TEST(upper_levels)
 			u64 error = last_trap()->f.error;
 			CHECK_EQ_IN(w, i == 2 ? NO_TRAP : PF, "level %u case %u", level, i);
 			if (w == PF)
-				CHECK_EQ_IN(error, i == 3 ? PF_W | PF_U : PF_P | PF_W | PF_U, "level %u case %u", level, i);
+				CHECK_EQ_IN(error, i == 3 ? PF_W | PF_U : PF_P | PF_W | PF_U, "level %u case %u", level,
+					    i);
 			unsigned x = access_as(true, va, EXEC);
 			error = last_trap()->f.error;
 			if (i == 2)
@@ -166,7 +169,8 @@ TEST(upper_levels)
 	}
 }
 
-/* Reserved bits: above the physical width, PS in a PML4 entry, low address bits of a large page, NX without EFER.NXE. */
+/* Reserved bits: above the physical width, PS in a PML4 entry, low address bits of a large page, NX without EFER.NXE.
+ */
 TEST(reserved_bits)
 {
 	u32 r[4];
@@ -286,7 +290,11 @@ TEST(non_canonical)
 TEST(non_canonical_stack)
 {
 	u64 bad = 0x0000800000000000;
-	CHECK_EQ(CATCH(asm volatile("push %%rbp; mov %0, %%rbp; movb (%%rbp), %%al; pop %%rbp" : : "r"(bad) : "rax")), SS);
+	CHECK_EQ(CATCH(asm volatile("push %%rbp; mov %0, %%rbp; movb (%%rbp), %%al; pop %%rbp"
+				    :
+				    : "r"(bad)
+				    : "rax")),
+		 SS);
 	CHECK_EQ(last_trap()->f.error, 0);
 	static const u8 push[] = {0x50};
 	struct frame f = kernel_frame((u64)push, bad + 64);

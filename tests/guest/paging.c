@@ -1,4 +1,5 @@
-/* Page-table semantics: accessed and dirty bits, large pages, global pages, PCIDs, and when a translation must be gone. */
+/* Page-table semantics: accessed and dirty bits, large pages, global pages, PCIDs, and when a translation must be gone.
+ */
 #include "guest.h"
 
 const char payload[] = "paging";
@@ -29,7 +30,8 @@ TEST(accessed_dirty)
 {
 	u64 page = page_with(1);
 	map(VA, page, PTE_P | PTE_W);
-	volatile u64 *pte = walk(VA, 1, false), *upper[3] = {walk(VA, 2, false), walk(VA, 3, false), walk(VA, 4, false)};
+	volatile u64 *pte = walk(VA, 1, false),
+		     *upper[3] = {walk(VA, 2, false), walk(VA, 3, false), walk(VA, 4, false)};
 	for (unsigned i = 0; i < 3; i++)
 		*upper[i] &= ~(PTE_A | PTE_D);
 	flush();
@@ -82,7 +84,11 @@ TEST(dirty_by_rmw)
 	CHECK_EQ(*walk(VA, 1, false) & PTE_D, PTE_D);
 	CHECK_EQ(read64(page), 5);
 	map(VA, page, PTE_P);
-	CHECK_EQ(CATCH(asm volatile("lock cmpxchgq %%rdx, (%0)" : : "r"(VA), "a"(77ull), "d"(1ull) : "memory", "cc")), PF);
+	CHECK_EQ(CATCH(asm volatile("lock cmpxchgq %%rdx, (%0)"
+				    :
+				    : "r"(VA), "a"(77ull), "d"(1ull)
+				    : "memory", "cc")),
+		 PF);
 	CHECK_EQ(last_trap()->f.error, PF_P | PF_W);
 	CHECK_EQ(CATCH(asm volatile("btsq $0, (%0)" : : "r"(VA) : "memory", "cc")), PF);
 	CHECK_EQ(last_trap()->f.error, PF_P | PF_W);

@@ -1,11 +1,12 @@
-/* Out of long mode and back: real mode, 16-bit protected mode, 32-bit protected mode without and with paging (SDM Vol. 3A 9.8.5, ch. 20). */
+/* Out of long mode and back: real mode, 16-bit protected mode, 32-bit protected mode without and with paging (SDM Vol.
+ * 3A 9.8.5, ch. 20). */
 #include "guest.h"
 
 const char payload[] = "real";
 
 /*
- * Code between real_begin and real_end is copied to 0x9000. go_real() gets there from 64-bit mode by way of 32-bit and 16-bit protected
- * mode, calls the routine whose offset is in real_routine, and comes back. Results are left at RESULT.
+ * Code between real_begin and real_end is copied to 0x9000. go_real() gets there from 64-bit mode by way of 32-bit and
+ * 16-bit protected mode, calls the routine whose offset is in real_routine, and comes back. Results are left at RESULT.
  */
 #define RESULT 0xa000
 void go_real(void);
@@ -41,49 +42,61 @@ asm(".pushsection .text\n"
     "pm16:	movw %cs, %ax; movw %ax, RESULT_PM\n"
     "	movl %cr0, %eax; andb $0xfe, %al; movl %eax, %cr0\n"
     "	ljmp $0x900, $(1f - real_begin)\n"
-    "1:	xorw %ax, %ax; movw %ax, %ss; movw $0x8ff0, %sp; movw %ax, %ds; movw %ax, %fs; movw %ax, %gs; movw $0xa00, %ax; movw %ax, %es\n"
+    "1:	xorw %ax, %ax; movw %ax, %ss; movw $0x8ff0, %sp; movw %ax, %ds; movw %ax, %fs; movw %ax, %gs; movw $0xa00, "
+    "%ax; movw %ax, %es\n"
     "	callw *%bx\n"
     "	cli; movl %cr0, %eax; orb $1, %al; movl %eax, %cr0\n"
     "	ljmpl $0x38, $back32\n"
     ".equ RESULT_PM, 0xaff0\n"
     /* segments: the same byte by several addresses; offsets of 16 bits; values at ES:0 up */
     ".globl r_segments\nr_segments:\n"
-    "	movw $0x1000, %ax; movw %ax, %ds; movb $0x5a, 0x123; movw $0x1012, %ax; movw %ax, %ds; movb 3, %al; movb %al, %es:0\n"
-    "	movw %ds, %es:2; movw $0x1000, %ax; movw %ax, %fs; movw $0x120, %bx; movw $3, %si; movb %fs:(%bx, %si), %al; movb %al, %es:4\n"
-    "	movl $0x10123, %ecx; xorw %ax, %ax; movw %ax, %ds; movw $0x1000, %ax; movw %ax, %ds; movzwl %cx, %ecx; addr32 movb (%ecx), %al; movb %al, %es:5\n"
+    "	movw $0x1000, %ax; movw %ax, %ds; movb $0x5a, 0x123; movw $0x1012, %ax; movw %ax, %ds; movb 3, %al; movb %al, "
+    "%es:0\n"
+    "	movw %ds, %es:2; movw $0x1000, %ax; movw %ax, %fs; movw $0x120, %bx; movw $3, %si; movb %fs:(%bx, %si), %al; "
+    "movb %al, %es:4\n"
+    "	movl $0x10123, %ecx; xorw %ax, %ax; movw %ax, %ds; movw $0x1000, %ax; movw %ax, %ds; movzwl %cx, %ecx; addr32 "
+    "movb (%ecx), %al; movb %al, %es:5\n"
     "	movw $0xfff0, %bx; movb 0x133(%bx), %al; movb %al, %es:6\n" /* wraps at 64 KiB */
     "	retw\n"
     /* stack, calls near and far, PUSHA, ENTER, RET n */
     ".globl r_stack\nr_stack:\n"
     "	movw %sp, %es:0; pushw $0x1234; pushl $0x56789abc; popl %eax; movl %eax, %es:4; popw %ax; movw %ax, %es:8\n"
-    "	lcall $0x900, $(1f - real_begin); movw %cx, %es:10; pushaw; popaw; pushal; popal; enter $8, $0; leave; pushw $7; callw 2f; movw %sp, %es:2; retw\n"
+    "	lcall $0x900, $(1f - real_begin); movw %cx, %es:10; pushaw; popaw; pushal; popal; enter $8, $0; leave; pushw "
+    "$7; callw 2f; movw %sp, %es:2; retw\n"
     "1:	movw %sp, %bp; movw 2(%bp), %cx; lret\n"
     "2:	ret $2\n"
     /* interrupts through the table at 0: INT n, divide error, IRET, flags */
     ".globl r_interrupts\nr_interrupts:\n"
-    "	movw $(3f - real_begin), 0x40 * 4; movw $0x900, 0x40 * 4 + 2; movw $(4f - real_begin), 0; movw $0x900, 2; movw $(5f - real_begin), 6 * 4; movw $0x900, 6 * 4 + 2\n"
+    "	movw $(3f - real_begin), 0x40 * 4; movw $0x900, 0x40 * 4 + 2; movw $(4f - real_begin), 0; movw $0x900, 2; movw "
+    "$(5f - real_begin), 6 * 4; movw $0x900, 6 * 4 + 2\n"
     "	movw $(6f - real_begin), 13 * 4; movw $0x900, 13 * 4 + 2\n"
     "	movw %sp, %es:0; stc; sti; int $0x40; movw %ax, %es:4; pushfw; popw %es:6; cli\n"
     "	xorw %dx, %dx; xorw %bx, %bx; movw $5, %ax\n"
     "7:	divw %bx; movw %ax, %es:10\n"
     "	ud2; movw $0xffff, %bx; xorw %cx, %cx; movw (%bx), %ax; movw %cx, %es:14; movw %sp, %es:2; retw\n"
     "3:	pushfw; popw %ax; iretw\n" /* IF clear here */
-    "4:	pushw %bp; movw %sp, %bp; cmpw $(7b - real_begin), 2(%bp); jne 8f; movw $0xd1, %es:8; 8: addw $2, 2(%bp); movw $9, %ax; popw %bp; iretw\n"
+    "4:	pushw %bp; movw %sp, %bp; cmpw $(7b - real_begin), 2(%bp); jne 8f; movw $0xd1, %es:8; 8: addw $2, 2(%bp); movw "
+    "$9, %ax; popw %bp; iretw\n"
     "5:	pushw %bp; movw %sp, %bp; movw $0x0d, %es:12; addw $2, 2(%bp); popw %bp; iretw\n"
     "6:	pushw %bp; movw %sp, %bp; movw $0x13, %cx; addw $2, 2(%bp); popw %bp; iretw\n"
     /* strings with overrides, 32-bit operands, loops, conditional jumps, BCD */
     ".globl r_work\nr_work:\n"
-    "	cld; movw $0x2000, %ax; movw %ax, %ds; xorw %di, %di; pushw %es; pushw %ds; popw %es; movw $100, %cx; movb $0x11, %al; rep stosb; popw %es\n"
+    "	cld; movw $0x2000, %ax; movw %ax, %ds; xorw %di, %di; pushw %es; pushw %ds; popw %es; movw $100, %cx; movb "
+    "$0x11, %al; rep stosb; popw %es\n"
     "	xorw %si, %si; xorl %eax, %eax; movw $50, %cx; 1: lodsw; addl %eax, %ebx; loop 1b; movw %si, %es:0\n"
     "	xorl %ebx, %ebx; movw $1000, %cx; 1: addl $0x12345, %ebx; roll $3, %ebx; decw %cx; jnz 1b; movl %ebx, %es:4\n"
-    "	movw $10, %cx; xorw %ax, %ax; 1: incw %ax; cmpw $5, %ax; je 2f; loopne 1b; 2: movw %ax, %es:8; movw %cx, %es:10\n"
+    "	movw $10, %cx; xorw %ax, %ax; 1: incw %ax; cmpw $5, %ax; je 2f; loopne 1b; 2: movw %ax, %es:8; movw %cx, "
+    "%es:10\n"
     "	movb $0x38, %al; addb $0x45, %al; daa; movb %al, %es:12; movw $0x1234, %ax; mulw %ax; movw %dx, %es:14\n"
-    "	movl $0x100000, %eax; imull $0x1001, %eax, %eax; movl %eax, %es:16; movl $0x12345678, %eax; bswapl %eax; movl %eax, %es:20\n"
+    "	movl $0x100000, %eax; imull $0x1001, %eax, %eax; movl %eax, %es:16; movl $0x12345678, %eax; bswapl %eax; movl "
+    "%eax, %es:20\n"
     "	xorw %ax, %ax; movw %ax, %ds; smsw %ax; movw %ax, %es:24; retw\n"
     /* "unreal" mode: a limit of 4 GiB left in DS */
     ".globl r_unreal\nr_unreal:\n"
-    "	movl %cr0, %eax; orb $1, %al; movl %eax, %cr0; movw $0x10, %bx; movw %bx, %ds; andb $0xfe, %al; movl %eax, %cr0; ljmp $0x900, $(1f - real_begin)\n"
-    "1:	xorw %bx, %bx; movw %bx, %ds; movl $0x200000, %ebx; movl $0xcafe1234, (%ebx); movl (%ebx), %eax; movl %eax, %es:0; retw\n"
+    "	movl %cr0, %eax; orb $1, %al; movl %eax, %cr0; movw $0x10, %bx; movw %bx, %ds; andb $0xfe, %al; movl %eax, "
+    "%cr0; ljmp $0x900, $(1f - real_begin)\n"
+    "1:	xorw %bx, %bx; movw %bx, %ds; movl $0x200000, %ebx; movl $0xcafe1234, (%ebx); movl (%ebx), %eax; movl %eax, "
+    "%es:0; retw\n"
     "real_end:\n.code64\n.popsection");
 extern u8 r_segments[], r_stack[], r_interrupts[], r_work[], r_unreal[];
 
@@ -199,9 +212,11 @@ asm(".pushsection .text\n"
     "	movl $0xc0000080, %ecx; rdmsr; andl $~0x100, %eax; wrmsr\n"
     "	movl %cr3, %edi; movl %cr4, %esi; movl %esi, %eax; andl $~0x20, %eax; orl $0x10, %eax; movl %eax, %cr4\n"
     "	movl legacy_cr3, %eax; movl %eax, %cr3; movl %cr0, %eax; orl $0x80000000, %eax; movl %eax, %cr0\n"
-    "	movl 0xc0000000, %eax; movl %eax, legacy_value; movl $0x55667788, 0xc0001004; movl 0xc0400008, %eax; movl %eax, legacy_value2\n"
+    "	movl 0xc0000000, %eax; movl %eax, legacy_value; movl $0x55667788, 0xc0001004; movl 0xc0400008, %eax; movl "
+    "%eax, legacy_value2\n"
     "	pushfl; popl legacy_flags; pushl %ebx; popl %ebx\n"
-    "	movl %cr0, %eax; andl $0x7fffffff, %eax; movl %eax, %cr0; movl %esi, %cr4; movl %edi, %cr3; jmp back32\n.code64\n.popsection");
+    "	movl %cr0, %eax; andl $0x7fffffff, %eax; movl %eax, %cr0; movl %esi, %cr4; movl %edi, %cr3; jmp "
+    "back32\n.code64\n.popsection");
 TEST(legacy_paging)
 {
 	volatile u32 *pd = alloc_pages(1), *pt = alloc_pages(1);

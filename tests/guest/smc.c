@@ -1,7 +1,7 @@
 /*
- * Code that changes: the same block, the next instruction, through other mappings, other code at the same address, instructions
- * that lie across pages. SDM Vol. 3A 8.1.3 wants a branch or a serializing instruction between a store and what it made; x86
- * processors do without, and so do these tests within one processor.
+ * Code that changes: the same block, the next instruction, through other mappings, other code at the same address,
+ * instructions that lie across pages. SDM Vol. 3A 8.1.3 wants a branch or a serializing instruction between a store and
+ * what it made; x86 processors do without, and so do these tests within one processor.
  */
 #include "guest.h"
 
@@ -22,7 +22,10 @@ static void put_return(u8 *at, u32 imm)
 static u64 call(u64 at)
 {
 	u64 rax;
-	asm volatile("call *%1" : "=a"(rax) : "r"(at) : "rcx", "rdx", "rsi", "rdi", "r8", "r9", "r10", "r11", "memory", "cc");
+	asm volatile("call *%1"
+		     : "=a"(rax)
+		     : "r"(at)
+		     : "rcx", "rdx", "rsi", "rdi", "r8", "r9", "r10", "r11", "memory", "cc");
 	return rax;
 }
 
@@ -73,7 +76,8 @@ TEST(store_across)
 		put_return(p + PAGE, i + 1);
 		CHECK_EQ(call(CODE_VA + PAGE - 16), i);
 		CHECK_EQ(call(CODE_VA + PAGE), i + 1);
-		/* eight bytes, four on each side: the first page's are padding, the second page's its opcode and immediate */
+		/* eight bytes, four on each side: the first page's are padding, the second page's its opcode and
+		 * immediate */
 		*(volatile u64 *)(p + PAGE - 4) = 0x0001b8ull << 32 | i;
 		CHECK_EQ(call(CODE_VA + PAGE) & 0xffff, ((i + 1) & 0xff00) ? call(CODE_VA + PAGE) & 0xffff : 1);
 		CHECK_EQ(call(CODE_VA + PAGE - 16), i);
@@ -86,9 +90,12 @@ SNIPPET(next_opcode, 64, "movb %dil, 1f+1(%rip); xorl %eax, %eax; 1: addl $5, %e
 SNIPPET(own_insn, 64, "movl %edi, %eax; 1: movb $0xc3, 1b(%rip); movl $1, %eax; movl $2, %eax; ret");
 SNIPPET(own_loop, 64, "xorl %eax, %eax; movl $50, %ecx; 1: addl $1, %eax; incb 1b+2(%rip); decl %ecx; jnz 1b; ret");
 SNIPPET(later_block, 64, "movl %edi, 2f+1(%rip); jmp 1f; nop; nop; 1: nop; jmp 2f; nop; 2: movl $0, %eax; ret");
-SNIPPET(earlier_block, 64, "movl $3, %ecx; xorl %eax, %eax; 1: addl $1, %eax; jmp 2f; 2: movb $10, 1b+2(%rip); decl %ecx; jnz 1b; ret");
-SNIPPET(push_next, 64, "movq %rsp, %rdx; leaq 1f+8(%rip), %rsp; pushq %rdi; 1: movl $0, %eax; nop; nop; nop; movq %rdx, %rsp; ret");
-SNIPPET(call_next, 64, "movq %rsp, %rdx; leaq 2f(%rip), %rsp; call 3f; nop; nop; 2: nop; 3: movl $7, %eax; movq %rdx, %rsp; ret");
+SNIPPET(earlier_block, 64,
+	"movl $3, %ecx; xorl %eax, %eax; 1: addl $1, %eax; jmp 2f; 2: movb $10, 1b+2(%rip); decl %ecx; jnz 1b; ret");
+SNIPPET(push_next, 64,
+	"movq %rsp, %rdx; leaq 1f+8(%rip), %rsp; pushq %rdi; 1: movl $0, %eax; nop; nop; nop; movq %rdx, %rsp; ret");
+SNIPPET(call_next, 64,
+	"movq %rsp, %rdx; leaq 2f(%rip), %rsp; call 3f; nop; nop; 2: nop; 3: movl $7, %eax; movq %rdx, %rsp; ret");
 SNIPPET(string_next, 64, "leaq 1f+1(%rip), %rdi; movl $4, %ecx; movb $0x11, %al; rep stosb; 1: movl $0, %eax; ret");
 SNIPPET(xchg_next, 64, "xchgl %edi, 1f+1(%rip); 1: movl $0, %eax; ret");
 SNIPPET(cmpxchg_next, 64, "xorl %eax, %eax; lock cmpxchgl %edi, 1f+1(%rip); 1: movl $0, %eax; ret");
@@ -98,7 +105,10 @@ SNIPPET(fpu_next, 64, "pushq %rdi; fildl (%rsp); fistpl 1f+1(%rip); popq %rdi; 1
 static u64 call_with(u64 at, u64 rdi)
 {
 	u64 rax;
-	asm volatile("call *%2" : "=a"(rax), "+D"(rdi) : "r"(at) : "rcx", "rdx", "rsi", "r8", "r9", "r10", "r11", "memory", "cc");
+	asm volatile("call *%2"
+		     : "=a"(rax), "+D"(rdi)
+		     : "r"(at)
+		     : "rcx", "rdx", "rsi", "r8", "r9", "r10", "r11", "memory", "cc");
 	return rax;
 }
 static u64 fresh(const u8 *begin, const u8 *end)
@@ -109,8 +119,8 @@ static u64 fresh(const u8 *begin, const u8 *end)
 TEST(next_instruction)
 {
 	static const u8 *const codes[][2] = {
-		{next_insn, next_insn_end}, {later_block, later_block_end}, {xchg_next, xchg_next_end},
-		{cmpxchg_next, cmpxchg_next_end}, {sse_next, sse_next_end}, {fpu_next, fpu_next_end},
+		{next_insn, next_insn_end},       {later_block, later_block_end}, {xchg_next, xchg_next_end},
+		{cmpxchg_next, cmpxchg_next_end}, {sse_next, sse_next_end},       {fpu_next, fpu_next_end},
 	};
 	for (unsigned i = 0; i < 6; i++) {
 		u64 at = fresh(codes[i][0], codes[i][1]);
@@ -124,11 +134,11 @@ TEST(next_instruction)
 TEST(next_instruction_more)
 {
 	u64 at = fresh(next_opcode, next_opcode_end);
-	CHECK_EQ(call_with(at, 0xc0), 5); /* add $5, %eax */
-	CHECK_EQ(call_with(at, 0xc8), 5); /* or */
+	CHECK_EQ(call_with(at, 0xc0), 5);       /* add $5, %eax */
+	CHECK_EQ(call_with(at, 0xc8), 5);       /* or */
 	CHECK_EQ(call_with(at, 0xe8), (u32)-5); /* sub */
-	CHECK_EQ(call_with(at, 0xe0), 0); /* and */
-	CHECK_EQ(call_with(at, 0xf0), 5); /* xor */
+	CHECK_EQ(call_with(at, 0xe0), 0);       /* and */
+	CHECK_EQ(call_with(at, 0xf0), 5);       /* xor */
 	at = fresh(own_loop, own_loop_end);
 	u64 want = 0;
 	for (unsigned i = 0, k = 1; i < 50; i++, k++)
@@ -337,7 +347,8 @@ TEST(user)
 }
 
 /* Data and code in one page, written all the time: slow, but right. */
-SNIPPET(mixed, 64, "movl $10000, %ecx; 1: incq 2f(%rip); decl %ecx; jnz 1b; movq 2f(%rip), %rax; ret; .balign 8; 2: .quad 0");
+SNIPPET(mixed, 64,
+	"movl $10000, %ecx; 1: incq 2f(%rip); decl %ecx; jnz 1b; movq 2f(%rip), %rax; ret; .balign 8; 2: .quad 0");
 TEST(data_beside_code)
 {
 	u64 at = fresh(mixed, mixed_end);

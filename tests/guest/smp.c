@@ -205,7 +205,10 @@ static void dekker(void *arg)
 		if (me == 0 && !locked)
 			asm volatile("movq $1, %1; mfence; movq %2, %0" : "=&r"(v), "=m"(x) : "m"(y) : "memory");
 		else if (me == 0)
-			asm volatile("movq $1, %1; lock orq $0, (%%rsp); movq %2, %0" : "=&r"(v), "=m"(x) : "m"(y) : "memory", "cc");
+			asm volatile("movq $1, %1; lock orq $0, (%%rsp); movq %2, %0"
+				     : "=&r"(v), "=m"(x)
+				     : "m"(y)
+				     : "memory", "cc");
 		else if (!locked)
 			asm volatile("movq $1, %1; mfence; movq %2, %0" : "=&r"(v), "=m"(y) : "m"(x) : "memory");
 		else
@@ -289,7 +292,8 @@ TEST(cross_modifying)
 
 /* The same without any serialization or call out of the loop: the change must be seen in the end. */
 CODE(tight_loop);
-asm(".pushsection .text\n.globl tight_loop, tight_loop_end\ntight_loop: 1: movl $0, %eax; testl %eax, %eax; jz 1b; ret\ntight_loop_end: .popsection");
+asm(".pushsection .text\n.globl tight_loop, tight_loop_end\ntight_loop: 1: movl $0, %eax; testl %eax, %eax; jz 1b; "
+    "ret\ntight_loop_end: .popsection");
 static void tight(void *arg)
 {
 	call((u64)arg);
@@ -309,7 +313,8 @@ TEST(patched_loop)
 	}
 }
 
-/* As Linux patches text: INT3, IPI to all, the tail, IPI, the first byte, IPI; runners see the old or the new, or trap. */
+/* As Linux patches text: INT3, IPI to all, the tail, IPI, the first byte, IPI; runners see the old or the new, or trap.
+ */
 static volatile unsigned traps;
 static bool on_int3(struct frame *f)
 {

@@ -1,4 +1,5 @@
-/* String instructions across pages, with faults in the middle, both directions, all sizes, overlapping (SDM Vol. 2 REP). */
+/* String instructions across pages, with faults in the middle, both directions, all sizes, overlapping (SDM Vol. 2
+ * REP). */
 #include "guest.h"
 
 const char payload[] = "string";
@@ -12,12 +13,13 @@ struct result {
 	u64 rcx, rsi, rdi, rax, rflags, vector, error, cr2, rip;
 };
 
-#define INSNS(X)                                                                                                       \
-	X(movsb) X(movsw) X(movsl) X(movsq) X(stosb) X(stosw) X(stosl) X(stosq) X(lodsb) X(lodsw) X(lodsl) X(lodsq)    \
-	X(cmpsb) X(cmpsw) X(cmpsl) X(cmpsq) X(scasb) X(scasw) X(scasl) X(scasq)
-#define SNIPPETS(n)                                                                                                    \
-	SNIPPET(one_##n, 64, #n "; ud2");                                                                              \
-	SNIPPET(rep_##n, 64, "rep " #n "; ud2");                                                                       \
+#define INSNS(X)                                                                                                    \
+	X(movsb)                                                                                                    \
+	X(movsw) X(movsl) X(movsq) X(stosb) X(stosw) X(stosl) X(stosq) X(lodsb) X(lodsw) X(lodsl) X(lodsq) X(cmpsb) \
+		X(cmpsw) X(cmpsl) X(cmpsq) X(scasb) X(scasw) X(scasl) X(scasq)
+#define SNIPPETS(n)                              \
+	SNIPPET(one_##n, 64, #n "; ud2");        \
+	SNIPPET(rep_##n, 64, "rep " #n "; ud2"); \
 	SNIPPET(repne_##n, 64, "repne " #n "; ud2");
 INSNS(SNIPPETS)
 #define ENTRY(n) {#n, {one_##n, rep_##n, repne_##n}},
@@ -36,16 +38,21 @@ static struct result run(const u8 *code, u64 rax, u64 rcx, u64 rsi, u64 rdi, u64
 	f.rdi = rdi;
 	f.rflags = 2 | flags;
 	struct trap *t = run_frame(&f);
-	return (struct result){t->f.rcx, t->f.rsi, t->f.rdi, t->f.rax, t->f.rflags, t->f.vector, t->f.error, t->cr2, t->f.rip};
+	return (struct result){t->f.rcx,    t->f.rsi,   t->f.rdi, t->f.rax, t->f.rflags,
+			       t->f.vector, t->f.error, t->cr2,   t->f.rip};
 }
 
 static unsigned size_of(const struct insn *i)
 {
 	switch (i->name[4]) {
-	case 'b': return 1;
-	case 'w': return 2;
-	case 'l': return 4;
-	default: return 8;
+	case 'b':
+		return 1;
+	case 'w':
+		return 2;
+	case 'l':
+		return 4;
+	default:
+		return 8;
 	}
 }
 
@@ -57,13 +64,15 @@ static u64 load(u64 at, unsigned size)
 	return v;
 }
 
-/* The model: element by element, byte by byte; stops where `limit_src` or `limit_dst` begin (pages that are missing). */
+/* The model: element by element, byte by byte; stops where `limit_src` or `limit_dst` begin (pages that are missing).
+ */
 static struct result model(const struct insn *in, unsigned rep, u64 rax, u64 rcx, u64 rsi, u64 rdi, u64 flags, u64 hole)
 {
 	unsigned size = size_of(in);
 	int64_t step = flags & FL_DF ? -(int64_t)size : size;
 	char kind = in->name[0], second = in->name[1];
-	bool src = kind == 'm' || kind == 'l' || kind == 'c', dst = kind != 'l', cmp = kind == 'c' || (kind == 's' && second == 'c');
+	bool src = kind == 'm' || kind == 'l' || kind == 'c', dst = kind != 'l',
+	     cmp = kind == 'c' || (kind == 's' && second == 'c');
 	struct result r = {rcx, rsi, rdi, rax, flags, UD, 0, 0, 0};
 	u64 mask = size == 8 ? ~0ull : (1ull << (size * 8)) - 1;
 #define MISSING(a) ((a) + size > hole && (a) < hole + PAGE)
@@ -243,7 +252,10 @@ TEST(restart)
 		faults = 0;
 		u64 count = n / 8, di = at;
 		if (down)
-			asm volatile("std; rep stosq; cld" : "+c"(count), "+D"(di) : "a"(0x1234567890abcdef) : "memory");
+			asm volatile("std; rep stosq; cld"
+				     : "+c"(count), "+D"(di)
+				     : "a"(0x1234567890abcdef)
+				     : "memory");
 		else
 			asm volatile("rep stosq" : "+c"(count), "+D"(di) : "a"(0x1234567890abcdef) : "memory");
 		CHECK_EQ(faults, 16);

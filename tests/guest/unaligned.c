@@ -1,4 +1,5 @@
-/* Accesses that cross cache lines and pages, of every size and kind, into pages that do not follow each other in memory. */
+/* Accesses that cross cache lines and pages, of every size and kind, into pages that do not follow each other in
+ * memory. */
 #include "guest.h"
 
 const char payload[] = "unaligned";
@@ -98,9 +99,12 @@ TEST(read_modify_write)
 		asm volatile("lock cmpxchgq %3, (%2)" : "=@cce"(ok), "+a"(a) : "r"(AT(n)), "r"(old) : "memory");
 		CHECK(ok);
 		CHECK_EQ_IN(expect(AT(n), 8), old, "offset %u", n);
-		asm volatile("notl (%0); negw (%0); rolq $8, (%0); incl (%0); lock orw $0x101, (%0)" : : "r"(AT(n)) : "memory", "cc");
+		asm volatile("notl (%0); negw (%0); rolq $8, (%0); incl (%0); lock orw $0x101, (%0)"
+			     :
+			     : "r"(AT(n))
+			     : "memory", "cc");
 		u64 w = old ^ 0xffffffff;
-		w = (w & ~0xffffull) | (u16)-(u16)w;
+		w = (w & ~0xffffull) | (u16) - (u16)w;
 		w = w << 8 | w >> 56;
 		w = (w & ~0xffffffffull) | (u32)(w + 1);
 		w |= 0x101;
@@ -155,7 +159,10 @@ TEST(avx)
 		asm volatile("vmovups %1, %%ymm1; vmovups %%ymm1, (%0)" : : "r"(AT(n)), "m"(buf) : "memory");
 		for (unsigned i = 0; i < 32; i++)
 			CHECK_EQ_IN(buf[i], byte_at(AT(n) + i), "offset %u", n);
-		asm volatile("vxorps %%ymm0, %%ymm0, %%ymm0; vorps (%1), %%ymm0, %%ymm1; vmovups %%ymm1, %0" : "=m"(buf) : "r"(AT(n)) : "memory");
+		asm volatile("vxorps %%ymm0, %%ymm0, %%ymm0; vorps (%1), %%ymm0, %%ymm1; vmovups %%ymm1, %0"
+			     : "=m"(buf)
+			     : "r"(AT(n))
+			     : "memory");
 		for (unsigned i = 0; i < 32; i++)
 			CHECK_EQ_IN(buf[i], byte_at(AT(n) + i), "offset %u", n);
 	}
@@ -175,19 +182,33 @@ TEST(masked)
 	for (unsigned i = 0; i < 8; i++)
 		mask[i] = i < 4 ? 0x80000000 : 0;
 	CHECK_EQ(CATCH(asm volatile("vmovups %1, %%ymm1; vmaskmovps (%2), %%ymm1, %%ymm0; vmovups %%ymm0, %0"
-				    : "=m"(out) : "m"(mask), "r"(at) : "memory")), NO_TRAP);
+				    : "=m"(out)
+				    : "m"(mask), "r"(at)
+				    : "memory")),
+		 NO_TRAP);
 	for (unsigned i = 0; i < 8; i++)
 		CHECK_EQ(out[i], i < 4 ? *(u32 *)(first + PAGE - 16 + 4 * i) : 0);
 	mask[5] = 0x80000000;
-	CHECK_EQ(CATCH(asm volatile("vmovups %0, %%ymm1; vmaskmovps (%1), %%ymm1, %%ymm0" : : "m"(mask), "r"(at) : "memory")), PF);
-	CHECK_EQ(CATCH(asm volatile("vmovups %0, %%ymm1; vpmaskmovd %%ymm0, %%ymm1, (%1)" : : "m"(mask), "r"(at) : "memory")), PF);
+	CHECK_EQ(CATCH(asm volatile("vmovups %0, %%ymm1; vmaskmovps (%1), %%ymm1, %%ymm0"
+				    :
+				    : "m"(mask), "r"(at)
+				    : "memory")),
+		 PF);
+	CHECK_EQ(CATCH(asm volatile("vmovups %0, %%ymm1; vpmaskmovd %%ymm0, %%ymm1, (%1)"
+				    :
+				    : "m"(mask), "r"(at)
+				    : "memory")),
+		 PF);
 	CHECK_EQ(last_trap()->f.error, PF_W);
 	map(VA + PAGE, (u64)second, PTE_KERNEL);
 	static int32_t index[8] __attribute__((aligned(32))) = {0, 1, 2, 3, 1024, 1025, -1, 7};
 	for (unsigned i = 0; i < 8; i++)
 		mask[i] = i == 2 ? 0 : 0x80000000;
-	asm volatile("vmovups %1, %%ymm2; vmovups %2, %%ymm1; vpcmpeqd %%ymm0, %%ymm0, %%ymm0; vpgatherdd %%ymm2, (%3, %%ymm1, 4), %%ymm0; vmovups %%ymm0, %0"
-		     : "=m"(out) : "m"(mask), "m"(index), "r"(VA + 16) : "memory");
+	asm volatile("vmovups %1, %%ymm2; vmovups %2, %%ymm1; vpcmpeqd %%ymm0, %%ymm0, %%ymm0; vpgatherdd %%ymm2, (%3, "
+		     "%%ymm1, 4), %%ymm0; vmovups %%ymm0, %0"
+		     : "=m"(out)
+		     : "m"(mask), "m"(index), "r"(VA + 16)
+		     : "memory");
 	for (unsigned i = 0; i < 8; i++)
 		CHECK_EQ(out[i], i == 2 ? 0xffffffff : (u32)expect(VA + 16 + 4ll * index[i], 4));
 }

@@ -1,9 +1,9 @@
 /*
  * Debug registers and single step (SDM Vol. 3B ch. 17). Compiled for general registers only, no C library, as mmu.h.
  *
- * Who runs instructions asks x86_debug_active() first; while it says no, none of this need be called. Otherwise, for every
- * instruction: x86_before_instruction, the instruction itself, x86_after_instruction (emulate.h). The memory access functions
- * report through x86_data_breakpoint while x86_data_breakpoints_armed.
+ * Who runs instructions asks x86_debug_active() first; while it says no, none of this need be called. Otherwise, for
+ * every instruction: x86_before_instruction, the instruction itself, x86_after_instruction (emulate.h). The memory
+ * access functions report through x86_data_breakpoint while x86_data_breakpoints_armed.
  */
 #ifndef DOPPEL_ARCH_X86_DEBUG_H
 #define DOPPEL_ARCH_X86_DEBUG_H
@@ -34,8 +34,8 @@ static inline bool x86_debug_active(const struct x86_cpu *cpu)
 enum verdict x86_before_instruction(struct x86_cpu *cpu);
 
 /*
- * Notes a data access to [linear, linear+len), to be reported by x86_after_instruction. Call it once an access is known not
- * to fault. A read-modify-write calls it for both.
+ * Notes a data access to [linear, linear+len), to be reported by x86_after_instruction. Call it once an access is known
+ * not to fault. A read-modify-write calls it for both.
  */
 void x86_data_breakpoint(struct x86_cpu *cpu, uint64_t linear, unsigned len, bool write);
 /* The same for IN, OUT, INS and OUTS, active with CR4.DE only. */

@@ -12,17 +12,18 @@ enum verdict gen_special(struct x86_cpu *cpu, const struct x86_insn *insn);
 enum verdict gen_bcd(struct x86_cpu *cpu, const struct x86_insn *insn);
 
 /*
- * A string instruction over host memory: as many elements as lie, for each operand, within one page of RAM. `count` is how many may be done at
- * most (at least 1). Returns how many were done; 0 when there is no fast way, with nothing changed. Advances RSI and RDI, not RCX.
+ * A string instruction over host memory: as many elements as lie, for each operand, within one page of RAM. `count` is
+ * how many may be done at most (at least 1). Returns how many were done; 0 when there is no fast way, with nothing
+ * changed. Advances RSI and RDI, not RCX.
  */
 struct gen_string_op {
-	uint8_t opcode;	   /* with bit 0 set: A5 MOVS, A7 CMPS, AB STOS, AD LODS, AF SCAS */
-	uint8_t size;	   /* bytes of an element */
+	uint8_t opcode; /* with bit 0 set: A5 MOVS, A7 CMPS, AB STOS, AD LODS, AF SCAS */
+	uint8_t size;   /* bytes of an element */
 	uint8_t addrsize;
-	uint8_t src_seg;   /* enum x86_seg */
-	bool src, dst;	   /* uses RSI, uses RDI */
-	bool compare;	   /* CMPS, SCAS */
-	bool stop_zf;	   /* the ZF that ends a repeated comparison */
+	uint8_t src_seg; /* enum x86_seg */
+	bool src, dst;   /* uses RSI, uses RDI */
+	bool compare;    /* CMPS, SCAS */
+	bool stop_zf;    /* the ZF that ends a repeated comparison */
 };
 uint64_t gen_string_bulk(struct x86_cpu *cpu, const struct gen_string_op *op, uint64_t count);
 
@@ -35,7 +36,8 @@ static inline uint64_t gen_mask(unsigned size)
 	return size >= 8 ? ~0ull : (1ull << (size * 8)) - 1;
 }
 
-/* Writes the low `size` bytes of a register as instructions do: 4 bytes clear the upper half, 1 and 2 leave the rest. */
+/* Writes the low `size` bytes of a register as instructions do: 4 bytes clear the upper half, 1 and 2 leave the rest.
+ */
 static inline void gen_set_reg(struct x86_cpu *cpu, unsigned reg, uint64_t value, unsigned size)
 {
 	if (size >= 4)
@@ -74,7 +76,8 @@ enum verdict gen_probe_write(struct x86_cpu *cpu, enum x86_seg seg, uint64_t off
 /* The r/m operand's value, register or memory, zero-extended. */
 enum verdict gen_read_rm(struct x86_cpu *cpu, const struct x86_insn *insn, uint64_t *value, unsigned len);
 
-/* The default data segment or its override, from the prefixes: for the implicit operands of string instructions and XLAT. */
+/* The default data segment or its override, from the prefixes: for the implicit operands of string instructions and
+ * XLAT. */
 enum x86_seg gen_data_segment(const struct x86_insn *insn);
 
 #endif

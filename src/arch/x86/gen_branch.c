@@ -7,14 +7,30 @@ static bool condition(uint64_t fl, unsigned cc)
 	bool sf_of = !(fl & FL_SF) != !(fl & FL_OF);
 	bool r = false;
 	switch (cc >> 1) {
-	case 0: r = fl & FL_OF; break;
-	case 1: r = fl & FL_CF; break;
-	case 2: r = fl & FL_ZF; break;
-	case 3: r = fl & (FL_CF | FL_ZF); break;
-	case 4: r = fl & FL_SF; break;
-	case 5: r = fl & FL_PF; break;
-	case 6: r = sf_of; break;
-	case 7: r = sf_of || (fl & FL_ZF); break;
+	case 0:
+		r = fl & FL_OF;
+		break;
+	case 1:
+		r = fl & FL_CF;
+		break;
+	case 2:
+		r = fl & FL_ZF;
+		break;
+	case 3:
+		r = fl & (FL_CF | FL_ZF);
+		break;
+	case 4:
+		r = fl & FL_SF;
+		break;
+	case 5:
+		r = fl & FL_PF;
+		break;
+	case 6:
+		r = sf_of;
+		break;
+	case 7:
+		r = sf_of || (fl & FL_ZF);
+		break;
 	}
 	return r != (cc & 1);
 }

@@ -1,4 +1,5 @@
-/* String instructions on whole stretches of RAM, through host pointers: what makes REP MOVS and REP STOS worth their name. */
+/* String instructions on whole stretches of RAM, through host pointers: what makes REP MOVS and REP STOS worth their
+ * name. */
 #include "arch/x86/gen.h"
 
 #include "bus/memory.h"
@@ -60,54 +61,75 @@ static bool span_open(struct x86_cpu *cpu, struct span *s, enum x86_seg seg, uin
 static inline uint64_t load(const uint8_t *p, unsigned size)
 {
 	switch (size) {
-	case 1: return *(const volatile uint8_t *)p;
-	case 2: return *(const volatile uint16_t *)p;
-	case 4: return *(const volatile uint32_t *)p;
-	default: return *(const volatile uint64_t *)p;
+	case 1:
+		return *(const volatile uint8_t *)p;
+	case 2:
+		return *(const volatile uint16_t *)p;
+	case 4:
+		return *(const volatile uint32_t *)p;
+	default:
+		return *(const volatile uint64_t *)p;
 	}
 }
 
 /*
- * The host's own instruction of the same element size, so that operands that overlap come out as they must, and elements are
- * written whole. The host's direction flag is turned only around the instruction.
+ * The host's own instruction of the same element size, so that operands that overlap come out as they must, and
+ * elements are written whole. The host's direction flag is turned only around the instruction.
  */
-#define HOST_MOVS(letter)                                                                                              \
-	do {                                                                                                           \
-		if (down)                                                                                              \
-			asm volatile("std; rep movs" letter "; cld" : "+D"(d), "+S"(s), "+c"(n) : : "memory");          \
-		else                                                                                                   \
-			asm volatile("rep movs" letter : "+D"(d), "+S"(s), "+c"(n) : : "memory");                       \
+#define HOST_MOVS(letter)                                                                                      \
+	do {                                                                                                   \
+		if (down)                                                                                      \
+			asm volatile("std; rep movs" letter "; cld" : "+D"(d), "+S"(s), "+c"(n) : : "memory"); \
+		else                                                                                           \
+			asm volatile("rep movs" letter : "+D"(d), "+S"(s), "+c"(n) : : "memory");              \
 	} while (0)
-#define HOST_STOS(letter)                                                                                              \
-	do {                                                                                                           \
-		if (down)                                                                                              \
-			asm volatile("std; rep stos" letter "; cld" : "+D"(d), "+c"(n) : "a"(v) : "memory");            \
-		else                                                                                                   \
-			asm volatile("rep stos" letter : "+D"(d), "+c"(n) : "a"(v) : "memory");                         \
+#define HOST_STOS(letter)                                                                                    \
+	do {                                                                                                 \
+		if (down)                                                                                    \
+			asm volatile("std; rep stos" letter "; cld" : "+D"(d), "+c"(n) : "a"(v) : "memory"); \
+		else                                                                                         \
+			asm volatile("rep stos" letter : "+D"(d), "+c"(n) : "a"(v) : "memory");              \
 	} while (0)
 
 static void host_movs(uint8_t *d, const uint8_t *s, uint64_t n, unsigned size, bool down)
 {
 	switch (size) {
-	case 1: HOST_MOVS("b"); break;
-	case 2: HOST_MOVS("w"); break;
-	case 4: HOST_MOVS("l"); break;
-	default: HOST_MOVS("q"); break;
+	case 1:
+		HOST_MOVS("b");
+		break;
+	case 2:
+		HOST_MOVS("w");
+		break;
+	case 4:
+		HOST_MOVS("l");
+		break;
+	default:
+		HOST_MOVS("q");
+		break;
 	}
 }
 
 static void host_stos(uint8_t *d, uint64_t v, uint64_t n, unsigned size, bool down)
 {
 	switch (size) {
-	case 1: HOST_STOS("b"); break;
-	case 2: HOST_STOS("w"); break;
-	case 4: HOST_STOS("l"); break;
-	default: HOST_STOS("q"); break;
+	case 1:
+		HOST_STOS("b");
+		break;
+	case 2:
+		HOST_STOS("w");
+		break;
+	case 4:
+		HOST_STOS("l");
+		break;
+	default:
+		HOST_STOS("q");
+		break;
 	}
 }
 
 /* Compares until the ending ZF comes up or `n` are done; returns how many were. Flags are those of the last. */
-static uint64_t compare(struct x86_cpu *cpu, const struct gen_string_op *op, const uint8_t *s, const uint8_t *d, uint64_t n)
+static uint64_t compare(struct x86_cpu *cpu, const struct gen_string_op *op, const uint8_t *s, const uint8_t *d,
+			uint64_t n)
 {
 	int64_t step = cpu->rflags & FL_DF ? -(int64_t)op->size : op->size;
 	uint64_t a = zext(cpu->gpr[RAX], op->size), b = 0, done = 0;
@@ -146,7 +168,8 @@ uint64_t gen_string_bulk(struct x86_cpu *cpu, const struct gen_string_op *op, ui
 	else if (op->opcode == 0xab)
 		host_stos(dst.p, cpu->gpr[RAX], n, op->size, down);
 	else
-		gen_set_reg(cpu, RAX, load(src.p + (down ? -1 : 1) * (int64_t)((n - 1) * op->size), op->size), op->size);
+		gen_set_reg(cpu, RAX, load(src.p + (down ? -1 : 1) * (int64_t)((n - 1) * op->size), op->size),
+			    op->size);
 	if (op->dst && !op->compare)
 		guest_memory_wrote(cpu->mem, dst.gpa + (down ? (dst.count - n) * op->size : 0), n * op->size);
 	if (op->src)

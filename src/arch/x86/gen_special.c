@@ -2,21 +2,29 @@
 #include "arch/x86/gen.h"
 
 /* The host's own comparison gives the flags. LAHF has SF ZF AF PF CF in RFLAGS' own places. */
-#define HOST_COMPARE(type)                                                                                             \
-	({                                                                                                             \
-		uint16_t ax;                                                                                           \
-		asm("cmp %2, %1; lahf; seto %%al" : "=&a"(ax) : "r"((type)a), "r"((type)b) : "cc");                    \
-		ax;                                                                                                    \
+#define HOST_COMPARE(type)                                                                          \
+	({                                                                                          \
+		uint16_t ax;                                                                        \
+		asm("cmp %2, %1; lahf; seto %%al" : "=&a"(ax) : "r"((type)a), "r"((type)b) : "cc"); \
+		ax;                                                                                 \
 	})
 
 void gen_flags_compare(struct x86_cpu *cpu, uint64_t a, uint64_t b, unsigned size)
 {
 	uint16_t ax;
 	switch (size) {
-	case 1: ax = HOST_COMPARE(uint8_t); break;
-	case 2: ax = HOST_COMPARE(uint16_t); break;
-	case 4: ax = HOST_COMPARE(uint32_t); break;
-	default: ax = HOST_COMPARE(uint64_t); break;
+	case 1:
+		ax = HOST_COMPARE(uint8_t);
+		break;
+	case 2:
+		ax = HOST_COMPARE(uint16_t);
+		break;
+	case 4:
+		ax = HOST_COMPARE(uint32_t);
+		break;
+	default:
+		ax = HOST_COMPARE(uint64_t);
+		break;
 	}
 	uint64_t fl = (ax >> 8 & (FL_ARITH & 0xff)) | (ax & 1 ? FL_OF : 0);
 	cpu->rflags = (cpu->rflags & ~(uint64_t)FL_ARITH) | fl;

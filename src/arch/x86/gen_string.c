@@ -1,6 +1,6 @@
 /*
- * MOVS, CMPS, STOS, LODS, SCAS (SDM Vol. 1 7.3.9, Vol. 2 REP). Registers are written back after every element, so that a fault
- * in the middle leaves the instruction where it can go on from.
+ * MOVS, CMPS, STOS, LODS, SCAS (SDM Vol. 1 7.3.9, Vol. 2 REP). Registers are written back after every element, so that
+ * a fault in the middle leaves the instruction where it can go on from.
  */
 #include "arch/x86/gen.h"
 

@@ -1,6 +1,6 @@
 /*
- * The runtime under every payload: 64-bit mode at 1 MiB, the first 4 GiB mapped onto themselves, traps caught and recorded, other
- * processors, the local APIC, a console on COM1.
+ * The runtime under every payload: 64-bit mode at 1 MiB, the first 4 GiB mapped onto themselves, traps caught and
+ * recorded, other processors, the local APIC, a console on COM1.
  */
 #ifndef GUEST_GUEST_H
 #define GUEST_GUEST_H
@@ -21,9 +21,9 @@ struct test {
 	const char *name;
 	void (*fn)(void);
 };
-#define TEST(n)                                                                                                        \
-	static void test_##n(void);                                                                                    \
-	static const struct test entry_##n __attribute__((used, section(".tests"))) = {#n, test_##n};                  \
+#define TEST(n)                                                                                       \
+	static void test_##n(void);                                                                   \
+	static const struct test entry_##n __attribute__((used, section(".tests"))) = {#n, test_##n}; \
 	static void test_##n(void)
 
 /* The payload's name, before each test's. */
@@ -34,26 +34,26 @@ void fail(const char *file, int line, const char *fmt, ...) __attribute__((forma
 /* Ends the test at once as not applicable. */
 _Noreturn void skip(const char *why);
 _Noreturn void machine_exit(unsigned value);
-#define CHECK(c)                                                                                                       \
-	do {                                                                                                           \
-		if (!(c))                                                                                              \
-			fail(__FILE__, __LINE__, "%s", #c);                                                            \
+#define CHECK(c)                                            \
+	do {                                                \
+		if (!(c))                                   \
+			fail(__FILE__, __LINE__, "%s", #c); \
 	} while (0)
-#define CHECK_EQ(a, b)                                                                                                 \
-	do {                                                                                                           \
-		u64 a_ = (u64)(a), b_ = (u64)(b);                                                                      \
-		if (a_ != b_)                                                                                          \
-			fail(__FILE__, __LINE__, "%s is 0x%lx, not 0x%lx", #a, a_, b_);                                \
+#define CHECK_EQ(a, b)                                                                  \
+	do {                                                                            \
+		u64 a_ = (u64)(a), b_ = (u64)(b);                                       \
+		if (a_ != b_)                                                           \
+			fail(__FILE__, __LINE__, "%s is 0x%lx, not 0x%lx", #a, a_, b_); \
 	} while (0)
 /* The same with a word on which case it was. */
-#define CHECK_EQ_IN(a, b, ...)                                                                                         \
-	do {                                                                                                           \
-		u64 a_ = (u64)(a), b_ = (u64)(b);                                                                      \
-		if (a_ != b_) {                                                                                        \
-			fail(__FILE__, __LINE__, "%s is 0x%lx, not 0x%lx", #a, a_, b_);                                \
-			print("  with " __VA_ARGS__);                                                                  \
-			print("\n");                                                                                   \
-		}                                                                                                      \
+#define CHECK_EQ_IN(a, b, ...)                                                          \
+	do {                                                                            \
+		u64 a_ = (u64)(a), b_ = (u64)(b);                                       \
+		if (a_ != b_) {                                                         \
+			fail(__FILE__, __LINE__, "%s is 0x%lx, not 0x%lx", #a, a_, b_); \
+			print("  with " __VA_ARGS__);                                   \
+			print("\n");                                                    \
+		}                                                                       \
 	} while (0)
 
 /* Traps. */
@@ -74,13 +74,13 @@ struct trap {
  * Runs `code` and gives the vector of the exception that ended it, or NO_TRAP. last_trap() has the rest. Locals changed
  * inside must be volatile.
  */
-#define CATCH(...)                                                                                                     \
-	({                                                                                                             \
-		if (!catch_save(catch_begin())) {                                                                      \
-			__VA_ARGS__;                                                                                   \
-			catch_end();                                                                                   \
-		}                                                                                                      \
-		catch_vector();                                                                                        \
+#define CATCH(...)                                \
+	({                                        \
+		if (!catch_save(catch_begin())) { \
+			__VA_ARGS__;              \
+			catch_end();              \
+		}                                 \
+		catch_vector();                   \
 	})
 int catch_save(u64 *buf) __attribute__((returns_twice));
 u64 *catch_begin(void);
@@ -120,7 +120,7 @@ extern struct tss tss[CPUS_MAX];
 /* Processors. */
 extern unsigned cpus; /* from the command line, "cpus=N" */
 unsigned this_cpu(void);
-void smp_start(void); /* starts those that are not running yet */
+void smp_start(void);         /* starts those that are not running yet */
 void ap_forget(unsigned cpu); /* the next smp_start() starts it again by INIT and SIPI */
 /* Runs fn(arg) on another processor; smp_wait waits until it is done. */
 void smp_post(unsigned cpu, void (*fn)(void *), void *arg);
@@ -144,19 +144,20 @@ void barrier_wait(volatile u32 *b, u32 n); /* `*b` starts as 0; each use adds n 
 #define PTE_USER (PTE_KERNEL | PTE_U)
 #define TEST_VA 0x0000008000000000ull /* PML4 entry 1: emptied before each test */
 
-void *alloc_pages(unsigned n);		      /* zeroed; given back after each test */
+void *alloc_pages(unsigned n); /* zeroed; given back after each test */
 void *alloc_aligned(u64 size, u64 align);
-volatile u64 *walk(u64 va, unsigned level, bool make); /* entry at `level` (1 = 4 KiB PTE, 2 = PDE ...); NULL if not there */
-void map(u64 va, u64 pa, u64 flags);	      /* one 4 KiB page, then invlpg */
+volatile u64 *walk(u64 va, unsigned level,
+		   bool make);       /* entry at `level` (1 = 4 KiB PTE, 2 = PDE ...); NULL if not there */
+void map(u64 va, u64 pa, u64 flags); /* one 4 KiB page, then invlpg */
 /* `n` fresh pages at `va`; returns va as a pointer */
 void *map_fresh(u64 va, unsigned n, u64 flags);
 /* A copy of code between labels `name` and `name_end` into fresh pages that ring 3 may run, at `va` */
 void *map_code(u64 va, const void *begin, const void *end, u64 flags);
 #define CODE(name) extern u8 name[], name##_end[]
 /* Assembly outside any function, between two labels; `mode` is 64, 32 or 16 */
-#define SNIPPET(name, mode, text)                                                                                      \
-	CODE(name);                                                                                                    \
-	asm(".pushsection .text\n.globl " #name ", " #name "_end\n.code" #mode "\n" #name ":\n" text "\n" #name             \
+#define SNIPPET(name, mode, text)                                                                               \
+	CODE(name);                                                                                             \
+	asm(".pushsection .text\n.globl " #name ", " #name "_end\n.code" #mode "\n" #name ":\n" text "\n" #name \
 	    "_end:\n.code64\n.popsection\n")
 /*
  * A frame that runs a copy of such code (position independent) in ring 3, as 64-bit or as 32-bit code. Code lies at
@@ -180,16 +181,16 @@ static inline void wrmsr(u32 n, u64 v)
 {
 	asm volatile("wrmsr" : : "c"(n), "a"((u32)v), "d"((u32)(v >> 32)) : "memory");
 }
-#define CR_FUNCS(n)                                                                                                    \
-	static inline u64 read_cr##n(void)                                                                             \
-	{                                                                                                              \
-		u64 v;                                                                                                 \
-		asm volatile("mov %%cr" #n ", %0" : "=r"(v));                                                          \
-		return v;                                                                                              \
-	}                                                                                                              \
-	static inline void write_cr##n(u64 v)                                                                          \
-	{                                                                                                              \
-		asm volatile("mov %0, %%cr" #n : : "r"(v) : "memory");                                                 \
+#define CR_FUNCS(n)                                                    \
+	static inline u64 read_cr##n(void)                             \
+	{                                                              \
+		u64 v;                                                 \
+		asm volatile("mov %%cr" #n ", %0" : "=r"(v));          \
+		return v;                                              \
+	}                                                              \
+	static inline void write_cr##n(u64 v)                          \
+	{                                                              \
+		asm volatile("mov %0, %%cr" #n : : "r"(v) : "memory"); \
 	}
 CR_FUNCS(0)
 CR_FUNCS(2)
@@ -307,19 +308,50 @@ bool have_option(const char *word);
 #define FL_ID 0x200000ull
 #define FL_ARITH (FL_CF | FL_PF | FL_AF | FL_ZF | FL_SF | FL_OF)
 
-enum { DE = 0, DB = 1, NMI = 2, BP = 3, OF = 4, BR = 5, UD = 6, NM = 7, DF = 8, TS = 10, NP = 11, SS = 12, GP = 13,
-       PF = 14, MF = 16, AC = 17, XM = 19 };
+enum {
+	DE = 0,
+	DB = 1,
+	NMI = 2,
+	BP = 3,
+	OF = 4,
+	BR = 5,
+	UD = 6,
+	NM = 7,
+	DF = 8,
+	TS = 10,
+	NP = 11,
+	SS = 12,
+	GP = 13,
+	PF = 14,
+	MF = 16,
+	AC = 17,
+	XM = 19
+};
 enum { PF_P = 1, PF_W = 2, PF_U = 4, PF_RSVD = 8, PF_I = 16 };
 
 /* Local APIC of this processor, xAPIC or x2APIC as it is set. `reg` as in the xAPIC's map (0x20 ID, 0xb0 EOI ...). */
-enum { APIC_ID = 0x20, APIC_TPR = 0x80, APIC_EOI = 0xb0, APIC_SVR = 0xf0, APIC_ISR = 0x100, APIC_TMR = 0x180, APIC_IRR = 0x200,
-       APIC_ESR = 0x280, APIC_ICR = 0x300, APIC_LVT_TIMER = 0x320, APIC_LVT_LINT0 = 0x350, APIC_LVT_ERROR = 0x370,
-       APIC_TIMER_INIT = 0x380, APIC_TIMER_NOW = 0x390, APIC_TIMER_DIVIDE = 0x3e0 };
+enum {
+	APIC_ID = 0x20,
+	APIC_TPR = 0x80,
+	APIC_EOI = 0xb0,
+	APIC_SVR = 0xf0,
+	APIC_ISR = 0x100,
+	APIC_TMR = 0x180,
+	APIC_IRR = 0x200,
+	APIC_ESR = 0x280,
+	APIC_ICR = 0x300,
+	APIC_LVT_TIMER = 0x320,
+	APIC_LVT_LINT0 = 0x350,
+	APIC_LVT_ERROR = 0x370,
+	APIC_TIMER_INIT = 0x380,
+	APIC_TIMER_NOW = 0x390,
+	APIC_TIMER_DIVIDE = 0x3e0
+};
 bool apic_x2(void);
 u32 apic_read(unsigned reg);
 void apic_write(unsigned reg, u32 v);
 void apic_icr(u32 dest, u32 low); /* waits until it is sent */
-void apic_enable(void);		  /* xAPIC mode, software-enabled, all masked; the 8259s masked too */
+void apic_enable(void);           /* xAPIC mode, software-enabled, all masked; the 8259s masked too */
 void apic_set_x2(bool on);
 #define ICR_NMI 0x400
 #define ICR_INIT 0x500
@@ -333,13 +365,13 @@ void apic_set_x2(bool on);
 u64 now_us(void);
 void delay_us(u64 us);
 /* Waits until `cond` or `us` have gone by; true if cond. */
-#define WAIT_FOR(cond, us)                                                                                             \
-	({                                                                                                             \
-		u64 end_ = now_us() + (us);                                                                            \
-		bool ok_;                                                                                              \
-		while (!(ok_ = (cond)) && now_us() < end_)                                                             \
-			pause();                                                                                       \
-		ok_;                                                                                                   \
+#define WAIT_FOR(cond, us)                                 \
+	({                                                 \
+		u64 end_ = now_us() + (us);                \
+		bool ok_;                                  \
+		while (!(ok_ = (cond)) && now_us() < end_) \
+			pause();                           \
+		ok_;                                       \
 	})
 
 void *memcpy(void *d, const void *s, size_t n);

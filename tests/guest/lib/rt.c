@@ -257,7 +257,8 @@ _Noreturn void cpu_main(unsigned n)
 
 /* ---- traps ---- */
 static trap_handler handlers[256];
-static const u8 default_ist[32] = {1, 1, 2, 1, 1, 1, 1, 1, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
+static const u8 default_ist[32] = {1, 1, 2, 1, 1, 1, 1, 1, 3, 1, 1, 1, 1, 1, 1, 1,
+				   1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
 
 unsigned this_cpu(void)
 {
@@ -321,10 +322,11 @@ static _Noreturn void unexpected(const struct trap *t)
 {
 	const struct frame *f = &t->f;
 	print_lock = 0;
-	print("FAIL %s.%s: unexpected trap %lu error 0x%lx at %lx:%lx rflags 0x%lx cr2 0x%lx rsp %lx on cpu %u\n", payload,
-	      current ? current->name : "start", f->vector, f->error, f->cs, f->rip, f->rflags, t->cr2, f->rsp, this_cpu());
-	print("  rax %lx rbx %lx rcx %lx rdx %lx rsi %lx rdi %lx rbp %lx r8 %lx\n", f->rax, f->rbx, f->rcx, f->rdx, f->rsi,
-	      f->rdi, f->rbp, f->r8);
+	print("FAIL %s.%s: unexpected trap %lu error 0x%lx at %lx:%lx rflags 0x%lx cr2 0x%lx rsp %lx on cpu %u\n",
+	      payload, current ? current->name : "start", f->vector, f->error, f->cs, f->rip, f->rflags, t->cr2, f->rsp,
+	      this_cpu());
+	print("  rax %lx rbx %lx rcx %lx rdx %lx rsi %lx rdi %lx rbp %lx r8 %lx\n", f->rax, f->rbx, f->rcx, f->rdx,
+	      f->rsi, f->rdi, f->rbp, f->r8);
 	machine_exit(1);
 }
 
