@@ -161,13 +161,13 @@ uint64_t gen_string_bulk(struct x86_cpu *cpu, const struct gen_string_op *op, ui
 	if (op->dst && !span_open(cpu, &dst, SEG_ES, rdi, op, src.count, op->compare ? ACC_READ : ACC_WRITE))
 		return 0;
 	uint64_t n = MIN(src.count, dst.count);
-	if (op->compare)
+	if (op->compare && dst.p)
 		n = compare(cpu, op, src.p, dst.p, n);
 	else if (op->opcode == 0xa5)
 		host_movs(dst.p, src.p, n, op->size, down);
 	else if (op->opcode == 0xab)
 		host_stos(dst.p, cpu->gpr[RAX], n, op->size, down);
-	else
+	else if (src.p) /* LODS: the last element is what stays */
 		gen_set_reg(cpu, RAX, load(src.p + (down ? -1 : 1) * (int64_t)((n - 1) * op->size), op->size),
 			    op->size);
 	if (op->dst && !op->compare)

@@ -53,7 +53,8 @@ static enum verdict pop_rm(struct x86_cpu *cpu, const struct x86_insn *insn)
 /* All eight words are checked before the first is written: a fault must leave everything as it was. */
 static enum verdict pusha(struct x86_cpu *cpu, const struct x86_insn *insn)
 {
-	unsigned stack = gen_stack_size(cpu), size = insn->opsize;
+	unsigned stack = gen_stack_size(cpu);
+	uint64_t size = insn->opsize;
 	uint64_t sp = zext(cpu->gpr[RSP], stack);
 	enum verdict done = V_DONE;
 	for (unsigned reg = 0; reg < 8; reg++) {
@@ -73,7 +74,8 @@ static enum verdict pusha(struct x86_cpu *cpu, const struct x86_insn *insn)
 
 static enum verdict popa(struct x86_cpu *cpu, const struct x86_insn *insn)
 {
-	unsigned stack = gen_stack_size(cpu), size = insn->opsize;
+	unsigned stack = gen_stack_size(cpu);
+	uint64_t size = insn->opsize;
 	uint64_t value[8], sp = zext(cpu->gpr[RSP], stack);
 	for (unsigned i = 0; i < 8; i++) {
 		enum verdict v = gen_read(cpu, SEG_SS, zext(sp + i * size, stack), &value[i], size);
@@ -89,7 +91,7 @@ static enum verdict popa(struct x86_cpu *cpu, const struct x86_insn *insn)
 }
 
 /* The words that ENTER pushes after RBP: the outer frames' pointers and its own. Returns how many. */
-static enum verdict enter_frames(struct x86_cpu *cpu, unsigned size, unsigned level, uint64_t frame, uint64_t *word)
+static enum verdict enter_frames(struct x86_cpu *cpu, uint64_t size, unsigned level, uint64_t frame, uint64_t *word)
 {
 	unsigned stack = gen_stack_size(cpu);
 	for (unsigned i = 1; i < level; i++) {
@@ -104,7 +106,8 @@ static enum verdict enter_frames(struct x86_cpu *cpu, unsigned size, unsigned le
 
 static enum verdict enter(struct x86_cpu *cpu, const struct x86_insn *insn)
 {
-	unsigned stack = gen_stack_size(cpu), size = insn->opsize;
+	unsigned stack = gen_stack_size(cpu);
+	uint64_t size = insn->opsize;
 	uint16_t bytes = insn->bytes[insn->imm_off] | insn->bytes[insn->imm_off + 1] << 8;
 	unsigned level = insn->bytes[insn->imm_off + 2] % 32, words = level + 1;
 	uint64_t word[32], sp = zext(cpu->gpr[RSP], stack), frame = zext(sp - size, stack);
