@@ -176,6 +176,8 @@ uint64_t light_miss(struct tr_vcpu *v, uint64_t va, uint32_t desc, uint64_t resu
 	if (!x86_canonical(va) || (va & ~PAGE_MASK) + MISS_SIZE(desc) > PAGE_SIZE)
 		return light_leave(v, TRX_STEP);
 	if (mmu_translate(cpu, va, access, &m) != V_DONE) {
+		if (desc & MISS_SLOW)
+			return light_leave(v, TRX_STEP);
 		flags_to_cpu(v);
 		return exception(v);
 	}
@@ -211,6 +213,8 @@ uint64_t light_share(struct tr_vcpu *v, const struct call_share *call)
 		return go_unshared(v);
 	unsigned access = (call->write ? ACC_WRITE : ACC_READ) | x86_access_mode(cpu);
 	if (mmu_translate(cpu, va, access, &m) != V_DONE) {
+		if (call->slow)
+			return go_unshared(v);
 		flags_to_cpu(v);
 		return exception(v);
 	}

@@ -29,9 +29,9 @@ uint64_t light_tail(struct tr_vcpu *v, const struct call_tail *call);
 struct call_share {
 	const uint8_t *retry; /* the check */
 	uint16_t off;
-	uint8_t base, size;
+	uint8_t base;
 	int32_t lo, hi, own;
-	bool write, own_write;
+	bool write, own_write, slow; /* slow: as MISS_SLOW, of the leader's own access */
 };
 uint64_t light_share(struct tr_vcpu *v, const struct call_share *call);
 
@@ -47,6 +47,7 @@ uint8_t *light_pointer(struct tr_vcpu *v, uint64_t va, unsigned len, bool write)
 #define MISS_OFF(desc) ((desc)&0xfff)
 #define MISS_SIZE(desc) ((desc) >> 12 & 0xff)
 #define MISS_WRITE (1u << 20)
+#define MISS_SLOW (1u << 21) /* something else may come before a page fault: misalignment, a pending x87 exception */
 uint64_t light_miss(struct tr_vcpu *v, uint64_t va, uint32_t desc, uint64_t resume);
 
 /*

@@ -181,7 +181,7 @@ static bool legacy_flat(const struct x86_cpu *cpu)
 		if (!flat(s) || (s->attr & 0xe) != 2) /* data, expand up, writable */
 			return false;
 	}
-	return flat(&cpu->seg[SEG_CS]) && (cpu->cr0 & CR0_PE) && (cpu->seg[SEG_SS].attr & SEG_ATTR_DB);
+	return flat(&cpu->seg[SEG_CS]) && (cpu->seg[SEG_CS].attr & 2 /* readable */) && (cpu->cr0 & CR0_PE) && (cpu->seg[SEG_SS].attr & SEG_ATTR_DB);
 }
 
 static bool must_step(const struct x86_cpu *cpu, enum x86_mode mode)

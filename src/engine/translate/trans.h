@@ -31,7 +31,7 @@ struct cold {
 	struct tr_link *link;	/* COLD_LINK */
 	const struct share *share; /* COLD_SHARE */
 	uint8_t base;		/* COLD_SHARE: the guest register */
-	uint8_t size;		/* COLD_SHARE: of the leader's own access */
+	bool slow;		/* COLD_SHARE: as MISS_SLOW */
 };
 
 #define COLD_MAX (BLOCK_INSNS * 6 + 8)

@@ -189,7 +189,7 @@ static void trans_jrcxz(struct trans *t, const struct x86_insn *insn)
 
 static bool trans_loop(struct trans *t, const struct x86_insn *insn)
 {
-	if (insn->mnemonic != ZYDIS_MNEMONIC_LOOP || insn->addrsize != 8 || branch_target(t, insn) == t->off)
+	if (insn->mnemonic != ZYDIS_MNEMONIC_LOOP || insn->addrsize != 8 || insn->opsize != stack_bytes(t) || branch_target(t, insn) == t->off)
 		return false;
 	int64_t target = branch_target(t, insn);
 	if (target <= t->off) {
@@ -247,9 +247,23 @@ static void trans_jmp_indirect(struct trans *t, const struct x86_insn *insn)
 	jump_indirect(t, next_key(t), 0);
 }
 
+/* A call to an address that is not canonical faults before it pushes anything: the slow path's. Uses H_DELTA. */
+static void check_canonical(struct trans *t, unsigned reg)
+{
+	flags_clobber(t);
+	asm_mov(&t->e, H_DELTA, reg);
+	asm_shift_imm(&t->e, SH_SAR, 8, H_DELTA, 47); /* 0 or -1 */
+	asm_alu_imm(&t->e, ALU_ADD, 8, H_DELTA, 1);
+	asm_alu_imm(&t->e, ALU_CMP, 8, H_DELTA, 1);
+	cold_add(t, COLD_STEP, asm_jcc(&t->e, CC_A));
+}
+
 static void trans_call_indirect(struct trans *t, const struct x86_insn *insn)
 {
-	asm_store_gs(&t->e, 8, branch_operand(t, insn), VCPU_OFF(temp));
+	unsigned target = branch_operand(t, insn);
+	if (t->mode == MODE_64)
+		check_canonical(t, target);
+	asm_store_gs(&t->e, 8, target, VCPU_OFF(temp));
 	push_return(t);
 	asm_load_gs(&t->e, stack_bytes(t), H_ADDR, VCPU_OFF(temp));
 	jump_indirect(t, next_key(t), (int32_t)-(int)stack_bytes(t));

@@ -95,6 +95,12 @@ static void load_delta(struct trans *t)
 	asm_rm(&t->e, 0x8b, 8, H_DELTA, true, H_DELTA, table + (int32_t)offsetof(struct tlb_entry, delta));
 }
 
+/* Other faults than a page fault may be due first; the slow path knows their order. */
+static bool slow_fault(const struct x86_insn *insn)
+{
+	return insn->flags & (INSN_ALIGN | INSN_FPU);
+}
+
 struct host_mem mem_check(struct trans *t, unsigned size, bool write)
 {
 	ENSURE(size >= 1 && size <= 64);
@@ -102,13 +108,13 @@ struct host_mem mem_check(struct trans *t, unsigned size, bool write)
 	compare_tag(t, write);
 	struct cold *c = cold_add(t, COLD_MISS, asm_jcc(&t->e, CC_NE));
 	load_delta(t);
-	c->arg = t->off | size << 12 | (write ? MISS_WRITE : 0);
+	c->arg = t->off | size << 12 | (write ? MISS_WRITE : 0) | (slow_fault(t->insn) ? MISS_SLOW : 0);
 	c->resume = t->e.p;
 	return (struct host_mem){H_ADDR, H_DELTA, 0};
 }
 
 /* One check for all of the group's accesses: its slot is then the page's delta. */
-static void check_group(struct trans *t, const struct share *s, unsigned base, unsigned size)
+static void check_group(struct trans *t, const struct share *s, unsigned base)
 {
 	uint8_t *start;
 	flags_clobber(t);
@@ -123,14 +129,14 @@ static void check_group(struct trans *t, const struct share *s, unsigned base, u
 	c->resume = start;
 	c->share = s;
 	c->base = (uint8_t)base;
-	c->size = (uint8_t)size;
+	c->slow = slow_fault(t->insn);
 }
 
 /* [guest register base + disp] by a shared check. H_ADDR holds the base if that lives in memory. */
-static struct host_mem shared(struct trans *t, const struct share *s, unsigned base, int32_t disp, unsigned size)
+static struct host_mem shared(struct trans *t, const struct share *s, unsigned base, int32_t disp)
 {
 	if (s->leader)
-		check_group(t, s, base, size);
+		check_group(t, s, base);
 	else
 		asm_load_gs(&t->e, 8, H_DELTA, VCPU_OFF(slot) + s->slot * 8);
 	return (struct host_mem){(uint8_t)guest_reg(t, base, H_ADDR), H_DELTA, disp};
@@ -139,7 +145,7 @@ static struct host_mem shared(struct trans *t, const struct share *s, unsigned b
 struct host_mem mem_operand(struct trans *t, const struct x86_insn *insn)
 {
 	if (t->sharing->mem.slot >= 0)
-		return shared(t, &t->sharing->mem, (unsigned)insn->base, (int32_t)insn->disp, insn->mem_size);
+		return shared(t, &t->sharing->mem, (unsigned)insn->base, (int32_t)insn->disp);
 	flags_clobber(t);
 	mem_address(t, insn, true);
 	return mem_check(t, insn->mem_size, insn->mem_write);
@@ -149,7 +155,7 @@ struct host_mem mem_stack(struct trans *t, int32_t disp, bool write)
 {
 	unsigned n = stack_bytes(t);
 	if (t->sharing->stack.slot >= 0)
-		return shared(t, &t->sharing->stack, RSP, disp, n);
+		return shared(t, &t->sharing->stack, RSP, disp);
 	flags_clobber(t);
 	asm_lea(&t->e, n, H_ADDR, RSP, -1, 1, disp);
 	return mem_check(t, n, write);

@@ -59,9 +59,15 @@ static bool gated(const struct trans *t, const struct x86_insn *insn)
 	       ((insn->flags & INSN_AVX) && (t->key & KEY_NO_AVX));
 }
 
+/* A write through CS, outside 64-bit mode: never allowed. */
+static bool writes_code_segment(const struct trans *t, const struct x86_insn *insn)
+{
+	return t->mode != MODE_64 && (insn->flags & INSN_MEM) && insn->seg == SEG_CS && insn->mem_write;
+}
+
 static void trans_insn(struct trans *t, const struct x86_insn *insn)
 {
-	if (t->eng->step_only || gated(t, insn)) {
+	if (t->eng->step_only || gated(t, insn) || writes_code_segment(t, insn)) {
 		trans_step(t);
 		return;
 	}
@@ -197,12 +203,13 @@ static void cold_tail(struct trans *t, const struct cold *c)
 static void cold_share(struct trans *t, const struct cold *c)
 {
 	struct call_share *call = code_alloc(t->eng, sizeof(*call));
-	*call = (struct call_share){.retry = code_rx(t->eng, c->resume), .off = c->off, .base = c->base, .size = c->size};
+	*call = (struct call_share){.retry = code_rx(t->eng, c->resume), .off = c->off, .base = c->base};
 	call->lo = c->share->lo;
 	call->hi = c->share->hi;
 	call->own = c->share->own;
 	call->write = c->share->write;
 	call->own_write = c->share->own_write;
+	call->slow = c->slow;
 	asm_mov_imm(&t->e, R11, (uint64_t)(uintptr_t)call);
 	asm_mov_imm(&t->e, R9, (uint64_t)(uintptr_t)light_share);
 	jmp_glue(t, t->eng->glue_call);
