@@ -1,6 +1,9 @@
 /* What a processor left guest code for, by kind of exit: to the bus, the local APIC, or the end. */
 #include "vm/internal.h"
 
+#define MSR_IA32_TSC 0x10
+#define MSR_IA32_TSC_ADJUST 0x3b
+
 /* The answer is in exit->data: the same instruction runs anew and takes it. */
 static void answer(struct vcpu *v)
 {
@@ -34,9 +37,10 @@ static void write_msr(struct vcpu *v)
 {
 	struct x86_exit *exit = &v->cpu->exit;
 
-	/* The guest may have moved its TSC since (IA32_TSC, IA32_TSC_ADJUST are the core's). */
-	if (exit->addr == MSR_IA32_TSC_DEADLINE && (int64_t)v->cpu->tsc_offset != v->tsc_offset)
+	if (exit->addr == MSR_IA32_TSC || exit->addr == MSR_IA32_TSC_ADJUST) { /* the core has done it */
 		vcpu_set_tsc_offset(v, v->cpu->tsc_offset);
+		return;
+	}
 	exit->fault = !lapic_msr_write(v->lapic, (uint32_t)exit->addr, exit->data);
 	v->completing = exit->fault;
 	v->cpu->apic_base = lapic_base(v->lapic);

@@ -71,7 +71,6 @@ void vcpu_reset(struct vcpu *v)
 void vcpu_set_tsc_offset(struct vcpu *v, uint64_t offset)
 {
 	v->cpu->tsc_offset = offset;
-	v->tsc_offset = (int64_t)offset;
 	lapic_set_tsc_offset(v->lapic, (int64_t)offset);
 }
 

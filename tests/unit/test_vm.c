@@ -480,6 +480,38 @@ TEST(msr_fault)
 	vm_destroy(vm);
 }
 
+/* Its deadline is hours away, until it moves its TSC past it. */
+static enum x86_exit_kind move_tsc(struct fake_cpu *f)
+{
+	uint64_t far = (uint64_t)1 << 50;
+
+	switch (f->step++) {
+	case 0:
+		return wrmsr(f, MSR_IA32_APIC_BASE, APIC_MMIO_BASE | APIC_BASE_ENABLE | APIC_BASE_EXTD | APIC_BASE_BSP);
+	case 1:
+		return wrmsr(f, MSR_X2APIC_FIRST + 0xf, 0x1ff);
+	case 2:
+		return wrmsr(f, MSR_X2APIC_FIRST + 0x32, 2 << 17 | VECTOR);
+	case 3:
+		return wrmsr(f, MSR_IA32_TSC_DEADLINE, far);
+	case 4:
+		f->seen = f->taken;
+		f->cpu.tsc_offset += far; /* as the core does */
+		return wrmsr(f, 0x10, far);
+	}
+	return power_off(f);
+}
+
+TEST(deadline_follows_tsc)
+{
+	struct vm *vm = make(1, move_tsc, false);
+
+	CHECK_EQ(vm_run(vm).reason, VM_END_POWER_OFF);
+	CHECK_EQ(fakes[0]->seen, 0);
+	CHECK_EQ(fakes[0]->taken, 1);
+	vm_destroy(vm);
+}
+
 static void *save_it(void *arg)
 {
 	struct helper *h = arg;

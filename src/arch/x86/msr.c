@@ -268,13 +268,22 @@ enum verdict sys_rdmsr(struct x86_cpu *cpu, const struct x86_insn *insn)
 	return V_DONE;
 }
 
+/* The core's own, but the local APIC is told: its deadline is one of the TSC's. */
+static bool moves_tsc(uint32_t n)
+{
+	return n == 0x10 || n == 0x3b;
+}
+
 enum verdict sys_wrmsr(struct x86_cpu *cpu, const struct x86_insn *insn)
 {
 	uint32_t n = (uint32_t)cpu->gpr[RCX];
 	uint64_t value = (uint32_t)cpu->gpr[RAX] | cpu->gpr[RDX] << 32;
 
-	if (!msr_external(n))
-		return msr_write(cpu, n, value);
+	if (!msr_external(n)) {
+		TRY(msr_write(cpu, n, value));
+		if (!moves_tsc(n))
+			return V_DONE;
+	}
 	cpu->exit = (struct x86_exit){.kind = EXIT_MSR, .write = true, .addr = n, .data = value, .len = insn->len};
 	return V_EXIT;
 }

@@ -117,8 +117,9 @@ enum x86_exit_kind {
 	EXIT_INTERRUPTED, /* kicked, or an interrupt can be taken now; may come for no reason */
 	EXIT_IO,	  /* port I/O */
 	EXIT_MMIO,	  /* access to a guest-physical address that is not RAM */
-	EXIT_MSR,	  /* RDMSR/WRMSR of a register that lives outside the processor core (local APIC); `len` is the
-			     instruction's length, by which x86_resume goes back when the monitor sets `fault` */
+	EXIT_MSR,	  /* RDMSR/WRMSR of a register that lives outside the processor core (local APIC), or WRMSR of the TSC,
+			     done by the core, which moves the local APIC's deadline; `len` is the instruction's length,
+			     by which x86_resume goes back when the monitor sets `fault` */
 	EXIT_CR8,	  /* MOV from/to CR8: the local APIC's task priority */
 	EXIT_HLT,	  /* halted; rip is past the HLT */
 	EXIT_SHUTDOWN,	  /* triple fault */
