@@ -148,7 +148,10 @@ bool trans_bit_string(struct trans *t, const struct x86_insn *insn)
 	struct rewrite_map map = {.mem_base = (int8_t)m.base, .mem_index = m.index, .mem_disp = m.disp};
 	map.gpr[insn->reg] = H_TMP;
 	map_here(t);
-	ENSURE(rewrite_plain(e, insn, &map));
+	if (!rewrite_plain(e, insn, &map)) {
+		trans_step(t);
+		return true;
+	}
 	t->flags = FLAGS_HOST;
 	return true;
 }

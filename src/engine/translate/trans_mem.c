@@ -202,6 +202,13 @@ static void store_spilled(struct trans *t, const struct x86_insn *insn, unsigned
 		asm_store_gs(&t->e, 8, host, (int32_t)reg * 8);
 }
 
+/* Emits `insn` by `map`. What cannot be said for the host leaves for the slow path, which says so to the guest if need be. */
+static void rewrite(struct trans *t, const struct x86_insn *insn, const struct rewrite_map *map)
+{
+	if (!rewrite_plain(&t->e, insn, map))
+		trans_step(t);
+}
+
 static void copy_registers(struct trans *t, const struct x86_insn *insn)
 {
 	unsigned named = named_gprs(insn);
@@ -212,7 +219,7 @@ static void copy_registers(struct trans *t, const struct x86_insn *insn)
 	if (t->mode == MODE_64)
 		emit_bytes(&t->e, insn->bytes, insn->len);
 	else
-		ENSURE(rewrite_plain(&t->e, insn, &identity));
+		rewrite(t, insn, &identity);
 	for (unsigned r = R9; r <= R11; r++)
 		if (named & 1u << r)
 			store_spilled(t, insn, r, r);
@@ -231,12 +238,18 @@ static void copy_high8(struct trans *t, const struct x86_insn *insn, struct host
 	unsigned used = insn->gpr_read | insn->gpr_write;
 	unsigned low = !(used & 1u << RSI) ? RSI : RDI;
 	struct rewrite_map map = identity;
+	uint8_t code[REWRITE_MAX];
+	struct emit e = {code, code + sizeof(code)};
 	map.mem_base = (int8_t)low;
 	map.mem_index = -1;
+	if (!rewrite_plain(&e, insn, &map)) {
+		trans_step(t);
+		return;
+	}
 	flatten(t, m);
 	asm_mov(&t->e, H_DELTA, low);
 	asm_mov(&t->e, low, H_ADDR);
-	ENSURE(rewrite_plain(&t->e, insn, &map));
+	emit_bytes(&t->e, code, (size_t)(e.p - code));
 	asm_mov(&t->e, low, H_DELTA);
 }
 
@@ -294,6 +307,10 @@ void trans_plain(struct trans *t, const struct x86_insn *insn)
 		return;
 	}
 	if (insn->flags & INSN_MEM) {
+		if (insn->mem_size < 1 || insn->mem_size > 64) {
+			trans_step(t);
+			return;
+		}
 		struct host_mem m = mem_operand(t, insn);
 		if (flags_merge(insn))
 			flags_need(t);
@@ -303,6 +320,6 @@ void trans_plain(struct trans *t, const struct x86_insn *insn)
 			flags_need(t);
 		copy_registers(t, insn);
 	}
-	if (insn->fl_write & FL_ARITH)
+	if ((insn->fl_write & FL_ARITH) && !t->ended)
 		t->flags = FLAGS_HOST;
 }
