@@ -1,0 +1,176 @@
+"""What the workloads run in. An engine is named KIND[@PROGRAM][:SWITCH+SWITCH...]: `native`, `qemu`, `uml`, `doppel`,
+`doppel@/tmp/other/doppel`, `doppel:no-link`."""
+import os, re, select, shutil, signal, subprocess, tempfile, time
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+GUESTS = os.path.realpath(os.environ.get('DOPPEL_GUESTS', os.path.join(ROOT, 'guests')))
+BENCH = os.path.join(GUESTS, 'bench')
+KERNEL = os.path.join(GUESTS, 'cloud', 'vmlinuz')
+INITRD = os.path.join(BENCH, 'initrd.gz')
+IMAGE = os.path.join(BENCH, 'root.ext4')
+SCRATCH = os.path.join(BENCH, 'scratch.img')
+INIT = '/opt/bench/session'
+
+# In a mount namespace of its own, so that nothing stays mounted; $1 is the guests' folder.
+NATIVE = '''mount --bind "$1/bench/opt" "$1/root/opt"
+mount --rbind /dev "$1/root/dev"
+mount --rbind /proc "$1/root/proc"
+mount --rbind /sys "$1/root/sys"
+if [ -f "$2" ]; then touch "$1/root/opt/bench/scratch" && mount --bind "$2" "$1/root/opt/bench/scratch"; fi
+shift 2
+exec chroot "$GUEST" %s "$@"
+''' % INIT
+
+NAMES = {'native': 'native', 'doppel': 'doppel', 'qemu': 'QEMU TCG', 'uml': 'User-mode Linux'}
+
+
+class Result:
+    """One session: seconds by workload as the guest's clock tells, and as the host's does for the lines on the console."""
+
+    def __init__(self, engine):
+        self.engine, self.rows, self.host_rows, self.failed, self.log = engine, {}, {}, {}, []
+        self.kernel, self.status, self.wall, self.timeout, self.initialized, self.ended = None, None, None, False, None, False
+        self.load = os.getloadavg()[0]
+
+    def line(self, text, start):
+        now = time.monotonic()
+        self.log.append(text)
+        word = text.split()
+        if not word:
+            return
+        if word[0] == 'bench-begin':
+            self.begun = now
+        elif word[0] == 'bench' and len(word) == 3 and re.fullmatch(r'\d+\.\d+', word[2]):
+            self.rows.setdefault(word[1], []).append(float(word[2]))
+            self.host_rows.setdefault(word[1], []).append(round(now - self.begun, 6))
+        elif word[0] == 'bench-fail' and len(word) == 3:
+            self.failed[word[1]] = word[2]
+        elif word[0] == 'bench-kernel':
+            self.kernel = word[1]
+        elif word[0] == 'bench-init' and self.initialized is None:
+            self.initialized = now - start
+        elif word[0] == 'bench-end':
+            self.ended = True
+
+    def doubtful_clock(self):
+        """Workloads that the host's clock saw take another time: the guest's clock is wrong, then."""
+        return [n for n, times in self.rows.items()
+                for guest, host in zip(times, self.host_rows[n]) if abs(guest - host) > 0.05 + 0.1 * host]
+
+
+class Engine:
+    def __init__(self, name, options):
+        m = re.fullmatch(r'(native|doppel|qemu|uml)(?:@([^:]+))?(?::(.+))?', name)
+        if not m or (m[1] != 'doppel' and m[3]):
+            raise ValueError('no engine %r: there are native, doppel[@PROGRAM][:SWITCH+SWITCH], qemu and uml' % name)
+        self.name, self.kind, self.options = name, m[1], options
+        self.program = m[2] or {'native': 'unshare', 'doppel': options.doppel, 'qemu': 'qemu-system-x86_64', 'uml': 'linux.uml'}[m[1]]
+        self.debug = m[3].replace('+', ',') if m[3] else options.debug
+
+    def title(self):
+        return NAMES[self.kind] + self.name[len(self.kind):]
+
+    def available(self):
+        return shutil.which(self.program) is not None
+
+    def version(self):
+        if self.kind == 'native':
+            return os.uname().release
+        text = subprocess.run([self.program, {'doppel': 'version'}.get(self.kind, '--version')], capture_output=True, text=True).stdout
+        return text.splitlines()[0].strip() if text else ''
+
+    def session(self, orders, timeout):
+        """Runs the workloads once, as `orders` (bench.scale=... and so on) say."""
+        with tempfile.TemporaryDirectory(prefix='bench-') as folder:
+            return getattr(self, '_' + self.kind)(orders, folder, False, timeout)
+
+    def boot(self, timeout=60):
+        """Debian's cloud kernel (User-mode Linux: its own) and an initramfs, to the first line of /init; None natively."""
+        if self.kind == 'native':
+            return None
+        with tempfile.TemporaryDirectory(prefix='bench-') as folder:
+            return getattr(self, '_' + self.kind)(['rdinit=/mark'], folder, True, timeout)
+
+    def _native(self, orders, folder, boot, timeout):
+        loop = None
+        try:
+            loop = subprocess.run(['losetup', '--find', '--show', SCRATCH], check=True, capture_output=True, text=True).stdout.strip()
+        except (OSError, subprocess.CalledProcessError):
+            pass
+        command = [self.program, '--mount'] + ([] if os.getuid() == 0 else ['--map-root-user'])
+        command += ['sh', '-euc', NATIVE, 'sh', GUESTS, loop or SCRATCH, 'bench.disk=' + (loop or '/opt/bench/scratch')] + orders
+        allowed = set(sorted(os.sched_getaffinity(0))[-self.options.cpus:])
+        try:
+            result = self._run(command, timeout, env={'PATH': os.environ['PATH'], 'GUEST': os.path.join(GUESTS, 'root')},
+                               preexec=lambda: os.sched_setaffinity(0, allowed))
+        finally:
+            if loop:
+                subprocess.run(['losetup', '-d', loop])
+        result.disk = 'loop device' if loop else 'file'
+        return result
+
+    def _append(self, orders, boot):
+        if boot:
+            return 'console=ttyS0 quiet ' + ' '.join(orders)
+        return 'console=ttyS0 quiet root=/dev/vda init=%s bench.disk=/dev/vdb %s' % (INIT, ' '.join(orders))
+
+    def _doppel(self, orders, folder, boot, timeout):
+        command = [self.program, 'run', '--kernel', KERNEL, '--initrd', INITRD, '--memory', '1G', '--cpus', str(self.options.cpus),
+                   '--append', self._append(orders, boot), '--no-reboot', '--stats']
+        if not boot:
+            command += ['--disk', IMAGE + ',snapshot=on', '--disk', SCRATCH]
+        if self.debug:
+            command += ['--debug', self.debug]
+        return self._run(command, timeout)
+
+    def _qemu(self, orders, folder, boot, timeout):
+        command = [self.program, '-accel', 'tcg', '-machine', 'q35', '-cpu', 'max', '-m', '1G', '-smp', str(self.options.cpus),
+                   '-nodefaults', '-no-user-config', '-no-reboot', '-display', 'none', '-serial', 'stdio', '-kernel', KERNEL, '-initrd', INITRD,
+                   '-append', self._append(orders, boot)]
+        if not boot:
+            command += ['-drive', 'file=%s,format=raw,if=virtio,snapshot=on' % IMAGE, '-drive', 'file=%s,format=raw,if=virtio' % SCRATCH]
+        return self._run(command, timeout)
+
+    def _uml(self, orders, folder, boot, timeout):
+        command = [self.program, 'mem=1G', 'con=null', 'con0=null,fd:1', 'quiet', 'uml_dir=' + folder + '/']
+        if boot:
+            command += ['initrd=' + INITRD] + orders
+        else:
+            command += ['ubd0=%s/cow,%s' % (folder, IMAGE), 'ubd1=' + SCRATCH, 'root=/dev/ubda', 'rw', 'init=' + INIT, 'bench.disk=/dev/ubdb'] + orders
+        return self._run(command, timeout, env=dict(os.environ, TMPDIR='/dev/shm'))
+
+    def _run(self, command, timeout, env=None, preexec=None):
+        result = Result(self)
+        result.command = command
+        start = time.monotonic()
+        p = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=env, preexec_fn=preexec,
+                             start_new_session=True)
+        try:
+            self._read(p, result, start, start + timeout)
+        finally:
+            # Children of its own (User-mode Linux has some) end with it: it is the leader of their session.
+            try:
+                os.killpg(p.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+            result.status = p.wait()
+        result.wall = time.monotonic() - start
+        return result
+
+    def _read(self, p, result, start, deadline):
+        os.set_blocking(p.stdout.fileno(), False)
+        rest = b''
+        while True:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                result.timeout = True
+                return
+            if not select.select([p.stdout], [], [], left)[0]:
+                continue
+            piece = p.stdout.read()
+            if not piece:
+                break
+            *lines, rest = (rest + piece).split(b'\n')
+            for line in lines:
+                result.line(line.decode(errors='replace').strip(), start)
+        p.wait(timeout=10)
