@@ -64,6 +64,8 @@ DOPPEL_API void doppel_config_cpus(doppel_config *config, unsigned cpus);
 DOPPEL_API void doppel_config_engine(doppel_config *config, const char *engine);
 /* "stdio" (raw terminal; keys start with Ctrl-A), "file=PATH", "pty", "unix=PATH" or "none". */
 DOPPEL_API void doppel_config_console(doppel_config *config, const char *console);
+/* Adds a virtio console (hvc0 in Linux) that leads to such a place. Only one of the two can be on stdio. Default: none. */
+DOPPEL_API void doppel_config_virtio_console(doppel_config *config, const char *console);
 /* Bytes of translated code to keep; 0: the engine's default. */
 DOPPEL_API void doppel_config_code_cache(doppel_config *config, uint64_t bytes);
 /* Comma-separated switches of the engine, for debugging it (docs/translator.md). */

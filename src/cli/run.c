@@ -7,7 +7,7 @@
 #include <string.h>
 
 struct run_options {
-	const char *kernel, *initrd, *append, *engine, *console, *name, *debug;
+	const char *kernel, *initrd, *append, *engine, *console, *virtio_console, *name, *debug;
 	uint64_t memory, code_cache;
 	unsigned cpus;
 	struct string_list disks;
@@ -30,6 +30,9 @@ static const struct option options[] = {
 	{"console", OPT_STRING, FIELD(console), "WHERE",
 	 "where the first serial port leads: stdio (default; Ctrl-A H lists\n"
 	 "the keys), file=FILE, pty, unix=SOCKET or none"},
+	{"virtio-console", OPT_STRING, FIELD(virtio_console), "WHERE",
+	 "adds a virtio console (hvc0 in Linux) that leads there; only one\n"
+	 "of the two consoles can be on stdio (default: none is added)"},
 	{"engine", OPT_STRING, FIELD(engine), "NAME", "what runs the guest's code: auto (default) or translate"},
 	{"code-cache", OPT_SIZE, FIELD(code_cache), "SIZE",
 	 "memory for translated code (default: the engine's choice)"},
@@ -124,6 +127,7 @@ static bool fill_config(doppel_config *config, const struct run_options *o)
 	doppel_config_cpus(config, o->cpus);
 	doppel_config_engine(config, o->engine);
 	doppel_config_console(config, o->console);
+	doppel_config_virtio_console(config, o->virtio_console);
 	doppel_config_code_cache(config, o->code_cache);
 	doppel_config_debug(config, o->debug);
 	doppel_config_flags(config, (o->no_reboot ? DOPPEL_NO_REBOOT : 0) | (o->debug_exit ? DOPPEL_DEBUG_EXIT : 0));

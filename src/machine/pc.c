@@ -64,6 +64,20 @@ void pc_reset(struct pc *pc)
 			pc->device[i].reset(pc->device[i].opaque);
 }
 
+void pc_pause(struct pc *pc)
+{
+	for (unsigned i = 0; i < pc->devices; i++)
+		if (pc->device[i].pause)
+			pc->device[i].pause(pc->device[i].opaque);
+}
+
+void pc_resume(struct pc *pc)
+{
+	for (unsigned i = pc->devices; i-- > 0;)
+		if (pc->device[i].resume)
+			pc->device[i].resume(pc->device[i].opaque);
+}
+
 /* Each part is preceded by its name, so that a stream of another machine is refused instead of misread. */
 void pc_state(struct pc *pc, struct state_stream *s)
 {

@@ -108,7 +108,14 @@ bool pc_load(struct pc *pc, struct error *err);
 /* Power-on state of every device and processor. No processor runs meanwhile. RAM keeps its contents. */
 void pc_reset(struct pc *pc);
 
-/* Saves or loads every device, one after another, by name. No processor runs meanwhile. */
+/*
+ * Devices with threads of their own stop working, then go on. In between they leave guest memory and interrupts alone;
+ * pause waits for what is under way. No processor runs meanwhile.
+ */
+void pc_pause(struct pc *pc);
+void pc_resume(struct pc *pc);
+
+/* Saves or loads every device, one after another, by name. No processor runs meanwhile, and devices are paused. */
 void pc_state(struct pc *pc, struct state_stream *s);
 
 /* The local APICs: what the run loop asks for pending interrupts and tells of MSR and CR8 exits. */

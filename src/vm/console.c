@@ -1,6 +1,7 @@
-/* The guest's first serial port on the host, and the keys that are the monitor's own when it is a person's terminal. */
+/* A console of the guest's on the host, and the keys that are the monitor's own when it is a person's terminal. */
 #include "host/console.h"
 
+#include "host/host.h"
 #include "vm/internal.h"
 
 #include <stdio.h>
@@ -8,14 +9,18 @@
 #include <string.h>
 
 #define CTRL_A 1
+#define STUCK_NS 2000000000ull /* a guest that takes no key for so long is thought to hang */
 
 struct vm_console {
 	struct vm *vm;
+	vm_console_input *input;
 	struct host_console *host;
 	struct host_mutex out;  /* a leaf: guards `host` against writers when it is closed */
 	struct host_mutex lock; /* held while input goes to the board; a device's lock may be taken under it */
-	bool open;              /* the board takes input */
+	bool open;              /* the board is there */
+	bool held;              /* it is paused, and takes no input */
 	bool escape;            /* Ctrl-A was the last key */
+	uint64_t stuck;         /* since when keys are refused, by host_now_ns(); 0: none is */
 };
 
 static void console_write(void *opaque, const uint8_t *data, size_t len)
@@ -38,7 +43,7 @@ static void console_ready(void *opaque)
 	host_unlock(&console->out);
 }
 
-struct pc_console vm_console_serial(struct vm_console *console)
+struct pc_console vm_console_port(struct vm_console *console)
 {
 	return (struct pc_console){console_write, console_ready, console};
 }
@@ -51,10 +56,20 @@ static void list_keys(void)
 	      stderr);
 }
 
+/* Returns how many bytes the guest took. */
+static size_t give(struct vm_console *console, const uint8_t *data, size_t len)
+{
+	size_t took = console->held ? 0 : console->input(console->vm->pc, data, len);
+
+	if (took)
+		console->stuck = 0;
+	return took;
+}
+
 /* The key after Ctrl-A. False: it is the guest's, who does not take it now. */
 static bool escape_key(struct vm_console *console, uint8_t key)
 {
-	if (key == CTRL_A && !pc_serial_input(console->vm->pc, &key, 1))
+	if (key == CTRL_A && !give(console, &key, 1))
 		return false;
 	if (key == 'x' || key == 'X')
 		vm_stop(console->vm, VM_END_QUIT, 0);
@@ -78,7 +93,7 @@ static size_t take_keys(struct vm_console *console, const uint8_t *data, size_t 
 		}
 		const uint8_t *stop = memchr(data + done, CTRL_A, len - done);
 		size_t run = stop ? (size_t)(stop - data) - done : len - done;
-		size_t took = run ? pc_serial_input(console->vm->pc, data + done, run) : 0;
+		size_t took = run ? give(console, data + done, run) : 0;
 		done += took;
 		if (took < run)
 			break;
@@ -90,6 +105,41 @@ static size_t take_keys(struct vm_console *console, const uint8_t *data, size_t 
 	return done;
 }
 
+/* Among keys that the guest refused: does as the one says that ends it. Returns whether Ctrl-A is the last. */
+static bool find_quit(struct vm_console *console, const uint8_t *data, size_t len)
+{
+	bool escape = console->escape;
+
+	for (size_t i = 0; i < len; i++) {
+		if (escape && (data[i] == 'x' || data[i] == 'X'))
+			vm_stop(console->vm, VM_END_QUIT, 0);
+		escape = !escape && data[i] == CTRL_A;
+	}
+	return escape;
+}
+
+/*
+ * A guest that hangs takes no keys, but a person must be able to end it: so keys that it refuses are looked through,
+ * and when it seems to hang they are dropped, so that those typed later are read.
+ */
+static size_t take_terminal(struct vm_console *console, const uint8_t *data, size_t len)
+{
+	size_t done = take_keys(console, data, len);
+	uint64_t now = host_now_ns();
+
+	if (done == len)
+		return len;
+	bool escape = find_quit(console, data + done, len - done);
+	if (console->held)
+		return done;
+	if (!console->stuck)
+		console->stuck = now;
+	if (now - console->stuck <= STUCK_NS)
+		return done;
+	console->escape = escape;
+	return len;
+}
+
 static size_t console_input(void *opaque, const uint8_t *data, size_t len)
 {
 	struct vm_console *console = opaque;
@@ -97,13 +147,13 @@ static size_t console_input(void *opaque, const uint8_t *data, size_t len)
 
 	host_lock(&console->lock);
 	if (console->open)
-		took = host_console_is_terminal(console->host) ? take_keys(console, data, len)
-							       : pc_serial_input(console->vm->pc, data, len);
+		took = host_console_is_terminal(console->host) ? take_terminal(console, data, len)
+							       : give(console, data, len);
 	host_unlock(&console->lock);
 	return took;
 }
 
-struct vm_console *vm_console_create(struct vm *vm, const char *spec, struct error *err)
+struct vm_console *vm_console_create(struct vm *vm, const char *spec, vm_console_input *input, struct error *err)
 {
 	struct vm_console *console = calloc(1, sizeof(*console));
 
@@ -112,9 +162,10 @@ struct vm_console *vm_console_create(struct vm *vm, const char *spec, struct err
 		return NULL;
 	}
 	console->vm = vm;
+	console->input = input;
 	host_mutex_init(&console->out);
 	host_mutex_init(&console->lock);
-	console->host = host_console_create(spec ? spec : "stdio", err);
+	console->host = host_console_create(spec, err);
 	if (console->host)
 		return console;
 	vm_console_destroy(console);
@@ -130,6 +181,16 @@ bool vm_console_start(struct vm_console *console, struct error *err)
 {
 	console->open = true;
 	return host_console_start(console->host, console_input, console, err);
+}
+
+void vm_console_hold(struct vm_console *console, bool held)
+{
+	host_lock(&console->lock);
+	console->held = held;
+	console->stuck = 0;
+	host_unlock(&console->lock);
+	if (!held)
+		console_ready(console);
 }
 
 void vm_console_close(struct vm_console *console)

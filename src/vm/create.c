@@ -105,7 +105,7 @@ static bool make_board(struct vm *vm, const struct vm_config *config, struct err
 		.initrd = config->initrd,
 		.cmdline = config->append,
 		.disks = config->disks,
-		.serial = vm_console_serial(vm->console),
+		.serial = vm_console_port(vm->console),
 		.debug_exit = config->debug_exit,
 		.power_off = on_power_off,
 		.reset = on_reset,
@@ -115,24 +115,44 @@ static bool make_board(struct vm *vm, const struct vm_config *config, struct err
 	};
 
 	memcpy(pc.disk, config->disk, sizeof(pc.disk));
+	if (vm->virtio_console)
+		pc.virtio = vm_console_port(vm->virtio_console);
 	vm->pc = pc_create(&pc, err);
 	if (!vm->pc)
 		return false;
+	pc_pause(vm->pc);
 	for (unsigned i = 0; i < vm->cpus; i++)
 		vm->vcpu[i].lapic = apic_bus_lapic(pc_apic(vm->pc), i);
 	return true;
 }
 
-/* Time stands still until vm_run. The guest's TSC counts from 0. */
+/* Time stands still, as do the devices, until vm_run. The guest's TSC counts from 0. */
 static bool make_clock(struct vm *vm, struct error *err)
 {
 	vm->clock = clock_create();
 	if (!vm->clock)
 		return error_set(err, "cannot make the VM's clock: %s", host_error_text());
 	clock_pause(vm->clock);
-	vm->time_stopped = true;
+	vm->motion = VM_IS_STILL;
 	vm->stopped_tsc = __builtin_ia32_rdtsc();
 	return true;
+}
+
+static bool make_consoles(struct vm *vm, const struct vm_config *config, struct error *err)
+{
+	const char *serial = config->console ? config->console : "stdio", *virtio = config->virtio_console;
+	struct error why = {""};
+
+	if (virtio && !strcmp(virtio, "stdio") && !strcmp(serial, "stdio"))
+		return error_set(err, "the virtio console cannot be on stdio, where the serial port's console is: give "
+				      "that another place, as --console none");
+	vm->console = vm_console_create(vm, serial, pc_serial_input, err);
+	if (!vm->console)
+		return false;
+	if (!virtio)
+		return true;
+	vm->virtio_console = vm_console_create(vm, virtio, pc_virtio_input, &why);
+	return vm->virtio_console || error_set(err, "virtio console: %s", why.text);
 }
 
 static bool make_parts(struct vm *vm, const struct vm_config *config, struct error *err)
@@ -147,8 +167,7 @@ static bool make_parts(struct vm *vm, const struct vm_config *config, struct err
 	x86_cpuid_init(&vm->model, vm->cpus, clock_tsc_hz(vm->clock));
 	if (!make_engine(vm, config, err))
 		return false;
-	vm->console = vm_console_create(vm, config->console, err);
-	if (!vm->console || !make_board(vm, config, err) || !pc_load(vm->pc, err))
+	if (!make_consoles(vm, config, err) || !make_board(vm, config, err) || !pc_load(vm->pc, err))
 		return false;
 	for (unsigned i = 0; i < vm->cpus; i++)
 		vcpu_set_tsc_offset(&vm->vcpu[i], 0 - vm->stopped_tsc);

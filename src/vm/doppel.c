@@ -47,8 +47,8 @@ void doppel_config_free(doppel_config *config)
 {
 	if (!config)
 		return;
-	const char *owned[] = {config->vm.name,   config->vm.kernel,  config->vm.initrd, config->vm.append,
-			       config->vm.engine, config->vm.console, config->vm.debug};
+	const char *owned[] = {config->vm.name,   config->vm.kernel,  config->vm.initrd,         config->vm.append,
+			       config->vm.engine, config->vm.console, config->vm.virtio_console, config->vm.debug};
 	for (size_t i = 0; i < ARRAY_LEN(owned); i++)
 		free((void *)(uintptr_t)owned[i]);
 	for (unsigned i = 0; i < config->vm.disks; i++)
@@ -103,6 +103,11 @@ void doppel_config_engine(doppel_config *config, const char *engine)
 void doppel_config_console(doppel_config *config, const char *console)
 {
 	set_string(config, &config->vm.console, console);
+}
+
+void doppel_config_virtio_console(doppel_config *config, const char *console)
+{
+	set_string(config, &config->vm.virtio_console, console);
 }
 
 void doppel_config_code_cache(doppel_config *config, uint64_t bytes)

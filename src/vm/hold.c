@@ -1,4 +1,4 @@
-/* Pausing: every processor's thread parks, and the guest's time stands still. */
+/* Pausing: every processor's thread parks, devices' threads and consoles stop, and the guest's time stands still. */
 #include "vm/internal.h"
 
 static uint64_t host_tsc(void)
@@ -35,9 +35,6 @@ void vm_hold_locked(struct vm *vm)
 
 static void stop_time(struct vm *vm)
 {
-	if (vm->time_stopped)
-		return;
-	vm->time_stopped = true;
 	clock_pause(vm->clock);
 	vm->stopped_tsc = host_tsc();
 }
@@ -50,14 +47,49 @@ static void start_time(struct vm *vm)
 	for (unsigned i = 0; i < vm->cpus; i++)
 		vcpu_set_tsc_offset(&vm->vcpu[i], vm->cpu[i]->tsc_offset - lost);
 	clock_resume(vm->clock);
-	vm->time_stopped = false;
+}
+
+static void hold_consoles(struct vm *vm, bool held)
+{
+	vm_console_hold(vm->console, held);
+	if (vm->virtio_console)
+		vm_console_hold(vm->virtio_console, held);
+}
+
+/* Devices finish what is under way, and take locks of which some may be held while vm->lock is taken: it is let go. */
+static void be_still(struct vm *vm)
+{
+	while (vm->motion == VM_CHANGES)
+		host_cond_wait(&vm->changed, &vm->lock);
+	if (vm->motion == VM_IS_STILL)
+		return;
+	vm->motion = VM_CHANGES;
+	host_unlock(&vm->lock);
+	hold_consoles(vm, true);
+	pc_pause(vm->pc);
+	stop_time(vm);
+	host_lock(&vm->lock);
+	vm->motion = VM_IS_STILL;
+	host_cond_broadcast(&vm->changed);
+}
+
+/* Who wants the VM paused again meanwhile waits in be_still. */
+static void move_on(struct vm *vm)
+{
+	vm->motion = VM_CHANGES;
+	host_unlock(&vm->lock);
+	start_time(vm);
+	pc_resume(vm->pc);
+	hold_consoles(vm, false);
+	host_lock(&vm->lock);
+	vm->motion = VM_MOVES;
 }
 
 void vm_hold_wait_locked(struct vm *vm)
 {
 	while (vm->parked < vm->threads)
 		host_cond_wait(&vm->changed, &vm->lock);
-	stop_time(vm);
+	be_still(vm);
 }
 
 void vm_release_locked(struct vm *vm)
@@ -65,8 +97,8 @@ void vm_release_locked(struct vm *vm)
 	ENSURE(vm->holds);
 	if (--vm->holds)
 		return;
-	if (vm->time_stopped)
-		start_time(vm);
+	if (vm->motion == VM_IS_STILL)
+		move_on(vm);
 	host_cond_broadcast(&vm->changed);
 }
 

@@ -40,19 +40,21 @@ struct vcpu {
 	struct host_cond wake;
 
 	/* The processor's own thread only (and who holds the VM paused). */
-	bool wait_sipi;  /* an application processor before its start-up IPI */
-	bool nmi;        /* taken from the APIC, not delivered yet */
+	bool wait_sipi;          /* an application processor before its start-up IPI */
+	bool nmi;                /* taken from the APIC, not delivered yet */
 	bool window, nmi_window; /* the engine was asked to come back when interrupts, NMIs can be delivered */
 	bool completing; /* the instruction at hand has had its answer and has not retired: nothing may come between */
 	int16_t acked;   /* an interrupt taken from the APIC, not delivered yet; -1 none */
-	int64_t tsc_offset; /* what the local APIC was told */
 
 	_Atomic uint64_t interrupts, time_halted; /* asleep or parked, in ns */
 	_Atomic uint64_t started, ended;          /* its thread, by host_now_ns(); 0 not yet */
 };
 
+/* All but the processors: time, the devices' threads, the consoles' input. Changed by hold.c. */
+enum vm_motion { VM_MOVES, VM_CHANGES /* by a thread that has let go of the lock */, VM_IS_STILL };
+
 struct vm {
-	char name[64], description[256];
+	char name[64], description[512];
 	const struct engine_ops *ops;
 	struct engine *engine;
 	struct x86_cpuid_model model;
@@ -60,7 +62,7 @@ struct vm {
 	struct bus bus;
 	struct vm_clock *clock;
 	struct pc *pc;
-	struct vm_console *console;
+	struct vm_console *console, *virtio_console; /* the latter NULL: the machine has none */
 	unsigned cpus;
 	struct vcpu vcpu[VM_CPUS_MAX];
 	struct x86_cpu *cpu[VM_CPUS_MAX];
@@ -78,8 +80,8 @@ struct vm {
 	unsigned threads; /* started */
 	unsigned holds;   /* how many want the VM paused; 1 from the start, until vm_run */
 	unsigned parked;  /* threads that have stopped for that, or ended */
-	bool time_stopped;
-	uint64_t stopped_tsc;
+	enum vm_motion motion;
+	uint64_t stopped_tsc; /* the host's when time stopped */
 	char *report;
 };
 
@@ -98,7 +100,10 @@ void vcpu_set_tsc_offset(struct vcpu *v, uint64_t offset);
 /* exits.c: acts on cpu->exit. */
 void vcpu_handle_exit(struct vcpu *v);
 
-/* hold.c: pausing. vm_park is called by a processor's thread that has seen REQ_PAUSE and returns when it may go on. */
+/*
+ * hold.c: pausing. vm_park is called by a processor's thread that has seen REQ_PAUSE and returns when it may go on.
+ * hold_wait and release let go of the lock for a while.
+ */
 void vm_park(struct vm *vm);
 void vm_thread_ended(struct vm *vm);
 void vm_hold_locked(struct vm *vm);
@@ -110,13 +115,17 @@ void vm_report_crash(struct vcpu *v, const char *what);
 void vm_report_text(struct vm *vm, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 void vm_describe(struct vm *vm);
 
-/* console.c: where the guest's first serial port leads. */
-struct vm_console *vm_console_create(struct vm *vm, const char *spec, struct error *err);
+/* console.c: where the guest's serial port or virtio console leads. */
+typedef size_t vm_console_input(struct pc *pc, const uint8_t *data, size_t len);
+/* `input` is how the board takes what is typed. */
+struct vm_console *vm_console_create(struct vm *vm, const char *spec, vm_console_input *input, struct error *err);
 /* What the board is to call; it may be called until the console is destroyed. */
-struct pc_console vm_console_serial(struct vm_console *console);
+struct pc_console vm_console_port(struct vm_console *console);
 const char *vm_console_where(const struct vm_console *console);
 /* A terminal becomes raw, and input goes to the board, which is there by now. */
 bool vm_console_start(struct vm_console *console, struct error *err);
+/* While held, the board gets no input; the keys that are the monitor's work. */
+void vm_console_hold(struct vm_console *console, bool held);
 /* No input goes to the board any more; output on its way goes out, later output is dropped; the terminal is put back.
  */
 void vm_console_close(struct vm_console *console);

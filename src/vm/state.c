@@ -75,7 +75,7 @@ static void tsc_state(struct vm *vm, struct state_stream *s)
 
 void vm_state(struct vm *vm, struct state_stream *s)
 {
-	ENSURE(vm->time_stopped);
+	ENSURE(vm->motion == VM_IS_STILL);
 	shape_state(vm, s);
 	if (s->failed)
 		return;

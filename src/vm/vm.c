@@ -73,7 +73,8 @@ static void start(struct vm *vm)
 {
 	struct error err;
 
-	if (!vm_console_start(vm->console, &err)) {
+	if (!vm_console_start(vm->console, &err) ||
+	    (vm->virtio_console && !vm_console_start(vm->virtio_console, &err))) {
 		vm_report_text(vm, "%s", err.text);
 		vm_stop(vm, VM_END_FAILED, 0);
 		return;
@@ -99,6 +100,8 @@ struct vm_end vm_run(struct vm *vm)
 	for (unsigned i = 0; i < vm->threads; i++)
 		host_thread_join(&vm->vcpu[i].thread);
 	vm_console_close(vm->console);
+	if (vm->virtio_console)
+		vm_console_close(vm->virtio_console);
 	return vm->end;
 }
 
@@ -142,6 +145,7 @@ void vm_destroy(struct vm *vm)
 	if (vm->pc)
 		pc_destroy(vm->pc);
 	vm_console_destroy(vm->console);
+	vm_console_destroy(vm->virtio_console);
 	for (unsigned i = 0; i < vm->cpus; i++)
 		vcpu_destroy(&vm->vcpu[i]);
 	if (vm->engine)

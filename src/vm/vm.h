@@ -19,8 +19,9 @@ struct vm_config {
 	unsigned cpus;
 	struct pc_disk disk[PC_DISKS];
 	unsigned disks;
-	const char *engine;  /* "auto" or an engine's name */
-	const char *console; /* "stdio", "file=PATH", "pty", "unix=PATH", "none" */
+	const char *engine;         /* "auto" or an engine's name */
+	const char *console;        /* "stdio", "file=PATH", "pty", "unix=PATH", "none" */
+	const char *virtio_console; /* the same; NULL: the machine has none */
 	uint64_t code_cache;
 	const char *debug;
 	bool no_reboot, debug_exit;
