@@ -129,8 +129,8 @@ static void correct_x87_pointers(const struct thunk *t, const struct x86_cpu *cp
 		memcpy(xsave + XS_FOP, &fop, 2);
 }
 
-static void load_registers(struct thunk *t, const struct x86_cpu *cpu, const struct thunk_slot *s,
-			   const struct thunk_operand *op)
+static void load_registers(struct thunk *t, const struct x86_cpu *cpu, const struct x86_insn *insn,
+			   const struct thunk_slot *s, const struct thunk_operand *op)
 {
 	uint64_t flags = cpu->rflags & FL_ARITH;
 
@@ -140,6 +140,8 @@ static void load_registers(struct thunk *t, const struct x86_cpu *cpu, const str
 	t->run.gpr[s->rsp] = cpu->gpr[RSP];
 	t->run.gpr[s->mem] = (uint64_t)op->host;
 	t->run.flags = flags | FL_FIXED1 | FL_IF;
+	if (insn->flags & INSN_BITOFF) /* the rest of the offset has moved the operand */
+		t->run.gpr[insn->reg == RSP ? s->rsp : insn->reg] &= insn->opsize * 8u - 1;
 }
 
 static void store_registers(const struct thunk *t, struct x86_cpu *cpu, const struct x86_insn *insn,
@@ -250,8 +252,8 @@ static enum verdict check_pending(struct thunk *t, struct x86_cpu *cpu, const st
  * AMD's processors check alignment before pages. Where a page fault is due, a run on the bounce buffer, without effect,
  * tells whether the host finds the operand misaligned.
  */
-static enum verdict alignment_or_page_fault(struct thunk *t, struct x86_cpu *cpu, const struct thunk_slot *s,
-					    const struct thunk_operand *op)
+static enum verdict alignment_or_page_fault(struct thunk *t, struct x86_cpu *cpu, const struct x86_insn *insn,
+					    const struct thunk_slot *s, const struct thunk_operand *op)
 {
 	struct thunk_operand probe = *op;
 
@@ -259,7 +261,7 @@ static enum verdict alignment_or_page_fault(struct thunk *t, struct x86_cpu *cpu
 		return V_INJECT;
 	probe.host = t->bounce + (op->linear & 63);
 	memset(probe.host, 0, op->size);
-	load_registers(t, cpu, s, &probe);
+	load_registers(t, cpu, insn, s, &probe);
 	memcpy(t->xsave, cpu->xsave, sizeof(t->xsave));
 	t->run.xsave = t->xsave;
 	run(t);
@@ -279,11 +281,9 @@ static enum verdict step_host(struct thunk *t, struct x86_cpu *cpu, const struct
 	if (insn->flags & INSN_MEM) {
 		v = open_operand(t, cpu, insn, &op);
 		if (v != V_DONE)
-			return v == V_INJECT ? alignment_or_page_fault(t, cpu, s, &op) : v;
+			return v == V_INJECT ? alignment_or_page_fault(t, cpu, insn, s, &op) : v;
 	}
-	load_registers(t, cpu, s, &op);
-	if (insn->flags & INSN_BITOFF)
-		t->run.gpr[insn->reg == RSP ? s->rsp : insn->reg] &= insn->opsize * 8u - 1;
+	load_registers(t, cpu, insn, s, &op);
 	t->run.xsave = pick_xsave(t, cpu, insn, &op);
 	run(t);
 	if (t->run.xsave && (insn->flags & INSN_FPU))

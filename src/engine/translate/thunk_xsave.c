@@ -172,8 +172,6 @@ enum verdict thunk_fxsave(struct thunk *t, struct x86_cpu *cpu, const struct x86
 	struct save s = {0};
 	enum verdict v = save_begin(cpu, insn, &s, 512, 16, store);
 
-	if (v == V_DONE && (s.op.linear & ~PAGE_MASK) + s.op.size > PAGE_SIZE)
-		v = thunk_probe(cpu, s.op.linear, 1, store);
 	if (v == V_DONE)
 		v = probe_end(cpu, &s);
 	if (v != V_DONE)
