@@ -15,7 +15,7 @@
 #define DECODER(mode, width, amd)                                                                                      \
 	{                                                                                                              \
 		.machine_mode = ZYDIS_MACHINE_MODE_##mode, .stack_width = ZYDIS_STACK_WIDTH_##width, .decoder_mode = { \
-			[ZYDIS_DECODER_MODE_AMD_BRANCHES] = amd,                                                       \
+			[ZYDIS_DECODER_MODE_AMD_BRANCHES] = (amd),                                                     \
 			[ZYDIS_DECODER_MODE_LZCNT] = ZYAN_TRUE,                                                        \
 			[ZYDIS_DECODER_MODE_TZCNT] = ZYAN_TRUE,                                                        \
 		}                                                                                                      \

@@ -46,7 +46,7 @@ struct thunk *thunk_create(void)
 	t = host_memory_alloc(sizeof(*t));
 	if (!t)
 		return NULL;
-	if (!host_code_alloc(&t->code, THUNK_SLOTS * THUNK_SLOT_SIZE)) {
+	if (!host_code_alloc(&t->code, (size_t)THUNK_SLOTS * THUNK_SLOT_SIZE)) {
 		host_memory_free(t, sizeof(*t));
 		return NULL;
 	}
@@ -158,7 +158,7 @@ static void store_registers(const struct thunk *t, struct x86_cpu *cpu, const st
 static uint64_t bit_offset(const struct x86_cpu *cpu, const struct x86_insn *insn)
 {
 	int64_t bit = sext(cpu->gpr[insn->reg], insn->opsize);
-	int64_t bits_in = insn->opsize * 8;
+	int64_t bits_in = (int64_t)insn->opsize * 8;
 
 	return (uint64_t)((bit & ~(bits_in - 1)) / 8);
 }

@@ -62,7 +62,7 @@ static bool next_run(const struct masked *m, unsigned *first, unsigned *end)
 static enum verdict run_linear(struct x86_cpu *cpu, const struct masked *m, unsigned first, unsigned end, bool write,
 			       uint64_t *linear)
 {
-	uint64_t off = zext(m->off + first * m->size, MAX(m->addrsize, 4)); /* elements do not wrap at 64K */
+	uint64_t off = zext(m->off + (uint64_t)first * m->size, MAX(m->addrsize, 4)); /* elements do not wrap at 64K */
 
 	return thunk_linear(cpu, m->seg, off, (end - first) * m->size, write, linear);
 }
@@ -77,7 +77,7 @@ static enum verdict masked_load(struct x86_cpu *cpu, struct masked *m)
 	while (next_run(m, &first, &end)) {
 		v = run_linear(cpu, m, first, end, false, &linear);
 		if (v == V_DONE)
-			v = thunk_read(cpu, linear, m->data.b + first * m->size, (end - first) * m->size);
+			v = thunk_read(cpu, linear, m->data.b + (size_t)first * m->size, (end - first) * m->size);
 		if (v != V_DONE)
 			return v;
 	}
@@ -112,7 +112,7 @@ static enum verdict masked_store(struct x86_cpu *cpu, const struct masked *m)
 	while (next_run(m, &first, &end)) {
 		v = run_linear(cpu, m, first, end, true, &linear);
 		if (v == V_DONE)
-			v = thunk_write(cpu, linear, m->data.b + first * m->size, (end - first) * m->size);
+			v = thunk_write(cpu, linear, m->data.b + (size_t)first * m->size, (end - first) * m->size);
 		if (v == V_EXIT)
 			result = V_EXIT;
 		else if (v != V_DONE)
@@ -212,10 +212,10 @@ static enum verdict gather_element(struct x86_cpu *cpu, const struct x86_insn *i
 	uint64_t index = 0, linear, off;
 	enum verdict v;
 
-	memcpy(&index, g->index.b + i * g->index_size, g->index_size);
+	memcpy(&index, g->index.b + (size_t)i * g->index_size, g->index_size);
 	off = x86_effective_address(cpu, insn) + (uint64_t)sext(index, g->index_size) * insn->scale;
 	v = thunk_linear(cpu, insn->seg, zext(off, insn->addrsize), g->size, false, &linear);
-	return v == V_DONE ? thunk_read(cpu, linear, g->data.b + i * g->size, g->size) : v;
+	return v == V_DONE ? thunk_read(cpu, linear, g->data.b + (size_t)i * g->size, g->size) : v;
 }
 
 /* What has been fetched goes to the registers; when all has been, their upper parts become zero. */
@@ -247,7 +247,7 @@ enum verdict thunk_gather(struct x86_cpu *cpu, const struct x86_insn *insn)
 			v = gather_element(cpu, insn, &g, i);
 		if (v != V_DONE)
 			break;
-		memset(g.mask.b + i * g.size, 0, g.size);
+		memset(g.mask.b + (size_t)i * g.size, 0, g.size);
 	}
 	if (v == V_DONE || (v == V_INJECT && i > 0))
 		gather_commit(cpu, insn, &g, v == V_DONE);

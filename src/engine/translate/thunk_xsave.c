@@ -62,9 +62,9 @@ void thunk_xsave_fill(uint8_t *xsave)
 /* What one of these instructions works with. */
 struct save {
 	struct thunk_operand op;
-	uint64_t mask;    /* components asked for and enabled (RFBM) */
-	unsigned vectors; /* 16 registers in 64-bit mode, else 8 */
-	bool wide;        /* FIP and FDP are 64 bits: REX.W */
+	uint64_t mask;  /* components asked for and enabled (RFBM) */
+	size_t vectors; /* 16 registers in 64-bit mode, else 8 */
+	bool wide;      /* FIP and FDP are 64 bits: REX.W */
 };
 
 static void put_x87(uint8_t *area, const uint8_t *xsave, const struct save *s)
