@@ -247,10 +247,10 @@ static void trans_jmp_indirect(struct trans *t, const struct x86_insn *insn)
 	jump_indirect(t, next_key(t), 0);
 }
 
-/* A call to an address that is not canonical faults before it pushes anything: the slow path's. Uses H_DELTA. */
+/* A call to an address that is not canonical faults before it pushes anything: the slow path's. Flags must be saved. Uses H_DELTA. */
 static void check_canonical(struct trans *t, unsigned reg)
 {
-	flags_clobber(t);
+	ENSURE(t->flags == FLAGS_SAVED);
 	asm_mov(&t->e, H_DELTA, reg);
 	asm_shift_imm(&t->e, SH_SAR, 8, H_DELTA, 47); /* 0 or -1 */
 	asm_alu_imm(&t->e, ALU_ADD, 8, H_DELTA, 1);
@@ -260,6 +260,7 @@ static void check_canonical(struct trans *t, unsigned reg)
 
 static void trans_call_indirect(struct trans *t, const struct x86_insn *insn)
 {
+	flags_clobber(t); /* now: it uses H_TMP, where the target may be */
 	unsigned target = branch_operand(t, insn);
 	if (t->mode == MODE_64)
 		check_canonical(t, target);
