@@ -240,6 +240,18 @@ void clock_set(struct vm_clock *clock, uint64_t now)
 	host_unlock(&clock->lock);
 }
 
+void clock_lose(struct vm_clock *clock, uint64_t ns)
+{
+	host_lock(&clock->lock);
+	if (!clock->paused) {
+		uint64_t offset = clock->time.offset;
+
+		change_begin(clock);
+		change_end(clock, offset + MIN(ns, host_now_ns() - offset), CLOCK_NEVER);
+	}
+	host_unlock(&clock->lock);
+}
+
 uint64_t clock_tsc_hz(const struct vm_clock *clock)
 {
 	return host_tsc_hz();

@@ -17,6 +17,11 @@ uint64_t clock_now(const struct vm_clock *clock);
 /* After it returns no timer fires, and none is in its `fire` (unless called from there). */
 void clock_pause(struct vm_clock *clock);
 void clock_resume(struct vm_clock *clock);
+/*
+ * The last `ns` did not pass for the VM: its time steps back by them. Timers that fired meanwhile have fired. For a VM
+ * none of whose processors ran meanwhile.
+ */
+void clock_lose(struct vm_clock *clock, uint64_t ns);
 /* Makes the VM's time `now`, as when a saved VM is loaded. */
 void clock_set(struct vm_clock *clock, uint64_t now);
 /* Frequency of the host's TSC in Hz, measured or told by the host, and constant; the guest's runs at the same rate. */

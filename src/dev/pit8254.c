@@ -17,6 +17,8 @@
 
 /* Interrupts closer together than this are spread: a guest may program a count of 2. */
 #define PULSE_MIN_NS 50000u
+/* Overdue ones come at twice the pace, or at this one: a processor that runs little must get them while it runs. */
+#define OWED_PACE_NS 250000u
 /* Ticks that came too late to be interrupts of their own are made up for, up to this many. */
 #define OWED_MAX 4096u
 
@@ -72,8 +74,8 @@ static void arm(struct pit8254 *pit)
 
 	if (pit->next_edge == PIT_NEVER && !pit->owed)
 		at = CLOCK_NEVER;
-	else if (pit->owed) /* the overdue ones come at twice the pace */
-		at = MAX(soonest, clock_now(pit->config.clock) + tick_ns(pit->ch[0].count) / 2);
+	else if (pit->owed)
+		at = MAX(soonest, soonest - PULSE_MIN_NS + MIN(tick_ns(pit->ch[0].count) / 2, OWED_PACE_NS));
 	else if (pit_channel_is_periodic(&pit->ch[0]) && tick_ns(pit->ch[0].count) < PULSE_MIN_NS)
 		at = MAX(soonest, tick_ns(pit->next_edge));
 	else
@@ -145,11 +147,18 @@ static void write_port(struct pit8254 *pit, unsigned port, uint8_t value)
 		reprogrammed(pit, now);
 }
 
+static void polled(const struct pit8254 *pit, unsigned cpu, bool first)
+{
+	if (pit->config.polled)
+		pit->config.polled(pit->config.opaque, cpu, first);
+}
+
 static uint64_t port_read(void *opaque, uint64_t off, unsigned len, unsigned cpu)
 {
 	struct pit8254 *pit = opaque;
 	uint64_t value = 0, now;
 
+	polled(pit, cpu, false);
 	host_lock(&pit->lock);
 	now = now_ticks(pit);
 	advance(pit, now);
@@ -163,6 +172,7 @@ static void port_write(void *opaque, uint64_t off, unsigned len, uint64_t value,
 {
 	struct pit8254 *pit = opaque;
 
+	polled(pit, cpu, true);
 	host_lock(&pit->lock);
 	for (unsigned i = 0; i < len; i++)
 		write_port(pit, off + i, value >> (i * 8));
@@ -178,6 +188,7 @@ static uint64_t port61_read(void *opaque, uint64_t off, unsigned len, unsigned c
 	struct pit8254 *pit = opaque;
 	uint64_t value, now;
 
+	polled(pit, cpu, false);
 	host_lock(&pit->lock);
 	now = now_ticks(pit);
 	advance(pit, now);

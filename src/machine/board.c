@@ -118,7 +118,13 @@ static bool make_pic(struct pc *pc, struct error *err)
 
 static bool make_timers(struct pc *pc, struct error *err)
 {
-	struct pit8254_config pit = {.bus = pc->c.bus, .clock = pc->c.clock, .irq = board_isa_irq(pc, 0)};
+	struct pit8254_config pit = {
+		.bus = pc->c.bus,
+		.clock = pc->c.clock,
+		.irq = board_isa_irq(pc, 0),
+		.polled = pc->c.polled_timer,
+		.opaque = pc->c.opaque,
+	};
 	struct rtc_config rtc = {.bus = pc->c.bus, .clock = pc->c.clock, .irq = board_isa_irq(pc, PC_RTC_IRQ)};
 	struct pit8254 *pit_dev = pit8254_create(&pit);
 	struct rtc *rtc_dev;

@@ -87,6 +87,8 @@ struct pc_config {
 	void (*debug_exited)(void *opaque, uint32_t value);
 	/* CPU `cpu` has something to look at (interrupt, NMI, INIT, SIPI) in its local APIC. Any thread. */
 	void (*kick)(void *opaque, unsigned cpu);
+	/* As in struct pit8254_config. May be NULL. */
+	void (*polled_timer)(void *opaque, unsigned cpu, bool first);
 	void *opaque;
 };
 

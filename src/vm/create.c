@@ -111,6 +111,7 @@ static bool make_board(struct vm *vm, const struct vm_config *config, struct err
 		.reset = on_reset,
 		.debug_exited = on_debug_exit,
 		.kick = on_kick,
+		.polled_timer = vm_polled_timer,
 		.opaque = vm,
 	};
 

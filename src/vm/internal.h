@@ -40,11 +40,12 @@ struct vcpu {
 	struct host_cond wake;
 
 	/* The processor's own thread only (and who holds the VM paused). */
-	bool wait_sipi;          /* an application processor before its start-up IPI */
+	_Atomic bool wait_sipi;  /* an application processor before its start-up IPI; others may look */
 	bool nmi;                /* taken from the APIC, not delivered yet */
 	bool window, nmi_window; /* the engine was asked to come back when interrupts, NMIs can be delivered */
 	bool completing; /* the instruction at hand has had its answer and has not retired: nothing may come between */
 	int16_t acked;   /* an interrupt taken from the APIC, not delivered yet; -1 none */
+	uint64_t polled_at, away; /* away.c */
 
 	_Atomic uint64_t interrupts, time_halted; /* asleep or parked, in ns */
 	_Atomic uint64_t started, ended;          /* its thread, by host_now_ns(); 0 not yet */
@@ -109,6 +110,9 @@ void vm_thread_ended(struct vm *vm);
 void vm_hold_locked(struct vm *vm);
 void vm_hold_wait_locked(struct vm *vm);
 void vm_release_locked(struct vm *vm);
+
+/* away.c: struct pc_config's polled_timer; opaque is the VM. */
+void vm_polled_timer(void *opaque, unsigned cpu, bool first);
 
 /* report.c. The text is kept in vm->report if there is none yet. */
 void vm_report_crash(struct vcpu *v, const char *what);

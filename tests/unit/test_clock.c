@@ -241,6 +241,21 @@ TEST(pause)
 	clock_destroy(clk);
 }
 
+TEST(lose)
+{
+	uint64_t a, b;
+
+	setup();
+	host_sleep_ns(20 * MS);
+	a = clock_now(clk);
+	clock_lose(clk, 15 * MS);
+	b = clock_now(clk);
+	CHECK(b + 15 * MS >= a && b < a + 1000 * MS);
+	clock_lose(clk, UINT64_MAX); /* not before the VM's start */
+	CHECK(clock_now(clk) < 5000 * MS);
+	clock_destroy(clk);
+}
+
 TEST(set)
 {
 	struct hits h = {0};

@@ -117,7 +117,7 @@ TEST(no_drift)
 	end();
 }
 
-/* The clock's thread slept: what it missed is made up for, at twice the pace. */
+/* The clock's thread slept: what it missed is made up for, faster than it would have come. */
 TEST(late_ticks)
 {
 	begin();
@@ -267,6 +267,36 @@ TEST(calibration)
 	ticks(65535);
 	CHECK_EQ(inb(0x61) & 0x20, 0x20);
 	end();
+}
+
+static unsigned looks, first_looks;
+
+static void look(void *opaque, unsigned cpu, bool first)
+{
+	CHECK(opaque == &looks);
+	looks++;
+	first_looks += first;
+}
+
+TEST(tells_who_polls)
+{
+	struct device d;
+
+	setup();
+	irq = (struct wire){0};
+	pit = pit8254_create(&(struct pit8254_config){
+		.bus = &test_bus, .clock = &test_clock, .irq = WIRE(irq), .polled = look, .opaque = &looks});
+	REQUIRE(pit);
+	program(2, 0, 100);
+	CHECK_EQ(looks, 3);
+	CHECK_EQ(first_looks, 3);
+	inb(0x42);
+	inb(0x61);
+	CHECK_EQ(looks, 5);
+	CHECK_EQ(first_looks, 3);
+	d = pit8254_device(pit);
+	d.destroy(d.opaque);
+	teardown();
 }
 
 TEST(gate_pauses_mode_0)
