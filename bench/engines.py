@@ -27,19 +27,22 @@ NAMES = {'native': 'native', 'doppel': 'doppel', 'qemu': 'QEMU TCG', 'uml': 'Use
 class Result:
     """One session: seconds by workload as the guest's clock tells, and as the host's does for the lines on the console."""
 
-    def __init__(self, engine):
+    def __init__(self, engine, log):
+        self.log_file = log
         self.engine, self.rows, self.host_rows, self.failed, self.log = engine, {}, {}, {}, []
         self.kernel, self.status, self.wall, self.timeout, self.initialized, self.ended = None, None, None, False, None, False
-        self.load = os.getloadavg()[0]
+        self.load, self.begun, self.running = os.getloadavg()[0], time.monotonic(), None
 
     def line(self, text, start):
         now = time.monotonic()
         self.log.append(text)
+        if self.log_file:
+            print(text, file=self.log_file, flush=True)
         word = text.split()
         if not word:
             return
         if word[0] == 'bench-begin':
-            self.begun = now
+            self.begun, self.running = now, word[1]
         elif word[0] == 'bench' and len(word) == 3 and re.fullmatch(r'\d+\.\d+', word[2]):
             self.rows.setdefault(word[1], []).append(float(word[2]))
             self.host_rows.setdefault(word[1], []).append(round(now - self.begun, 6))
@@ -79,10 +82,11 @@ class Engine:
         text = subprocess.run([self.program, {'doppel': 'version'}.get(self.kind, '--version')], capture_output=True, text=True).stdout
         return text.splitlines()[0].strip() if text else ''
 
-    def session(self, orders, timeout):
-        """Runs the workloads once, as `orders` (bench.scale=... and so on) say."""
+    def session(self, orders, log=None, timeout=240):
+        """Runs the workloads once, as `orders` (bench.scale=... and so on) say, and gives up one that takes longer than `timeout` seconds,
+        with the rest. Everything on the console goes to the file `log` as well."""
         with tempfile.TemporaryDirectory(prefix='bench-') as folder:
-            return getattr(self, '_' + self.kind)(orders, folder, False, timeout)
+            return getattr(self, '_' + self.kind)(orders, folder, False, timeout, log)
 
     def boot(self, timeout=60):
         """Debian's cloud kernel (User-mode Linux: its own) and an initramfs, to the first line of /init; None natively."""
@@ -91,7 +95,7 @@ class Engine:
         with tempfile.TemporaryDirectory(prefix='bench-') as folder:
             return getattr(self, '_' + self.kind)(['rdinit=/mark'], folder, True, timeout)
 
-    def _native(self, orders, folder, boot, timeout):
+    def _native(self, orders, folder, boot, timeout, log=None):
         loop = None
         try:
             loop = subprocess.run(['losetup', '--find', '--show', SCRATCH], check=True, capture_output=True, text=True).stdout.strip()
@@ -101,7 +105,7 @@ class Engine:
         command += ['sh', '-euc', NATIVE, 'sh', GUESTS, loop or SCRATCH, 'bench.disk=' + (loop or '/opt/bench/scratch')] + orders
         allowed = set(sorted(os.sched_getaffinity(0))[-self.options.cpus:])
         try:
-            result = self._run(command, timeout, env={'PATH': os.environ['PATH'], 'GUEST': os.path.join(GUESTS, 'root')},
+            result = self._run(command, timeout, log, env={'PATH': os.environ['PATH'], 'GUEST': os.path.join(GUESTS, 'root')},
                                preexec=lambda: os.sched_setaffinity(0, allowed))
         finally:
             if loop:
@@ -111,42 +115,42 @@ class Engine:
 
     def _append(self, orders, boot):
         if boot:
-            return 'console=ttyS0 quiet ' + ' '.join(orders)
-        return 'console=ttyS0 quiet root=/dev/vda init=%s bench.disk=/dev/vdb %s' % (INIT, ' '.join(orders))
+            return 'console=ttyS0 quiet panic=-1 ' + ' '.join(orders)
+        return 'console=ttyS0 quiet panic=-1 root=/dev/vda init=%s bench.disk=/dev/vdb %s' % (INIT, ' '.join(orders))
 
-    def _doppel(self, orders, folder, boot, timeout):
+    def _doppel(self, orders, folder, boot, timeout, log=None):
         command = [self.program, 'run', '--kernel', KERNEL, '--initrd', INITRD, '--memory', '1G', '--cpus', str(self.options.cpus),
                    '--append', self._append(orders, boot), '--no-reboot', '--stats']
         if not boot:
             command += ['--disk', IMAGE + ',snapshot=on', '--disk', SCRATCH]
         if self.debug:
             command += ['--debug', self.debug]
-        return self._run(command, timeout)
+        return self._run(command, timeout, log)
 
-    def _qemu(self, orders, folder, boot, timeout):
+    def _qemu(self, orders, folder, boot, timeout, log=None):
         command = [self.program, '-accel', 'tcg', '-machine', 'q35', '-cpu', 'max', '-m', '1G', '-smp', str(self.options.cpus),
                    '-nodefaults', '-no-user-config', '-no-reboot', '-display', 'none', '-serial', 'stdio', '-kernel', KERNEL, '-initrd', INITRD,
                    '-append', self._append(orders, boot)]
         if not boot:
             command += ['-drive', 'file=%s,format=raw,if=virtio,snapshot=on' % IMAGE, '-drive', 'file=%s,format=raw,if=virtio' % SCRATCH]
-        return self._run(command, timeout)
+        return self._run(command, timeout, log)
 
-    def _uml(self, orders, folder, boot, timeout):
+    def _uml(self, orders, folder, boot, timeout, log=None):
         command = [self.program, 'mem=1G', 'con=null', 'con0=null,fd:1', 'quiet', 'uml_dir=' + folder + '/']
         if boot:
             command += ['initrd=' + INITRD] + orders
         else:
             command += ['ubd0=%s/cow,%s' % (folder, IMAGE), 'ubd1=' + SCRATCH, 'root=/dev/ubda', 'rw', 'init=' + INIT, 'bench.disk=/dev/ubdb'] + orders
-        return self._run(command, timeout, env=dict(os.environ, TMPDIR='/dev/shm'))
+        return self._run(command, timeout, log, env=dict(os.environ, TMPDIR='/dev/shm'))
 
-    def _run(self, command, timeout, env=None, preexec=None):
-        result = Result(self)
+    def _run(self, command, timeout, log, env=None, preexec=None):
+        result = Result(self, log)
         result.command = command
         start = time.monotonic()
         p = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=env, preexec_fn=preexec,
                              start_new_session=True)
         try:
-            self._read(p, result, start, start + timeout)
+            self._read(p, result, start, timeout)
         finally:
             # Children of its own (User-mode Linux has some) end with it: it is the leader of their session.
             try:
@@ -157,13 +161,18 @@ class Engine:
         result.wall = time.monotonic() - start
         return result
 
-    def _read(self, p, result, start, deadline):
+    def _read(self, p, result, start, timeout):
         os.set_blocking(p.stdout.fileno(), False)
         rest = b''
         while True:
-            left = deadline - time.monotonic()
+            left = result.begun + timeout - time.monotonic()
             if left <= 0:
                 result.timeout = True
+                p.terminate()
+                try:
+                    result.line(p.communicate(timeout=5)[0].decode(errors='replace'), start)
+                except subprocess.TimeoutExpired:
+                    pass
                 return
             if not select.select([p.stdout], [], [], left)[0]:
                 continue

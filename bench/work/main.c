@@ -33,17 +33,17 @@ struct work {
 };
 
 static const struct work table[] = {
-	{"lua", 90, NULL, "lua5.4 " DIR "/work.lua $N", NULL},
-	{"perl", 30, NULL, "perl " DIR "/work.pl $N", NULL},
-	{"python", 30, NULL, "python3 " DIR "/work.py $N", NULL},
-	{"gzip", 60, NULL, "gzip -c /tmp/data >/dev/null", DATA " >/tmp/data"},
-	{"xz", 8, NULL, "xz -T1 -c /tmp/data >/dev/null", DATA " >/tmp/data"},
-	{"sha256", 8, NULL, "i=0; while [ $i -lt $N ]; do set -- \"$@\" /tmp/data; i=$((i + 1)); done; sha256sum \"$@\" >/dev/null",
+	{"lua", 225, NULL, "lua5.4 " DIR "/work.lua $N", NULL},
+	{"perl", 75, NULL, "perl " DIR "/work.pl $N", NULL},
+	{"python", 90, NULL, "python3 " DIR "/work.py $N", NULL},
+	{"gzip", 120, NULL, "gzip -c /tmp/data >/dev/null", DATA " >/tmp/data"},
+	{"xz", 20, NULL, "xz -T1 -c /tmp/data >/dev/null", DATA " >/tmp/data"},
+	{"sha256", 20, NULL, "i=0; while [ $i -lt $N ]; do set -- \"$@\" /tmp/data; i=$((i + 1)); done; sha256sum \"$@\" >/dev/null",
 		"cat " DIR "/data >/tmp/data"},
-	{"float", 4000, work_float, NULL, NULL},
-	{"matrix-sse", 4000, work_matrix_sse, NULL, NULL},
+	{"float", 12000, work_float, NULL, NULL},
+	{"matrix-sse", 10000, work_matrix_sse, NULL, NULL},
 	{"matrix-avx", 4000, work_matrix_avx, NULL, NULL},
-	{"sort", 50, NULL, "LC_ALL=C sort --parallel=1 -S 200M /tmp/data >/dev/null", DATA " | tr ' ' '\\n' >/tmp/data"},
+	{"sort", 120, NULL, "LC_ALL=C sort --parallel=1 -S 200M /tmp/data >/dev/null", DATA " | tr ' ' '\\n' >/tmp/data"},
 	{"gcc", 3, NULL, "cd " DIR "/lua && set -- lstrlib.c lgc.c lcode.c ltable.c lparser.c lapi.c ldebug.c lvm.c && "
 		"i=0; while [ $i -lt $N ]; do gcc -O2 -c $1 -o /tmp/out.o || exit 1; i=$((i + 1)); shift; done", NULL},
 	{"fork-exec", 400, work_fork_exec, NULL, NULL},
@@ -53,11 +53,11 @@ static const struct work table[] = {
 	{"futex", 60000, work_futex, NULL, NULL},
 	{"mmap", 40, work_mmap, NULL, NULL},
 	{"find", 8, NULL, "i=0; while [ $i -lt $N ]; do find /usr -type f -size +1k >/dev/null; i=$((i + 1)); done", NULL},
-	{"tar", 10, NULL, "i=0; while [ $i -lt $N ]; do tar -C /usr/share -cf - perl | cat >/dev/null; i=$((i + 1)); done", NULL},
-	{"disk-seq-read", 10000, work_seq_read, NULL, NULL},
-	{"disk-seq-write", 10000, work_seq_write, NULL, NULL},
-	{"disk-rand-read", 10000, work_rand_read, NULL, NULL},
-	{"disk-rand-write", 10000, work_rand_write, NULL, NULL},
+	{"tar", 15, NULL, "i=0; while [ $i -lt $N ]; do tar -C /usr/share -cf - perl | cat >/dev/null; i=$((i + 1)); done", NULL},
+	{"disk-seq-read", 25000, work_seq_read, NULL, NULL},
+	{"disk-seq-write", 25000, work_seq_write, NULL, NULL},
+	{"disk-rand-read", 25000, work_rand_read, NULL, NULL},
+	{"disk-rand-write", 25000, work_rand_write, NULL, NULL},
 };
 
 void die(const char *what)
