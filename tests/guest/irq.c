@@ -289,7 +289,7 @@ static bool user_irq(struct frame *f)
 	return on_irq(f);
 }
 SNIPPET(user_count, 64,
-	"xorl %ecx, %ecx; 1: incq %rcx; addq %rcx, %rbx; xorq %rcx, %rdx; cmpq $3000000, %rcx; jne 1b; int $0x80");
+	"xorl %ecx, %ecx; 1: incq %rcx; addq %rcx, %rbx; xorq %rcx, %rdx; cmpq $1000000, %rcx; jne 1b; int $0x80");
 TEST(user)
 {
 	set_up();
@@ -299,12 +299,15 @@ TEST(user)
 	apic_write(APIC_TIMER_DIVIDE, 0xb);
 	apic_write(APIC_LVT_TIMER, 0x20050); /* periodic */
 	apic_write(APIC_TIMER_INIT, 30000);
-	struct trap *t = run_frame(&f);
+	/* again until ticks have come: a busy host may bring them late */
+	for (u64 end = now_us() + 5000000; count < 5 && now_us() < end;) {
+		struct trap *t = run_frame(&f);
+		CHECK_EQ(t->f.vector, 0x80);
+		CHECK_EQ(t->f.rcx, 1000000);
+		CHECK_EQ(t->f.rbx, 1000000ull * 1000001 / 2);
+	}
 	apic_write(APIC_TIMER_INIT, 0);
-	CHECK_EQ(t->f.vector, 0x80);
-	CHECK_EQ(t->f.rcx, 3000000);
-	CHECK_EQ(t->f.rbx, 3000000ull * 3000001 / 2);
-	CHECK(count > 0);
+	CHECK(count >= 5);
 	CHECK_EQ(seen.cs, SEL_USER_CODE64);
 	CHECK_EQ(seen.ss, SEL_USER_DATA);
 	CHECK_EQ(handler_rsp, tss[0].rsp[0] - sizeof(struct frame));
@@ -322,17 +325,20 @@ TEST(rep_interrupted)
 	apic_write(APIC_TIMER_DIVIDE, 0xb);
 	apic_write(APIC_LVT_TIMER, 0x20050);
 	apic_write(APIC_TIMER_INIT, 20000);
-	sti();
-	memcpy(b, a, N);
-	u64 n = N;
-	u8 *s = a, *d = b;
-	asm volatile("repe cmpsb" : "+c"(n), "+S"(s), "+D"(d) : : "memory", "cc");
-	cli();
+	for (u64 end = now_us() + 5000000; count < 5 && now_us() < end;) {
+		memset(b, 0, N);
+		sti();
+		memcpy(b, a, N);
+		u64 n = N;
+		u8 *s = a, *d = b;
+		asm volatile("repe cmpsb" : "+c"(n), "+S"(s), "+D"(d) : : "memory", "cc");
+		cli();
+		CHECK_EQ(n, 0);
+		CHECK_EQ(d, (u64)b + N);
+		CHECK_EQ(memcmp(a, b, 65536), 0);
+	}
 	apic_write(APIC_TIMER_INIT, 0);
-	CHECK_EQ(n, 0);
-	CHECK_EQ(d, (u64)b + N);
-	CHECK_EQ(memcmp(a, b, 65536), 0);
-	CHECK(count > 0);
+	CHECK(count >= 5);
 }
 
 /* Code that opens a window for one instruction at a time: a return address is only ever there. */
@@ -346,7 +352,7 @@ TEST(narrow_windows)
 	apic_write(APIC_TIMER_DIVIDE, 0xb);
 	apic_write(APIC_LVT_TIMER, 0x20050);
 	apic_write(APIC_TIMER_INIT, 20000);
-	for (unsigned i = 0; i < 300000 && count < 50; i++) {
+	for (u64 i = 0, end = now_us() + 5000000; count < 50 && (i % 1024 || now_us() < end); i++) {
 		unsigned before = count;
 		asm volatile(".globl window\nwindow: sti; nop; cli" : : : "memory");
 		if (count != before && seen.rip != (u64)window + 2)
@@ -354,7 +360,7 @@ TEST(narrow_windows)
 	}
 	apic_write(APIC_TIMER_INIT, 0);
 	CHECK_EQ(wrong, 0);
-	CHECK(count > 0);
+	CHECK(count >= 50);
 }
 
 /* NMIs: taken with IF clear, held off until IRET, also when an exception's IRET comes first. */
