@@ -90,6 +90,7 @@ static struct engine_vcpu *vcpu_create(struct engine *e, unsigned index, struct 
 	v->cpu.mem = eng->mem;
 	v->cpu.model = eng->model;
 	v->cpu.ops = &cpu_ops;
+	v->jc_logged = ARRAY_LEN(v->jc_log) + 1; /* nothing in the jump cache is true yet */
 	jc_flush(v);
 	tlb_flush_all(&v->cpu, true, -1);
 	x86_cpu_reset(&v->cpu, false);

@@ -335,11 +335,10 @@ uint64_t light_lookup(struct tr_vcpu *v)
 	struct block *b = block_find(page_of(v, linear), linear & ~PAGE_MASK, v->key);
 	if (!b)
 		return 0; /* a fault, too, is the slow path's to deliver */
-	if (key_jc(v->key) == JC_USER || key_jc(v->key) == JC_LEGACY) {
-		if (v->jc_logged < ARRAY_LEN(v->jc_log))
-			v->jc_log[v->jc_logged] = (uint16_t)(jc - v->jc[0]);
+	if (v->jc_logged < ARRAY_LEN(v->jc_log))
+		v->jc_log[v->jc_logged] = (uint16_t)(jc - v->jc[0]);
+	if (v->jc_logged <= ARRAY_LEN(v->jc_log))
 		v->jc_logged++;
-	}
 	jc->tag = linear;
 	jc->host = (uint64_t)(uintptr_t)b->entry_saved;
 	v->vpage = linear & PAGE_MASK;

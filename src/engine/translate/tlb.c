@@ -28,10 +28,20 @@ static void filter_clear(struct tr_vcpu *v, unsigned half)
 	v->exec_large[half] = false;
 }
 
+static struct jc_entry *jc_logged(struct tr_vcpu *v, unsigned i)
+{
+	return &v->jc[v->jc_log[i] / JC_ENTRIES][v->jc_log[i] % JC_ENTRIES];
+}
+
 void jc_flush(struct tr_vcpu *v)
 {
-	for (unsigned m = 0; m < JC_MODES; m++)
-		jc_clear(v, m);
+	if (v->jc_logged <= ARRAY_LEN(v->jc_log)) {
+		for (unsigned i = 0; i < v->jc_logged; i++)
+			jc_logged(v, i)->tag = JC_NONE;
+	} else {
+		for (unsigned m = 0; m < JC_MODES; m++)
+			jc_clear(v, m);
+	}
 	for (unsigned m = 0; m < MMU_MODES; m++)
 		itlb_clear(v, m);
 	filter_clear(v, 0);
@@ -51,10 +61,16 @@ static void jc_flush_local(struct tr_vcpu *v)
 		jc_clear(v, JC_USER);
 		jc_clear(v, JC_LEGACY);
 	} else {
-		for (unsigned i = 0; i < v->jc_logged; i++)
-			v->jc[v->jc_log[i] / JC_ENTRIES][v->jc_log[i] % JC_ENTRIES].tag = JC_NONE;
+		unsigned kept = 0;
+		for (unsigned i = 0; i < v->jc_logged; i++) {
+			unsigned mode = v->jc_log[i] / JC_ENTRIES;
+			if (mode == JC_USER || mode == JC_LEGACY)
+				jc_logged(v, i)->tag = JC_NONE;
+			else
+				v->jc_log[kept++] = v->jc_log[i];
+		}
+		v->jc_logged = kept;
 	}
-	v->jc_logged = 0;
 	itlb_clear(v, MMU_USER);
 	filter_clear(v, 0);
 }

@@ -16,7 +16,7 @@
  */
 enum { MMU_USER, MMU_KERNEL /* SMAP in force */, MMU_KERNEL_AC /* SMAP off, or RFLAGS.AC set */, MMU_MODES };
 
-#define TLB_BITS 10
+#define TLB_BITS 12
 #define TLB_ENTRIES (1u << TLB_BITS)
 #define TLB_NONE 1ull
 
@@ -33,16 +33,17 @@ struct tlb_entry {
 
 /* Where an indirect jump goes: linear address → host code, for each kind of code. */
 enum { JC_USER, JC_KERNEL, JC_KERNEL_AC, JC_LEGACY, JC_MODES };
-#define JC_BITS 12
+#define JC_BITS 14
 #define JC_ENTRIES (1u << JC_BITS)
 
 struct jc_entry {
 	uint64_t tag; /* linear address; JC_NONE matches none */
 	uint64_t host;
 };
+_Static_assert((JC_MODES << JC_BITS) <= 1 << 16 && (MMU_MODES << TLB_BITS) <= 1 << 16, "the logs hold 16-bit indices");
 #define JC_NONE 0x8000000000000000ull /* not canonical */
 
-#define ITLB_ENTRIES 256
+#define ITLB_ENTRIES 1024
 
 struct itlb_entry {
 	uint64_t page; /* linear page address, or TLB_NONE */
@@ -99,11 +100,11 @@ struct tr_vcpu {
 	bool exec_local;	/* the kernel runs code through mappings that are not global */
 
 	/*
-	 * What a change of address space has to forget, so that it need not look at every entry: indices into tlb and jc of entries
-	 * that came from mappings that are not global. A count above its log's length: too many to tell.
+	 * What there is to forget, so that a flush need not look at every entry: indices into tlb of entries that came from mappings that are not
+	 * global, and into jc of all entries. A count above its log's length: too many to tell.
 	 */
 	unsigned tlb_logged, jc_logged;
-	uint16_t tlb_log[512], jc_log[512];
+	uint16_t tlb_log[1024], jc_log[8192];
 	uint32_t jc_common, jc_legacy; /* KEY_COMMON bits of all blocks in jc; the key of those in its JC_LEGACY */
 	bool noshare;		/* the next block looked up is to be the variant that shares no checks */
 	uint32_t window;	/* leave as soon as interrupts can be taken; translated code looks at it */
