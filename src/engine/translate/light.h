@@ -39,6 +39,12 @@ uint64_t light_share(struct tr_vcpu *v, const struct call_share *call);
 bool light_xstate_knows(const struct x86_insn *insn);
 uint64_t light_xstate(struct tr_vcpu *v, const struct call_insn *call);
 
+/*
+ * The last x87 instruction's address in a saved image is the host's when it ran in translated code: the guest must not see that. It becomes
+ * 0, as after FNINIT.
+ */
+void xstate_scrub(const struct tr_engine *eng, uint8_t *image);
+
 /* Between the helpers: leave translated code with cpu->rip true; the way to [va, va+len) in host memory through the TLB, or NULL. */
 uint64_t light_leave(struct tr_vcpu *v, enum tr_exit code);
 uint8_t *light_pointer(struct tr_vcpu *v, uint64_t va, unsigned len, bool write);

@@ -81,6 +81,16 @@ static void execute(enum xs_op op, uint8_t *image, uint64_t mask)
 	}
 }
 
+/* FOP at 6, FIP at 8, FDP at 16 (SDM Vol. 1 10.5.1). */
+void xstate_scrub(const struct tr_engine *eng, uint8_t *image)
+{
+	if (load64(image + 8) - (uint64_t)(uintptr_t)eng->code.rx >= eng->code.size)
+		return;
+	*(uint16_t *)(void *)(image + 6) = 0;
+	*(uint64_t *)(void *)(image + 8) = 0;
+	*(uint64_t *)(void *)(image + 16) = 0;
+}
+
 static bool transfer(struct tr_vcpu *v, enum xs_op op, uint64_t linear, uint64_t mask)
 {
 	bool fx = op == XS_FXSAVE || op == XS_FXRSTOR, restore = op >= XS_FXRSTOR;
@@ -92,6 +102,7 @@ static bool transfer(struct tr_vcpu *v, enum xs_op op, uint64_t linear, uint64_t
 		return false;
 	if (!restore) {
 		execute(op, p, mask);
+		xstate_scrub(v->engine, p);
 		return true;
 	}
 	uint8_t *to = v->image;

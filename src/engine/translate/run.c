@@ -80,6 +80,7 @@ static void enter(struct tr_vcpu *v, uint64_t pc)
 	uint64_t t0 = __builtin_ia32_rdtsc();
 	v->engine->enter(v, (const uint8_t *)(uintptr_t)pc);
 	v->tsc_translated += __builtin_ia32_rdtsc() - t0;
+	xstate_scrub(v->engine, cpu->xsave);
 	if (v->rip_off != RIP_KNOWN)
 		set_rip(v, (uint16_t)v->rip_off);
 	flags_to_cpu(v);
