@@ -33,7 +33,8 @@ static void disk_open(struct disk *d, int mode)
 	memset(d->buffer, 0x5a, BLOCK);
 }
 
-/* The i-th block to touch: in order, or by a fixed pseudo-random series (a 64-bit linear congruential generator's high bits). */
+/* The i-th block to touch: in order, or by a fixed pseudo-random series (a 64-bit linear congruential generator's high
+ * bits). */
 static off_t place(const struct disk *d, unsigned long i, int shuffled, uint64_t *state)
 {
 	*state = *state * 6364136223846793005u + 1442695040888963407u;

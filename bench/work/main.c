@@ -3,8 +3,8 @@
  *
  *	work [-r REPETITIONS] [-s PERCENT] [-w PERCENT] [NAME...]
  *
- * Prints "bench-begin NAME" and "bench NAME SECONDS", or "bench-fail NAME STATUS". -s scales the amount of work; -w runs each
- * workload first, untimed, with that much of its work (0: not at all), so that files are in memory.
+ * Prints "bench-begin NAME" and "bench NAME SECONDS", or "bench-fail NAME STATUS". -s scales the amount of work; -w
+ *runs each workload first, untimed, with that much of its work (0: not at all), so that files are in memory.
  */
 #include <errno.h>
 #include <signal.h>
@@ -28,7 +28,8 @@ struct work {
 	/* How much is done at a scale of 100%: 0.2 to 1 s of a processor of 2024. */
 	unsigned long n;
 	work_fn *fn;
-	/* Shell commands, where it is not C: what is to be done, $N times, and before that, untimed, what prepares it. */
+	/* Shell commands, where it is not C: what is to be done, $N times, and before that, untimed, what prepares it.
+	 */
 	const char *command, *prepare;
 };
 
@@ -38,22 +39,28 @@ static const struct work table[] = {
 	{"python", 90, NULL, "python3 " DIR "/work.py $N", NULL},
 	{"gzip", 120, NULL, "gzip -c /tmp/data >/dev/null", DATA " >/tmp/data"},
 	{"xz", 20, NULL, "xz -T1 -c /tmp/data >/dev/null", DATA " >/tmp/data"},
-	{"sha256", 20, NULL, "i=0; while [ $i -lt $N ]; do set -- \"$@\" /tmp/data; i=$((i + 1)); done; sha256sum \"$@\" >/dev/null",
-		"cat " DIR "/data >/tmp/data"},
+	{"sha256", 20, NULL,
+	 "i=0; while [ $i -lt $N ]; do set -- \"$@\" /tmp/data; i=$((i + 1)); done; sha256sum \"$@\" >/dev/null",
+	 "cat " DIR "/data >/tmp/data"},
 	{"float", 12000, work_float, NULL, NULL},
 	{"matrix-sse", 10000, work_matrix_sse, NULL, NULL},
 	{"matrix-avx", 4000, work_matrix_avx, NULL, NULL},
-	{"sort", 120, NULL, "LC_ALL=C sort --parallel=1 -S 200M /tmp/data >/dev/null", DATA " | tr ' ' '\\n' >/tmp/data"},
-	{"gcc", 3, NULL, "cd " DIR "/lua && set -- lstrlib.c lgc.c lcode.c ltable.c lparser.c lapi.c ldebug.c lvm.c && "
-		"i=0; while [ $i -lt $N ]; do gcc -O2 -c $1 -o /tmp/out.o || exit 1; i=$((i + 1)); shift; done", NULL},
+	{"sort", 120, NULL, "LC_ALL=C sort --parallel=1 -S 200M /tmp/data >/dev/null",
+	 DATA " | tr ' ' '\\n' >/tmp/data"},
+	{"gcc", 3, NULL,
+	 "cd " DIR "/lua && set -- lstrlib.c lgc.c lcode.c ltable.c lparser.c lapi.c ldebug.c lvm.c && "
+	 "i=0; while [ $i -lt $N ]; do gcc -O2 -c $1 -o /tmp/out.o || exit 1; i=$((i + 1)); shift; done",
+	 NULL},
 	{"fork-exec", 400, work_fork_exec, NULL, NULL},
 	{"bytes", 800000, work_bytes, NULL, NULL},
 	{"getpid", 3000000, work_getpid, NULL, NULL},
 	{"pipe", 60000, work_pipe, NULL, NULL},
 	{"futex", 60000, work_futex, NULL, NULL},
 	{"mmap", 40, work_mmap, NULL, NULL},
-	{"find", 8, NULL, "i=0; while [ $i -lt $N ]; do find /usr -type f -size +1k >/dev/null; i=$((i + 1)); done", NULL},
-	{"tar", 15, NULL, "i=0; while [ $i -lt $N ]; do tar -C /usr/share -cf - perl | cat >/dev/null; i=$((i + 1)); done", NULL},
+	{"find", 8, NULL, "i=0; while [ $i -lt $N ]; do find /usr -type f -size +1k >/dev/null; i=$((i + 1)); done",
+	 NULL},
+	{"tar", 15, NULL,
+	 "i=0; while [ $i -lt $N ]; do tar -C /usr/share -cf - perl | cat >/dev/null; i=$((i + 1)); done", NULL},
 	{"disk-seq-read", 25000, work_seq_read, NULL, NULL},
 	{"disk-seq-write", 25000, work_seq_write, NULL, NULL},
 	{"disk-rand-read", 25000, work_rand_read, NULL, NULL},
@@ -162,10 +169,17 @@ int main(int argc, char **argv)
 
 	while ((option = getopt(argc, argv, "r:s:w:")) != -1) {
 		switch (option) {
-		case 'r': repetitions = atoi(optarg); break;
-		case 's': scale = strtoul(optarg, NULL, 10); break;
-		case 'w': warm = strtoul(optarg, NULL, 10); break;
-		default: return 2;
+		case 'r':
+			repetitions = atoi(optarg);
+			break;
+		case 's':
+			scale = strtoul(optarg, NULL, 10);
+			break;
+		case 'w':
+			warm = strtoul(optarg, NULL, 10);
+			break;
+		default:
+			return 2;
 		}
 	}
 	setvbuf(stdout, NULL, _IOLBF, 0);

@@ -1,6 +1,6 @@
 /*
- * Included with MULTIPLY, a function's name, VECTOR, a vector type, and ATTRIBUTES: c = a * b, by rows and 32 columns at a time. Those are
- * as many registers as the vectors of one row's part take: eight of SSE, four of AVX.
+ * Included with MULTIPLY, a function's name, VECTOR, a vector type, and ATTRIBUTES: c = a * b, by rows and 32 columns
+ * at a time. Those are as many registers as the vectors of one row's part take: eight of SSE, four of AVX.
  */
 #define LANES (sizeof(VECTOR) / sizeof(float))
 #define PARTS (32 / LANES)
