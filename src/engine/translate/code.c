@@ -51,7 +51,7 @@ bool code_init(struct tr_engine *eng, uint64_t size, struct error *err)
 	eng->code_start = eng->emit.p;
 	eng->blocks_max = (unsigned)(eng->code.size / 128 + 64);
 	eng->page = calloc(eng->mem->pages, sizeof(*eng->page));
-	eng->sorted = malloc(eng->blocks_max * sizeof(*eng->sorted));
+	eng->sorted = calloc(eng->blocks_max, sizeof(*eng->sorted));
 	host_mutex_init(&eng->lock);
 	host_mutex_init(&eng->excl_lock);
 	host_mutex_init(&eng->excl_owner);
