@@ -107,7 +107,7 @@ class Engine:
         allowed = set(sorted(os.sched_getaffinity(0))[-self.options.cpus:])
         try:
             result = self._run(command, timeout, log, env={'PATH': os.environ['PATH'], 'GUEST': os.path.join(GUESTS, 'root')},
-                               preexec=lambda: os.sched_setaffinity(0, allowed))
+                               cpus=allowed)
         finally:
             if loop:
                 subprocess.run(['losetup', '-d', loop])
@@ -159,12 +159,22 @@ class Engine:
             command += ['ubd0=%s/cow,%s' % (folder, IMAGE), 'ubd1=' + SCRATCH, 'root=/dev/ubda', 'rw', 'init=' + INIT, 'bench.disk=/dev/ubdb'] + orders
         return self._run(command, timeout, log, env=dict(os.environ, TMPDIR='/dev/shm'))
 
-    def _run(self, command, timeout, log, env=None, preexec=None):
+    def _prepare(self, cpus):
+        """In the child, before it begins: the CPUs that it may use, and its priority, which Linux may keep by session as well."""
+        if cpus:
+            os.sched_setaffinity(0, cpus)
+        if self.options.nice:
+            os.setpriority(os.PRIO_PROCESS, 0, self.options.nice)
+            if os.path.exists('/proc/self/autogroup'):
+                with open('/proc/self/autogroup', 'w') as f:
+                    f.write('%d' % self.options.nice)
+
+    def _run(self, command, timeout, log, env=None, cpus=None):
         result = Result(self, log)
         result.command = command
         start = time.monotonic()
-        p = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=env, preexec_fn=preexec,
-                             start_new_session=True)
+        p = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=env,
+                             preexec_fn=lambda: self._prepare(cpus), start_new_session=True)
         try:
             self._read(p, result, start, timeout)
         finally:

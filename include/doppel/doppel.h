@@ -17,8 +17,8 @@
  * live as long as the VM. A config can be used for several VMs and freed as soon as they have been created.
  *
  * Threads. A config belongs to one thread at a time. doppel_vm_stop, _pause, _resume, _reset and _stats may be called
- * on a VM from any thread while doppel_vm_run runs on another; doppel_vm_destroy only after it has returned. Several VMs
- * may run in one process. Nothing in the library ends the process for what a guest or a user did.
+ * on a VM from any thread while doppel_vm_run runs on another; doppel_vm_destroy only after it has returned. Several
+ *VMs may run in one process. Nothing in the library ends the process for what a guest or a user did.
  */
 #ifndef DOPPEL_DOPPEL_H
 #define DOPPEL_DOPPEL_H
@@ -64,7 +64,8 @@ DOPPEL_API void doppel_config_cpus(doppel_config *config, unsigned cpus);
 DOPPEL_API void doppel_config_engine(doppel_config *config, const char *engine);
 /* "stdio" (raw terminal; keys start with Ctrl-A), "file=PATH", "pty", "unix=PATH" or "none". */
 DOPPEL_API void doppel_config_console(doppel_config *config, const char *console);
-/* Adds a virtio console (hvc0 in Linux) that leads to such a place. Only one of the two can be on stdio. Default: none. */
+/* Adds a virtio console (hvc0 in Linux) that leads to such a place. Only one of the two can be on stdio. Default: none.
+ */
 DOPPEL_API void doppel_config_virtio_console(doppel_config *config, const char *console);
 /* Bytes of translated code to keep; 0: the engine's default. */
 DOPPEL_API void doppel_config_code_cache(doppel_config *config, uint64_t bytes);
@@ -76,7 +77,8 @@ enum { DOPPEL_DISK_READONLY = 1, DOPPEL_DISK_SNAPSHOT = 2 };
 /* Adds a raw image file as the next virtio block device (vda, vdb, ...). */
 DOPPEL_API void doppel_config_disk(doppel_config *config, const char *path, unsigned flags);
 
-/* Flags of a VM. NO_REBOOT: a reboot ends it. DEBUG_EXIT: a write of v to port 0xf4 ends it with status (v << 1) | 1. */
+/* Flags of a VM. NO_REBOOT: a reboot ends it. DEBUG_EXIT: a write of v to port 0xf4 ends it with status (v << 1) | 1.
+ */
 enum { DOPPEL_NO_REBOOT = 1, DOPPEL_DEBUG_EXIT = 2 };
 DOPPEL_API void doppel_config_flags(doppel_config *config, unsigned flags);
 

@@ -1,6 +1,6 @@
 /*
- * The bus: which device answers which port or guest-physical address. Handlers run on the thread of the virtual CPU that made the
- * access, several at once; a device locks its own state.
+ * The bus: which device answers which port or guest-physical address. Handlers run on the thread of the virtual CPU
+ * that made the access, several at once; a device locks its own state.
  */
 #ifndef DOPPEL_BUS_BUS_H
 #define DOPPEL_BUS_BUS_H
@@ -35,7 +35,8 @@ struct bus {
 
 void bus_init(struct bus *bus);
 void bus_destroy(struct bus *bus);
-/* False when it overlaps another region or there is no room. Regions can come and go while the guest runs (PCI BARs). */
+/* False when it overlaps another region or there is no room. Regions can come and go while the guest runs (PCI BARs).
+ */
 bool bus_add(struct bus *bus, enum bus_space space, struct bus_region region);
 void bus_remove(struct bus *bus, enum bus_space space, uint64_t base);
 /* Nobody there: reads give all ones, writes are dropped, as on a PC. */
@@ -72,8 +73,9 @@ struct msi_sink {
 };
 
 /*
- * Every stateful part saves and loads. A part writes its fields through `state_stream`; a snapshot is all parts in a row.
- * One function serves both ways: it calls state_bytes for each field; `saving` tells the direction. A bad stream sets `failed`.
+ * Every stateful part saves and loads. A part writes its fields through `state_stream`; a snapshot is all parts in a
+ * row. One function serves both ways: it calls state_bytes for each field; `saving` tells the direction. A bad stream
+ * sets `failed`.
  */
 struct state_stream {
 	bool saving, failed;
@@ -106,8 +108,8 @@ struct device {
 	void (*state)(void *opaque, struct state_stream *s);
 	void (*destroy)(void *opaque);
 	/*
-	 * For devices with threads of their own (NULL: none). Between them the device leaves guest memory and interrupt lines alone; a
-	 * snapshot pauses all devices, saves or loads all parts and memory, and resumes all.
+	 * For devices with threads of their own (NULL: none). Between them the device leaves guest memory and interrupt
+	 * lines alone; a snapshot pauses all devices, saves or loads all parts and memory, and resumes all.
 	 */
 	void (*pause)(void *opaque);
 	void (*resume)(void *opaque);

@@ -1,4 +1,5 @@
-/* The VM's clock and its timers. Time is in nanoseconds since the VM started, and stands still while the VM is paused. */
+/* The VM's clock and its timers. Time is in nanoseconds since the VM started, and stands still while the VM is paused.
+ */
 #ifndef DOPPEL_BUS_CLOCK_H
 #define DOPPEL_BUS_CLOCK_H
 

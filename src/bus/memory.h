@@ -1,6 +1,6 @@
 /*
- * Guest-physical memory. The only way to it is (address, length, access) → pointer or NULL: there is no pointer into guest
- * memory without a length. RAM may lie in several ranges (below and above the PCI hole), all in one host mapping.
+ * Guest-physical memory. The only way to it is (address, length, access) → pointer or NULL: there is no pointer into
+ * guest memory without a length. RAM may lie in several ranges (below and above the PCI hole), all in one host mapping.
  */
 #ifndef DOPPEL_BUS_MEMORY_H
 #define DOPPEL_BUS_MEMORY_H
@@ -14,12 +14,12 @@
 struct guest_range {
 	uint64_t gpa, size; /* multiples of the page size */
 	uint8_t *host;
-	bool readonly;	    /* ROM: writes are dropped */
+	bool readonly; /* ROM: writes are dropped */
 };
 
 /*
- * `code[page]` is set for RAM pages (counted over all ranges in order, see page_index) that an engine has made translations
- * of; who writes such a page must say so afterwards by guest_memory_wrote.
+ * `code[page]` is set for RAM pages (counted over all ranges in order, see page_index) that an engine has made
+ * translations of; who writes such a page must say so afterwards by guest_memory_wrote.
  */
 struct guest_memory {
 	unsigned count;
@@ -47,7 +47,8 @@ static inline const struct guest_range *guest_range_find(const struct guest_memo
 	return NULL;
 }
 
-/* Pointer to [gpa, gpa+len) for reading, or for writing too; NULL unless all of it is RAM of one range (writable if `write`). */
+/* Pointer to [gpa, gpa+len) for reading, or for writing too; NULL unless all of it is RAM of one range (writable if
+ * `write`). */
 static inline void *guest_memory_ptr(const struct guest_memory *mem, uint64_t gpa, uint64_t len, bool write)
 {
 	const struct guest_range *r = guest_range_find(mem, gpa, len);
@@ -59,7 +60,8 @@ static inline void *guest_memory_ptr(const struct guest_memory *mem, uint64_t gp
 /* Index of the page in `code`; the caller knows that gpa is RAM. */
 uint64_t guest_memory_page_index(const struct guest_memory *mem, uint64_t gpa);
 
-/* To be called after bytes were written through a pointer: tells the engine if a page among them holds translated code. */
+/* To be called after bytes were written through a pointer: tells the engine if a page among them holds translated code.
+ */
 void guest_memory_wrote(struct guest_memory *mem, uint64_t gpa, uint64_t len);
 
 /* Copies; false (and nothing copied) unless the whole range is RAM. For devices and loaders. */

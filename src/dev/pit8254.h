@@ -17,8 +17,8 @@ struct pit8254_config {
 	struct vm_clock *clock;
 	struct irq_line irq; /* IRQ 0: channel 0's output */
 	/*
-	 * May be NULL. Processor `cpu` is about to look at a count, or at port 0x61: it may be measuring its TSC. `first`: it
-	 * sets the counter up for that. On its thread, no lock held.
+	 * May be NULL. Processor `cpu` is about to look at a count, or at port 0x61: it may be measuring its TSC.
+	 * `first`: it sets the counter up for that. On its thread, no lock held.
 	 */
 	void (*polled)(void *opaque, unsigned cpu, bool first);
 	void *opaque;

@@ -1,6 +1,6 @@
 /*
- * The seam: what runs a guest's instructions. Nothing above it knows which engine ran. An engine knows the processor's state and
- * guest memory, never a device: what it cannot do itself comes back as a typed exit.
+ * The seam: what runs a guest's instructions. Nothing above it knows which engine ran. An engine knows the processor's
+ * state and guest memory, never a device: what it cannot do itself comes back as a typed exit.
  */
 #ifndef DOPPEL_ENGINE_ENGINE_H
 #define DOPPEL_ENGINE_ENGINE_H
@@ -16,8 +16,9 @@ struct engine_config {
 	struct guest_memory *mem;
 	const struct x86_cpuid_model *model;
 	unsigned cpus;
-	uint64_t code_cache;	 /* bytes of translated code kept; 0: the engine's default */
-	const char *debug;	 /* comma-separated switches that turn mechanisms off, or NULL (docs/translator.md lists them) */
+	uint64_t code_cache; /* bytes of translated code kept; 0: the engine's default */
+	const char
+		*debug; /* comma-separated switches that turn mechanisms off, or NULL (docs/translator.md lists them) */
 };
 
 /* Counters, summed over CPUs where they are the engine's. Times in ns. */
@@ -33,22 +34,27 @@ struct engine_ops {
 	/* NULL: err says why (a host without what the engine needs). */
 	struct engine *(*create)(const struct engine_config *config, struct error *err);
 	void (*destroy)(struct engine *engine); /* after all its vcpus */
-	/* The engine allocates the state; *cpu lives as long as the vcpu. It has been reset by x86_cpu_reset(cpu, false). */
-	struct engine_vcpu *(*vcpu_create)(struct engine *engine, unsigned index, struct x86_cpu **cpu, struct error *err);
+	/* The engine allocates the state; *cpu lives as long as the vcpu. It has been reset by x86_cpu_reset(cpu,
+	 * false). */
+	struct engine_vcpu *(*vcpu_create)(struct engine *engine, unsigned index, struct x86_cpu **cpu,
+					   struct error *err);
 	void (*vcpu_destroy)(struct engine_vcpu *vcpu);
 	/* On the vcpu's own thread, before the first run and after the last. */
 	bool (*thread_enter)(struct engine_vcpu *vcpu);
 	void (*thread_leave)(struct engine_vcpu *vcpu);
 	/*
-	 * Runs guest code until the monitor is needed; cpu->exit says for what, and is also returned. Before it is called again a
-	 * read exit must be completed (see struct x86_exit). Exceptions of the guest are delivered inside.
+	 * Runs guest code until the monitor is needed; cpu->exit says for what, and is also returned. Before it is
+	 * called again a read exit must be completed (see struct x86_exit). Exceptions of the guest are delivered
+	 * inside.
 	 */
 	enum x86_exit_kind (*run)(struct engine_vcpu *vcpu);
-	/* Any thread: makes run() return soon with EXIT_INTERRUPTED, or at once when next called. May come for no reason. */
+	/* Any thread: makes run() return soon with EXIT_INTERRUPTED, or at once when next called. May come for no
+	 * reason. */
 	void (*kick)(struct engine_vcpu *vcpu);
 	/*
-	 * On the vcpu's thread between runs. `interrupt` injects `vector` (x86_can_interrupt was true); `want_window` asks run() to return
-	 * EXIT_INTERRUPTED as soon as x86_can_interrupt turns true, or an NMI is blocked no more; neither must be the case now.
+	 * On the vcpu's thread between runs. `interrupt` injects `vector` (x86_can_interrupt was true); `want_window`
+	 * asks run() to return EXIT_INTERRUPTED as soon as x86_can_interrupt turns true, or an NMI is blocked no more;
+	 * neither must be the case now.
 	 */
 	enum verdict (*interrupt)(struct engine_vcpu *vcpu, uint8_t vector);
 	enum verdict (*nmi)(struct engine_vcpu *vcpu);

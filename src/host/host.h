@@ -1,6 +1,6 @@
 /*
- * All that doppel asks of the system it runs on, but for threads (thread.h). The only operating-system headers in the tree are
- * included from src/host. Functions that can fail return -1 or NULL and leave the reason in host_error_text().
+ * All that doppel asks of the system it runs on, but for threads (thread.h). The only operating-system headers in the
+ * tree are included from src/host. Functions that can fail return -1 or NULL and leave the reason in host_error_text().
  */
 #ifndef DOPPEL_HOST_HOST_H
 #define DOPPEL_HOST_HOST_H
@@ -15,7 +15,8 @@ uint64_t host_now_ns(void);
 uint64_t host_thread_time_ns(void);
 void host_wall_time(uint64_t *sec, uint32_t *nsec);
 void host_sleep_ns(uint64_t ns);
-/* Frequency of this processor's TSC in Hz: from CPUID where it says, else measured against the monotonic clock over ~10 ms. */
+/* Frequency of this processor's TSC in Hz: from CPUID where it says, else measured against the monotonic clock over ~10
+ * ms. */
 uint64_t host_tsc_hz(void);
 /* The text of the last failure on this thread ("No such file or directory"). */
 const char *host_error_text(void);
@@ -60,7 +61,8 @@ struct host_iovec {
 int64_t host_file_preadv(struct host_file *f, const struct host_iovec *iov, unsigned n, uint64_t off);
 int64_t host_file_pwritev(struct host_file *f, const struct host_iovec *iov, unsigned n, uint64_t off);
 int host_file_sync(struct host_file *f);
-int host_file_punch(struct host_file *f, uint64_t off, uint64_t len); /* discard: the range reads as zeroes afterwards */
+int host_file_punch(struct host_file *f, uint64_t off,
+		    uint64_t len); /* discard: the range reads as zeroes afterwards */
 /* Reads a whole file into memory owned by the caller (free). NULL: error. */
 void *host_file_slurp(const char *path, size_t *len);
 

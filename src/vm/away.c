@@ -1,10 +1,11 @@
 /*
  * Time that the host took away from the guest while it measured its TSC.
  *
- * Systems poll a counter of the 8254 for some milliseconds and read the TSC meanwhile. When the host runs another thread
- * then, Linux takes the gap for an SMI and gives up; or, when the count ended within the gap, it arrives at a
- * frequency that is several times too low, and its clock runs that much too fast. So while a processor polls the 8254, and as long as no
- * other has been started that could tell, the time that its thread does not run does not pass for the VM.
+ * Systems poll a counter of the 8254 for some milliseconds and read the TSC meanwhile. When the host runs another
+ * thread then, Linux takes the gap for an SMI and gives up; or, when the count ended within the gap, it arrives at a
+ * frequency that is several times too low, and its clock runs that much too fast. So while a processor polls the 8254,
+ * and as long as no other has been started that could tell, the time that its thread does not run does not pass for the
+ * VM.
  */
 #include "host/host.h"
 #include "vm/internal.h"

@@ -1,4 +1,5 @@
-/* Random bytes as programs, in ring 3: whatever they are, they end in a trap or are interrupted, and nothing else is harmed. */
+/* Random bytes as programs, in ring 3: whatever they are, they end in a trap or are interrupted, and nothing else is
+ * harmed. */
 #include "guest.h"
 
 const char payload[] = "junk";

@@ -111,12 +111,12 @@ TEST(gates)
 
 	rig_init(&r);
 	r.cpu.cr0 |= CR0_TS;
-	FAULTS(&r, "\xd9\xe8", X86_NM);         /* fld1 */
-	FAULTS(&r, "\x0f\x58\xc1", X86_NM);     /* addps */
+	FAULTS(&r, "\xd9\xe8", X86_NM);     /* fld1 */
+	FAULTS(&r, "\x0f\x58\xc1", X86_NM); /* addps */
 	if (x86_has(&model, FEAT_AVX))
 		FAULTS(&r, "\xc5\xf8\x58\xc1", X86_NM); /* vaddps */
-	FAULTS(&r, "\x0f\xae\x00", X86_NM);     /* fxsave */
-	FAULTS(&r, "\x9b", X86_NM);             /* fwait, with MP set */
+	FAULTS(&r, "\x0f\xae\x00", X86_NM);             /* fxsave */
+	FAULTS(&r, "\x9b", X86_NM);                     /* fwait, with MP set */
 	r.cpu.cr0 &= ~CR0_TS;
 	r.cpu.cr0 |= CR0_EM;
 	FAULTS(&r, "\xd9\xe8", X86_NM);

@@ -10,11 +10,53 @@ struct x86_cpuid_leaf {
 
 /* Features the rest of the code asks about by name; bit numbers in x86_cpuid_model.features. */
 enum x86_feature {
-	FEAT_SSE3, FEAT_PCLMUL, FEAT_SSSE3, FEAT_FMA, FEAT_CX16, FEAT_SSE41, FEAT_SSE42, FEAT_MOVBE, FEAT_POPCNT, FEAT_AES, FEAT_XSAVE,
-	FEAT_AVX, FEAT_F16C, FEAT_RDRAND, FEAT_LAHF64, FEAT_LZCNT, FEAT_PREFETCHW, FEAT_RDTSCP, FEAT_PAGE1G, FEAT_FSGSBASE, FEAT_BMI1, FEAT_AVX2,
-	FEAT_SMEP, FEAT_BMI2, FEAT_ERMS, FEAT_INVPCID, FEAT_RDSEED, FEAT_ADX, FEAT_SMAP, FEAT_CLFLUSHOPT, FEAT_CLWB, FEAT_SHA, FEAT_UMIP, FEAT_RDPID,
-	FEAT_XSAVEOPT, FEAT_XSAVEC, FEAT_XGETBV1, FEAT_XSAVES, FEAT_PCID, FEAT_X2APIC, FEAT_TSC_DEADLINE, FEAT_CLZERO, FEAT_VAES, FEAT_VPCLMUL,
-	FEAT_GFNI, FEAT_FSRM, X86_FEATURES
+	FEAT_SSE3,
+	FEAT_PCLMUL,
+	FEAT_SSSE3,
+	FEAT_FMA,
+	FEAT_CX16,
+	FEAT_SSE41,
+	FEAT_SSE42,
+	FEAT_MOVBE,
+	FEAT_POPCNT,
+	FEAT_AES,
+	FEAT_XSAVE,
+	FEAT_AVX,
+	FEAT_F16C,
+	FEAT_RDRAND,
+	FEAT_LAHF64,
+	FEAT_LZCNT,
+	FEAT_PREFETCHW,
+	FEAT_RDTSCP,
+	FEAT_PAGE1G,
+	FEAT_FSGSBASE,
+	FEAT_BMI1,
+	FEAT_AVX2,
+	FEAT_SMEP,
+	FEAT_BMI2,
+	FEAT_ERMS,
+	FEAT_INVPCID,
+	FEAT_RDSEED,
+	FEAT_ADX,
+	FEAT_SMAP,
+	FEAT_CLFLUSHOPT,
+	FEAT_CLWB,
+	FEAT_SHA,
+	FEAT_UMIP,
+	FEAT_RDPID,
+	FEAT_XSAVEOPT,
+	FEAT_XSAVEC,
+	FEAT_XGETBV1,
+	FEAT_XSAVES,
+	FEAT_PCID,
+	FEAT_X2APIC,
+	FEAT_TSC_DEADLINE,
+	FEAT_CLZERO,
+	FEAT_VAES,
+	FEAT_VPCLMUL,
+	FEAT_GFNI,
+	FEAT_FSRM,
+	X86_FEATURES
 };
 
 #define X86_CPUID_MAX 64
@@ -23,10 +65,10 @@ struct x86_cpuid_model {
 	uint64_t features; /* BIT(FEAT_*): claimed to the guest */
 	unsigned count;
 	struct x86_cpuid_leaf leaf[X86_CPUID_MAX];
-	unsigned cpus;	   /* logical processors, one per core, one package */
+	unsigned cpus; /* logical processors, one per core, one package */
 	uint64_t tsc_hz;
 	uint8_t phys_bits;
-	bool amd;	   /* the vendor's ways: SYSCALL, SYSRET and SYSENTER outside 64-bit mode, reserved bits, MSRs */
+	bool amd; /* the vendor's ways: SYSCALL, SYSRET and SYSENTER outside 64-bit mode, reserved bits, MSRs */
 };
 
 /* Builds the model from what the host has and we carry out. `cpus` 1..255; tsc_hz from the host's clock. */

@@ -1,6 +1,6 @@
 /*
- * What no host can be asked to do for a guest: the privileged and sensitive instructions, and the delivery of exceptions and
- * interrupts (SDM Vol. 2, Vol. 3A ch. 5-6). Compiled for general registers only, no C library, as mmu.h.
+ * What no host can be asked to do for a guest: the privileged and sensitive instructions, and the delivery of
+ * exceptions and interrupts (SDM Vol. 2, Vol. 3A ch. 5-6). Compiled for general registers only, no C library, as mmu.h.
  *
  * Contract: a function changes state fully or not at all. x86_emulate_system moves cpu->rip itself, to the next
  * instruction or the transfer's target, when it returns V_DONE, and when it returns V_EXIT for a write or EXIT_HLT; on
@@ -16,15 +16,15 @@
 enum verdict x86_emulate_system(struct x86_cpu *cpu, const struct x86_insn *insn);
 
 /*
- * Carries out a CLS_BRANCH, CLS_STACK or CLS_STRING instruction, or a CLS_SPECIAL one that needs only general registers (XLAT,
- * BCD, BOUND, CLD, STD, CLFLUSH, PREFETCH). A REP string instruction does at most a page's worth or 4096 iterations a call, leaves rip on
- * itself while more are to do, and is interruptible between calls.
+ * Carries out a CLS_BRANCH, CLS_STACK or CLS_STRING instruction, or a CLS_SPECIAL one that needs only general registers
+ * (XLAT, BCD, BOUND, CLD, STD, CLFLUSH, PREFETCH). A REP string instruction does at most a page's worth or 4096
+ * iterations a call, leaves rip on itself while more are to do, and is interruptible between calls.
  */
 enum verdict x86_emulate_general(struct x86_cpu *cpu, const struct x86_insn *insn);
 
 /*
- * Delivers cpu->exc through the IDT: vector, error code, IST, privilege change; double fault by the table of SDM Vol. 3A
- * 6-5; V_EXIT with EXIT_SHUTDOWN on a triple fault. #PF sets CR2 only when delivered. Sets RF as faults do.
+ * Delivers cpu->exc through the IDT: vector, error code, IST, privilege change; double fault by the table of SDM Vol.
+ * 3A 6-5; V_EXIT with EXIT_SHUTDOWN on a triple fault. #PF sets CR2 only when delivered. Sets RF as faults do.
  */
 enum verdict x86_deliver_exception(struct x86_cpu *cpu);
 
@@ -38,8 +38,9 @@ static inline bool x86_can_interrupt(const struct x86_cpu *cpu)
 }
 
 /*
- * To be called by an engine before it runs on after an exit. V_DONE: nothing is left over. V_EXIT: cpu->exit holds the next
- * piece of a wide MMIO write. V_INJECT: the monitor refused a WRMSR (exit.fault); rip is back on it and cpu->exc is #GP(0).
+ * To be called by an engine before it runs on after an exit. V_DONE: nothing is left over. V_EXIT: cpu->exit holds the
+ * next piece of a wide MMIO write. V_INJECT: the monitor refused a WRMSR (exit.fault); rip is back on it and cpu->exc
+ * is #GP(0).
  */
 enum verdict x86_resume(struct x86_cpu *cpu);
 
@@ -47,8 +48,8 @@ enum verdict x86_resume(struct x86_cpu *cpu);
 void x86_start_ap(struct x86_cpu *cpu, uint8_t vector);
 
 /*
- * After an instruction retired: single step (TF), and code, data and I/O breakpoints by DR7. Sets cpu->exc and returns V_INJECT when
- * #DB is due. `was` is RFLAGS before the instruction.
+ * After an instruction retired: single step (TF), and code, data and I/O breakpoints by DR7. Sets cpu->exc and returns
+ * V_INJECT when #DB is due. `was` is RFLAGS before the instruction.
  */
 enum verdict x86_after_instruction(struct x86_cpu *cpu, uint64_t was);
 

@@ -15,9 +15,24 @@ enum x86_seg { SEG_ES, SEG_CS, SEG_SS, SEG_DS, SEG_FS, SEG_GS, X86_SEGS, SEG_LDT
 
 /* RFLAGS (SDM Vol. 1 3.4.3). */
 enum {
-	FL_CF = 1 << 0, FL_FIXED1 = 1 << 1, FL_PF = 1 << 2, FL_AF = 1 << 4, FL_ZF = 1 << 6, FL_SF = 1 << 7, FL_TF = 1 << 8,
-	FL_IF = 1 << 9, FL_DF = 1 << 10, FL_OF = 1 << 11, FL_IOPL = 3 << 12, FL_NT = 1 << 14, FL_RF = 1 << 16,
-	FL_VM = 1 << 17, FL_AC = 1 << 18, FL_VIF = 1 << 19, FL_VIP = 1 << 20, FL_ID = 1 << 21,
+	FL_CF = 1 << 0,
+	FL_FIXED1 = 1 << 1,
+	FL_PF = 1 << 2,
+	FL_AF = 1 << 4,
+	FL_ZF = 1 << 6,
+	FL_SF = 1 << 7,
+	FL_TF = 1 << 8,
+	FL_IF = 1 << 9,
+	FL_DF = 1 << 10,
+	FL_OF = 1 << 11,
+	FL_IOPL = 3 << 12,
+	FL_NT = 1 << 14,
+	FL_RF = 1 << 16,
+	FL_VM = 1 << 17,
+	FL_AC = 1 << 18,
+	FL_VIF = 1 << 19,
+	FL_VIP = 1 << 20,
+	FL_ID = 1 << 21,
 	FL_ARITH = FL_CF | FL_PF | FL_AF | FL_ZF | FL_SF | FL_OF,
 };
 
@@ -59,8 +74,24 @@ enum {
 
 /* Exception vectors (SDM Vol. 3A 6.15). */
 enum x86_vector {
-	X86_DE = 0, X86_DB = 1, X86_NMI = 2, X86_BP = 3, X86_OF = 4, X86_BR = 5, X86_UD = 6, X86_NM = 7, X86_DF = 8,
-	X86_TS = 10, X86_NP = 11, X86_SS = 12, X86_GP = 13, X86_PF = 14, X86_MF = 16, X86_AC = 17, X86_MC = 18, X86_XM = 19,
+	X86_DE = 0,
+	X86_DB = 1,
+	X86_NMI = 2,
+	X86_BP = 3,
+	X86_OF = 4,
+	X86_BR = 5,
+	X86_UD = 6,
+	X86_NM = 7,
+	X86_DF = 8,
+	X86_TS = 10,
+	X86_NP = 11,
+	X86_SS = 12,
+	X86_GP = 13,
+	X86_PF = 14,
+	X86_MF = 16,
+	X86_AC = 17,
+	X86_MC = 18,
+	X86_XM = 19,
 };
 
 /* Page-fault error code (SDM Vol. 3A 4.7). */
@@ -95,34 +126,35 @@ struct x86_table {
 struct x86_exception {
 	uint8_t vector;
 	bool has_error;
-	bool soft;	     /* INT n, INT3, INTO: rip is already past the instruction, and DPL is checked. The emulator
-				delivers these itself; nothing else raises them */
-	bool trap;	     /* a trap (#DB single step): rip is already past the instruction */
+	bool soft; /* INT n, INT3, INTO: rip is already past the instruction, and DPL is checked. The emulator
+		      delivers these itself; nothing else raises them */
+	bool trap; /* a trap (#DB single step): rip is already past the instruction */
 	uint32_t error;
-	uint64_t cr2;	     /* for #PF: the linear address */
-	uint64_t dr6;	     /* for #DB: bits to set in DR6 */
+	uint64_t cr2; /* for #PF: the linear address */
+	uint64_t dr6; /* for #DB: bits to set in DR6 */
 };
 
 /* What an instruction or a memory access came to. */
 enum verdict {
-	V_DONE,	  /* carried out; state changed whole */
+	V_DONE,   /* carried out; state changed whole */
 	V_RETRY,  /* nothing changed; run the same instruction again (a mapping changed meanwhile) */
 	V_INJECT, /* nothing changed; deliver cpu->exc */
-	V_EXIT,	  /* nothing changed (unless said) ; the monitor must act on cpu->exit first, then run it again or go on */
+	V_EXIT,   /* nothing changed (unless said) ; the monitor must act on cpu->exit first, then run it again or go on
+		   */
 };
 
 /* Why an engine came back. */
 enum x86_exit_kind {
 	EXIT_NONE,
 	EXIT_INTERRUPTED, /* kicked, or an interrupt can be taken now; may come for no reason */
-	EXIT_IO,	  /* port I/O */
-	EXIT_MMIO,	  /* access to a guest-physical address that is not RAM */
-	EXIT_MSR,	  /* RDMSR/WRMSR of a register that lives outside the processor core (local APIC), or WRMSR of the TSC,
-			     done by the core, which moves the local APIC's deadline; `len` is the instruction's length,
-			     by which x86_resume goes back when the monitor sets `fault` */
-	EXIT_CR8,	  /* MOV from/to CR8: the local APIC's task priority */
-	EXIT_HLT,	  /* halted; rip is past the HLT */
-	EXIT_SHUTDOWN,	  /* triple fault */
+	EXIT_IO,          /* port I/O */
+	EXIT_MMIO,        /* access to a guest-physical address that is not RAM */
+	EXIT_MSR, /* RDMSR/WRMSR of a register that lives outside the processor core (local APIC), or WRMSR of the TSC,
+		     done by the core, which moves the local APIC's deadline; `len` is the instruction's length,
+		     by which x86_resume goes back when the monitor sets `fault` */
+	EXIT_CR8, /* MOV from/to CR8: the local APIC's task priority */
+	EXIT_HLT, /* halted; rip is past the HLT */
+	EXIT_SHUTDOWN, /* triple fault */
 	EXIT_KINDS
 };
 
@@ -138,8 +170,8 @@ struct x86_exit {
 	bool write;
 	bool completed;
 	bool fault;
-	uint8_t len;	/* bytes: 1, 2, 4, 8 for I/O and MMIO (MMIO up to 8: wider accesses come in pieces) */
-	uint64_t addr;	/* port, guest-physical address or MSR number */
+	uint8_t len;   /* bytes: 1, 2, 4, 8 for I/O and MMIO (MMIO up to 8: wider accesses come in pieces) */
+	uint64_t addr; /* port, guest-physical address or MSR number */
 	uint64_t data;
 };
 
@@ -158,8 +190,8 @@ struct x86_mmio_replay {
 };
 
 /*
- * Pieces of an MMIO write after the first, when one exit can't say it all: `cpu->exit` is the first, x86_resume hands out the
- * others, in order, before the next instruction runs.
+ * Pieces of an MMIO write after the first, when one exit can't say it all: `cpu->exit` is the first, x86_resume hands
+ * out the others, in order, before the next instruction runs.
  */
 struct x86_mmio_queue {
 	unsigned count, next;
@@ -172,14 +204,15 @@ struct x86_mmio_queue {
 #define XCR0_SSE BIT(1)
 #define XCR0_AVX BIT(2)
 
-#define X86_NO_STEP 0x80 /* in db_pending: the instruction cleared TF on its way into a handler, no single-step trap after it */
+#define X86_NO_STEP \
+	0x80 /* in db_pending: the instruction cleared TF on its way into a handler, no single-step trap after it */
 
 struct guest_memory;
 
 struct x86_cpu {
 	uint64_t gpr[X86_GPRS];
 	uint64_t rip;
-	uint64_t rflags;  /* whole and true whenever C code above an engine looks */
+	uint64_t rflags; /* whole and true whenever C code above an engine looks */
 	struct x86_segment seg[X86_SEGS_ALL];
 	struct x86_table gdtr, idtr;
 	uint64_t cr0, cr2, cr3, cr4;
@@ -187,7 +220,8 @@ struct x86_cpu {
 	uint64_t xcr0;
 	uint64_t dr[4], dr6, dr7;
 	uint8_t cpl;
-	uint8_t shadow;	 /* interrupts are held off until the next instruction retires: 1 after STI, 2 after MOV SS/POP SS */
+	uint8_t shadow; /* interrupts are held off until the next instruction retires: 1 after STI, 2 after MOV SS/POP
+			   SS */
 	uint8_t db_pending; /* data and I/O breakpoints met (DR6.B0-B3), to be reported: debug.h */
 	bool nmi_blocked;
 	bool halted;
@@ -197,7 +231,7 @@ struct x86_cpu {
 	uint64_t sysenter_cs, sysenter_esp, sysenter_eip;
 	uint64_t pat, mtrr_def_type, mtrr_fixed[11], mtrr_var[16];
 	uint64_t misc_enable, tsc_offset, tsc_adjust; /* guest TSC = host TSC + tsc_offset */
-	uint64_t apic_base; /* IA32_APIC_BASE; the local APIC's mode is its bits 10 and 11 */
+	uint64_t apic_base;                           /* IA32_APIC_BASE; the local APIC's mode is its bits 10 and 11 */
 	uint64_t spec_ctrl, mcg_status, mcg_cap;
 
 	struct x86_exception exc;
@@ -205,14 +239,14 @@ struct x86_cpu {
 	struct x86_mmio_replay mmio;
 	struct x86_mmio_queue mmio_out;
 
-	uint32_t id;		 /* APIC ID */
+	uint32_t id; /* APIC ID */
 	struct guest_memory *mem;
 	const struct x86_cpuid_model *model;
 
 	/*
-	 * Called by arch code after it changed what an engine may have cached; the engine fills these in, NULL otherwise.
-	 * flush_page: INVLPG of one linear address. flush_all: global entries too, or non-global ones only. pcid >= 0
-	 * limits it to that PCID (INVPCID, MOV CR3), -1 means all.
+	 * Called by arch code after it changed what an engine may have cached; the engine fills these in, NULL
+	 * otherwise. flush_page: INVLPG of one linear address. flush_all: global entries too, or non-global ones only.
+	 * pcid >= 0 limits it to that PCID (INVPCID, MOV CR3), -1 means all.
 	 */
 	const struct x86_cpu_ops *ops;
 
@@ -223,7 +257,7 @@ struct x86_cpu_ops {
 	void (*flush_page)(struct x86_cpu *cpu, uint64_t va, int pcid);
 	void (*flush_all)(struct x86_cpu *cpu, bool global, int pcid);
 	void (*space_changed)(struct x86_cpu *cpu); /* CR3 names another PCID's tables, and nothing is to be flushed */
-	void (*mode_changed)(struct x86_cpu *cpu); /* CR0, CR4, EFER, XCR0, CS, SS, CPL, DR7 or RFLAGS.AC/TF changed */
+	void (*mode_changed)(struct x86_cpu *cpu);  /* CR0, CR4, EFER, XCR0, CS, SS, CPL, DR7 or RFLAGS.AC/TF changed */
 };
 
 /* Power-on state (SDM Vol. 3A table 9-1), or that after INIT when `init`. Keeps id, mem, model, ops, tsc_offset. */

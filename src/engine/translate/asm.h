@@ -1,7 +1,7 @@
 /*
- * The host instructions that translated code is made of, beside the guest's own. Each function emits one instruction; registers
- * are encoding numbers; `gs` forms address struct tr_vcpu through the GS base. None touches flags unless its name is that of an
- * instruction that does.
+ * The host instructions that translated code is made of, beside the guest's own. Each function emits one instruction;
+ * registers are encoding numbers; `gs` forms address struct tr_vcpu through the GS base. None touches flags unless its
+ * name is that of an instruction that does.
  */
 #ifndef DOPPEL_ENGINE_TRANSLATE_ASM_H
 #define DOPPEL_ENGINE_TRANSLATE_ASM_H

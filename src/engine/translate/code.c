@@ -170,7 +170,8 @@ static bool full(const struct tr_engine *eng)
 	return emit_room(&eng->emit) < BLOCK_HOST_MAX + 64 || eng->blocks == eng->blocks_max;
 }
 
-/* The page's record, made when it is the first time. A virtual CPU that could write the page unseen is stopped first. */
+/* The page's record, made when it is the first time. A virtual CPU that could write the page unseen is stopped first.
+ */
 static struct code_page *page_get(struct tr_engine *eng, uint64_t gpa)
 {
 	uint64_t index = guest_memory_page_index(eng->mem, gpa);
@@ -191,7 +192,8 @@ static struct code_page *page_get(struct tr_engine *eng, uint64_t gpa)
 static void make(struct tr_vcpu *v, uint64_t gpa, uint64_t tail, uint16_t off, uint32_t key)
 {
 	struct tr_engine *eng = v->engine;
-	struct code_source src = {.page = page_get(eng, gpa), .bytes = guest_memory_ptr(eng->mem, gpa, PAGE_SIZE, false)};
+	struct code_source src = {.page = page_get(eng, gpa),
+				  .bytes = guest_memory_ptr(eng->mem, gpa, PAGE_SIZE, false)};
 	if (block_find(src.page, off, key))
 		return;
 	if (tail != CODE_NO_TAIL) {
@@ -228,7 +230,8 @@ void code_get(struct tr_vcpu *v, uint64_t gpa, uint64_t tail, uint16_t off, uint
 	struct tr_engine *eng = v->engine;
 	host_lock(&eng->lock);
 	bool alone = known(eng, gpa) && (tail == CODE_NO_TAIL || known(eng, tail)) && !full(eng);
-	if (!alone) { /* a first translation of the page, or a flush: nobody may be in between a TLB hit and its store */
+	if (!alone) { /* a first translation of the page, or a flush: nobody may be in between a TLB hit and its store
+		       */
 		host_unlock(&eng->lock);
 		exclusive_begin(eng, v);
 		host_lock(&eng->lock);
@@ -317,7 +320,8 @@ static void drop(struct tr_engine *eng, struct block *b)
 	eng->stats.invalidations++;
 }
 
-/* Drops the blocks that cover a byte of [from, to) of `page`. Returns how many. `other`: a page that has lost a block by that. */
+/* Drops the blocks that cover a byte of [from, to) of `page`. Returns how many. `other`: a page that has lost a block
+ * by that. */
 static unsigned drop_range(struct tr_engine *eng, struct code_page *page, unsigned from, unsigned to)
 {
 	unsigned n = 0;

@@ -1,6 +1,6 @@
 /*
- * The code cache: blocks of translated code, indexed by guest-physical page, offset and mode, linked to each other; and the rule that
- * no virtual CPU runs a translation of bytes that have been changed.
+ * The code cache: blocks of translated code, indexed by guest-physical page, offset and mode, linked to each other; and
+ * the rule that no virtual CPU runs a translation of bytes that have been changed.
  */
 #ifndef DOPPEL_ENGINE_TRANSLATE_CODE_H
 #define DOPPEL_ENGINE_TRANSLATE_CODE_H
@@ -11,25 +11,28 @@
 #include "host/thread.h"
 
 /*
- * What translated code was made for, beside its bytes: all state that decides what an instruction means and that translated code does not
- * look at when it runs. Blocks of different keys never mix.
+ * What translated code was made for, beside its bytes: all state that decides what an instruction means and that
+ * translated code does not look at when it runs. Blocks of different keys never mix.
  */
 enum {
-	KEY_MODE = 3,		/* enum x86_mode */
-	KEY_MMU_SHIFT = 2,	/* enum MMU_*: which TLB */
+	KEY_MODE = 3,      /* enum x86_mode */
+	KEY_MMU_SHIFT = 2, /* enum MMU_*: which TLB */
 	KEY_MMU = 3 << 2,
-	KEY_NO_FPU = 1 << 4,	/* CR0.TS or EM: x87 and MMX instructions trap or wait */
+	KEY_NO_FPU = 1 << 4, /* CR0.TS or EM: x87 and MMX instructions trap or wait */
 	KEY_NO_SSE = 1 << 5,
 	KEY_NO_AVX = 1 << 6,
 	KEY_GATES = KEY_NO_FPU | KEY_NO_SSE | KEY_NO_AVX,
-	KEY_SS32 = 1 << 7,	/* legacy modes: stack pointer is ESP, not SP */
-	KEY_USER = 1 << 8,	/* CPL 3 */
-	KEY_NOSHARE = 1 << 10,	/* a variant of a block without shared TLB checks; the CPU's own key never has it */
-	KEY_RING12 = 1 << 11,	/* CPL 1 or 2 */
-	KEY_SMAP = 1 << 12,	/* CR4.SMAP */
-	KEY_TSD = 1 << 13,	/* CR4.TSD */
-	KEY_COMMON = KEY_GATES | KEY_SMAP | KEY_TSD | KEY_RING12, /* what all tables of the jump cache have in common at a time */
-	KEY_SLOW = 1 << 9,	/* not translated but stepped: segments with bases or limits, TF, breakpoints, alignment checks */
+	KEY_SS32 = 1 << 7,     /* legacy modes: stack pointer is ESP, not SP */
+	KEY_USER = 1 << 8,     /* CPL 3 */
+	KEY_NOSHARE = 1 << 10, /* a variant of a block without shared TLB checks; the CPU's own key never has it */
+	KEY_RING12 = 1 << 11,  /* CPL 1 or 2 */
+	KEY_SMAP = 1 << 12,    /* CR4.SMAP */
+	KEY_TSD = 1 << 13,     /* CR4.TSD */
+	KEY_COMMON = KEY_GATES | KEY_SMAP | KEY_TSD |
+		     KEY_RING12, /* what all tables of the jump cache have in common at a time */
+	KEY_SLOW =
+		1
+		<< 9, /* not translated but stepped: segments with bases or limits, TF, breakpoints, alignment checks */
 };
 
 uint32_t mode_key(const struct x86_cpu *cpu);
@@ -49,18 +52,18 @@ struct block;
 /* A direct jump out of a block to a fixed place in the same page. */
 struct tr_link {
 	struct block *from, *to;
-	struct tr_link *next;	/* in to->incoming */
-	uint8_t *rel32;		/* of the jump, writable view, 4-byte aligned */
-	uint8_t *stub;		/* where it goes while it is not linked */
-	uint32_t key;		/* of the target */
-	uint16_t off;		/* of the target in the page */
-	bool flags_in_host;	/* the guest's flags are in the host's at this jump, not in saved_flags */
+	struct tr_link *next; /* in to->incoming */
+	uint8_t *rel32;       /* of the jump, writable view, 4-byte aligned */
+	uint8_t *stub;        /* where it goes while it is not linked */
+	uint32_t key;         /* of the target */
+	uint16_t off;         /* of the target in the page */
+	bool flags_in_host;   /* the guest's flags are in the host's at this jump, not in saved_flags */
 };
 
 /* Where an instruction's own host code is, to find the guest's from a host fault. */
 struct insn_map {
-	uint16_t host;		/* first byte after the block's start that belongs to this instruction or a later one */
-	uint16_t off;		/* of the guest instruction in the page */
+	uint16_t host; /* first byte after the block's start that belongs to this instruction or a later one */
+	uint16_t off;  /* of the guest instruction in the page */
 	bool flags_in_host;
 };
 
@@ -68,13 +71,13 @@ struct insn_map {
 
 struct block {
 	struct code_page *page;
-	struct block *next;	/* in its bucket */
+	struct block *next; /* in its bucket */
 	uint32_t key;
-	uint16_t off, len;	/* guest bytes covered, within the page */
+	uint16_t off, len; /* guest bytes covered, within the page */
 	bool dead;
 	uint8_t links, insns;
-	const uint8_t *start, *end;		   /* host code, executable view */
-	const uint8_t *entry_host, *entry_saved;   /* with the guest's flags in the host's; in saved_flags */
+	const uint8_t *start, *end;              /* host code, executable view */
+	const uint8_t *entry_host, *entry_saved; /* with the guest's flags in the host's; in saved_flags */
 	struct code_page *tail_page; /* where its one instruction ends, when that crosses a page; else NULL */
 	struct block *tail_next;     /* in tail_page->tails */
 	uint8_t tail_len;
@@ -87,9 +90,9 @@ struct block {
 
 struct code_page {
 	uint64_t gpa;
-	uint64_t index;	      /* in guest_memory.code */
-	unsigned blocks;      /* that begin here, or end here */
-	struct block *tails;  /* that end here */
+	uint64_t index;        /* in guest_memory.code */
+	unsigned blocks;       /* that begin here, or end here */
+	struct block *tails;   /* that end here */
 	unsigned stray_writes; /* to the page, but to no translated byte */
 	struct block *_Atomic bucket[PAGE_BUCKETS];
 };
@@ -103,11 +106,11 @@ struct tr_engine {
 	/* The code cache; `lock` guards all of it and every change to blocks. */
 	struct host_mutex lock;
 	struct host_code code;
-	uint8_t *code_start;   /* after the glue, writable view */
+	uint8_t *code_start; /* after the glue, writable view */
 	struct emit emit;
 	struct code_page *_Atomic *page; /* by guest_memory_page_index */
-	struct block **sorted;		 /* live and dead blocks by host address */
-	_Atomic unsigned blocks;	 /* of them; a host fault looks them up without the lock, while others may be added */
+	struct block **sorted;           /* live and dead blocks by host address */
+	_Atomic unsigned blocks; /* of them; a host fault looks them up without the lock, while others may be added */
 	unsigned blocks_max;
 	struct arena_chunk *arena;
 
@@ -119,7 +122,7 @@ struct tr_engine {
 
 	void (*enter)(struct tr_vcpu *v, const uint8_t *pc);
 	const uint8_t *glue_exit, *glue_call, *glue_miss; /* executable view */
-	bool no_link, no_share, no_inline, step_only; /* debug switches */
+	bool no_link, no_share, no_inline, step_only;     /* debug switches */
 	uint64_t tsc_translator;
 	struct engine_stats stats;
 };
@@ -143,8 +146,8 @@ bool code_init(struct tr_engine *eng, uint64_t size, struct error *err);
 void code_destroy(struct tr_engine *eng);
 
 /*
- * Sees to it that there is a block at page offset `off` of RAM page `gpa`. `tail` is the RAM page behind it in the linear address space, for
- * an instruction that reaches into it, or CODE_NO_TAIL. May flush the cache.
+ * Sees to it that there is a block at page offset `off` of RAM page `gpa`. `tail` is the RAM page behind it in the
+ * linear address space, for an instruction that reaches into it, or CODE_NO_TAIL. May flush the cache.
  */
 #define CODE_NO_TAIL UINT64_MAX
 void code_get(struct tr_vcpu *v, uint64_t gpa, uint64_t tail, uint16_t off, uint32_t key);
@@ -158,8 +161,8 @@ void code_written(struct tr_engine *eng, struct tr_vcpu *self, uint64_t gpa, uin
 void *code_alloc(struct tr_engine *eng, size_t size);
 
 /*
- * Between begin and end no other virtual CPU runs translated code. `self` is the caller's own, or NULL on another thread; it must have left
- * translated code (in_code false).
+ * Between begin and end no other virtual CPU runs translated code. `self` is the caller's own, or NULL on another
+ * thread; it must have left translated code (in_code false).
  */
 void exclusive_begin(struct tr_engine *eng, struct tr_vcpu *self);
 void exclusive_end(struct tr_engine *eng);
@@ -169,8 +172,8 @@ void vcpu_code_leave(struct tr_vcpu *v);
 
 /* translate.c: emits the block into eng->emit and fills it in. The lock is held. */
 struct code_source {
-	struct code_page *page, *tail;	     /* tail: NULL when there is none */
-	const uint8_t *bytes, *tail_bytes;   /* the whole pages */
+	struct code_page *page, *tail;     /* tail: NULL when there is none */
+	const uint8_t *bytes, *tail_bytes; /* the whole pages */
 };
 struct block *translate_block(struct tr_vcpu *v, const struct code_source *src, uint16_t off, uint32_t key);
 /* glue.c */

@@ -1,6 +1,7 @@
 /*
- * Writing x86-64 machine code. An emitter has a write pointer into the writable view of the code buffer and knows how far the
- * executable view is from it. It never checks for space per byte: the owner asks emit_room() before each guest instruction.
+ * Writing x86-64 machine code. An emitter has a write pointer into the writable view of the code buffer and knows how
+ * far the executable view is from it. It never checks for space per byte: the owner asks emit_room() before each guest
+ * instruction.
  */
 #ifndef DOPPEL_ENGINE_TRANSLATE_EMIT_H
 #define DOPPEL_ENGINE_TRANSLATE_EMIT_H
@@ -10,7 +11,7 @@
 #include <string.h>
 
 struct emit {
-	uint8_t *p;   /* next byte, writable view */
+	uint8_t *p; /* next byte, writable view */
 	uint8_t *end;
 };
 

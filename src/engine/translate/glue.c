@@ -1,6 +1,6 @@
 /*
- * The few pieces of host code between C and translated code. They are emitted rather than assembled, so that offsets come from the
- * structures themselves and translated code reaches them by a direct jump.
+ * The few pieces of host code between C and translated code. They are emitted rather than assembled, so that offsets
+ * come from the structures themselves and translated code reaches them by a direct jump.
  */
 #include "engine/translate/asm.h"
 #include "engine/translate/code.h"

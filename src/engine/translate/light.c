@@ -1,6 +1,6 @@
 /*
- * Helpers of translated code. They run on the host's stack with the guest's general registers stored in cpu.gpr and its vector state still
- * in the host's registers, which is why this file is compiled for general registers only.
+ * Helpers of translated code. They run on the host's stack with the guest's general registers stored in cpu.gpr and its
+ * vector state still in the host's registers, which is why this file is compiled for general registers only.
  */
 #include "engine/translate/light.h"
 
@@ -50,7 +50,8 @@ static bool deliver(struct tr_vcpu *v)
 	return r != V_EXIT;
 }
 
-/* RF matters to code breakpoints only; with none enabled it is as good as the one instruction old that it would live to. */
+/* RF matters to code breakpoints only; with none enabled it is as good as the one instruction old that it would live
+ * to. */
 static void clear_rf(struct x86_cpu *cpu)
 {
 	if (!(cpu->dr7 & 0xff))
@@ -77,7 +78,8 @@ static uint64_t exception(struct tr_vcpu *v)
 	return resume_changed(v);
 }
 
-/* On after the instruction at `call` has retired: in the same block if nothing has happened that translated code must know. */
+/* On after the instruction at `call` has retired: in the same block if nothing has happened that translated code must
+ * know. */
 static uint64_t retired(struct tr_vcpu *v, const struct call_insn *call, uint64_t next, uint32_t key)
 {
 	clear_rf(&v->cpu);
@@ -85,7 +87,8 @@ static uint64_t retired(struct tr_vcpu *v, const struct call_insn *call, uint64_
 	tlb_mode_changed(&v->cpu);
 	if (window_open(v))
 		poll_set(v);
-	bool attend = poll_wanted(v) && !v->cpu.shadow; /* behind a shadow, the block polls after the next instruction */
+	bool attend =
+		poll_wanted(v) && !v->cpu.shadow; /* behind a shadow, the block polls after the next instruction */
 	if (call->resume && v->cpu.rip == next && v->key == key && !v->wrote_count && !attend)
 		return (uint64_t)(uintptr_t)call->resume;
 	return go_on(v);
@@ -133,14 +136,16 @@ uint64_t light_general(struct tr_vcpu *v, const struct call_insn *call)
 }
 
 /* Puts the mapping of RAM page `host` into the TLB; true if a write may go through it. */
-static bool tlb_fill(struct tr_vcpu *v, unsigned mmu, uint64_t va, const struct x86_mapping *m, uint8_t *host, bool readonly)
+static bool tlb_fill(struct tr_vcpu *v, unsigned mmu, uint64_t va, const struct x86_mapping *m, uint8_t *host,
+		     bool readonly)
 {
 	uint64_t page = va & PAGE_MASK, gpa = m->gpa & PAGE_MASK;
 	struct tlb_entry *e = &v->tlb[mmu][(page >> PAGE_SHIFT) % TLB_ENTRIES];
 	_Atomic uint8_t *code = &v->engine->mem->code[guest_memory_page_index(v->engine->mem, gpa)];
 	bool write = m->writable && !readonly;
 
-	/* A translator on another thread marks the page first and then looks for write tags: one of us sees the other. */
+	/* A translator on another thread marks the page first and then looks for write tags: one of us sees the other.
+	 */
 	atomic_store_explicit(&e->tag_write, TLB_NONE, memory_order_relaxed);
 	e->tag_read = TLB_NONE;
 	e->delta = (uint64_t)(uintptr_t)host - va;
@@ -208,8 +213,10 @@ uint64_t light_share(struct tr_vcpu *v, const struct call_share *call)
 
 	v->stats.tlb_misses++;
 	set_rip(v, call->off);
-	/* Only what the leader would do by itself may be done here: a later write must not set a dirty bit, or fault, early. */
-	if (page != ((base + (uint64_t)(int64_t)call->hi - 1) & PAGE_MASK) || !x86_canonical(page) || (call->write && !call->own_write))
+	/* Only what the leader would do by itself may be done here: a later write must not set a dirty bit, or fault,
+	 * early. */
+	if (page != ((base + (uint64_t)(int64_t)call->hi - 1) & PAGE_MASK) || !x86_canonical(page) ||
+	    (call->write && !call->own_write))
 		return go_unshared(v);
 	unsigned access = (call->write ? ACC_WRITE : ACC_READ) | x86_access_mode(cpu);
 	if (mmu_translate(cpu, va, access, &m) != V_DONE) {

@@ -1,6 +1,6 @@
 /*
- * Helpers that translated code calls while the guest's vector state stays in the host's registers: compiled for general registers
- * only, no C library. Each returns the host address to go on at.
+ * Helpers that translated code calls while the guest's vector state stays in the host's registers: compiled for general
+ * registers only, no C library. Each returns the host address to go on at.
  */
 #ifndef DOPPEL_ENGINE_TRANSLATE_LIGHT_H
 #define DOPPEL_ENGINE_TRANSLATE_LIGHT_H
@@ -11,7 +11,7 @@
 struct call_insn {
 	struct x86_insn insn;
 	const uint8_t *resume; /* the code after it, or NULL: look the next block up */
-	uint16_t off;	       /* of the instruction in its page */
+	uint16_t off;          /* of the instruction in its page */
 };
 
 uint64_t light_system(struct tr_vcpu *v, const struct call_insn *call);
@@ -40,12 +40,13 @@ bool light_xstate_knows(const struct x86_insn *insn);
 uint64_t light_xstate(struct tr_vcpu *v, const struct call_insn *call);
 
 /*
- * The last x87 instruction's address in a saved image is the host's when it ran in translated code: the guest must not see that. It becomes
- * 0, as after FNINIT.
+ * The last x87 instruction's address in a saved image is the host's when it ran in translated code: the guest must not
+ * see that. It becomes 0, as after FNINIT.
  */
 void xstate_scrub(const struct tr_engine *eng, uint8_t *image);
 
-/* Between the helpers: leave translated code with cpu->rip true; the way to [va, va+len) in host memory through the TLB, or NULL. */
+/* Between the helpers: leave translated code with cpu->rip true; the way to [va, va+len) in host memory through the
+ * TLB, or NULL. */
 uint64_t light_leave(struct tr_vcpu *v, enum tr_exit code);
 uint8_t *light_pointer(struct tr_vcpu *v, uint64_t va, unsigned len, bool write);
 
@@ -57,12 +58,13 @@ uint8_t *light_pointer(struct tr_vcpu *v, uint64_t va, unsigned len, bool write)
 uint64_t light_miss(struct tr_vcpu *v, uint64_t va, uint32_t desc, uint64_t resume);
 
 /*
- * An indirect jump that the jump cache does not know; tlb_va holds the linear target. `arg`: page offset of the instruction in the
- * low 16 bits, what it has added to RSP above, to be undone when the target is not canonical.
+ * An indirect jump that the jump cache does not know; tlb_va holds the linear target. `arg`: page offset of the
+ * instruction in the low 16 bits, what it has added to RSP above, to be undone when the target is not canonical.
  */
 uint64_t light_jump(struct tr_vcpu *v, uint64_t arg);
 
-/* Host address of the block at cpu->rip; translated code is entered there with flags in saved_flags. 0: needs the translator or a step. */
+/* Host address of the block at cpu->rip; translated code is entered there with flags in saved_flags. 0: needs the
+ * translator or a step. */
 uint64_t light_lookup(struct tr_vcpu *v);
 
 /* TLB maintenance; also the engine's x86_cpu_ops. */

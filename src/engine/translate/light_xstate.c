@@ -1,7 +1,8 @@
 /*
- * FXSAVE, FXRSTOR and the XSAVE family from translated code. The guest's vector state is live in the host's registers, so the host's own
- * instruction does the work: saves go straight to guest memory; restores go through a copy, checked first, because another CPU could change the
- * image in between and the fault would be ours. Whatever is unusual is left to the slow path (SDM Vol. 1 13.7-13.13).
+ * FXSAVE, FXRSTOR and the XSAVE family from translated code. The guest's vector state is live in the host's registers,
+ * so the host's own instruction does the work: saves go straight to guest memory; restores go through a copy, checked
+ * first, because another CPU could change the image in between and the fault would be ours. Whatever is unusual is left
+ * to the slow path (SDM Vol. 1 13.7-13.13).
  */
 #include "engine/translate/light.h"
 
@@ -14,10 +15,10 @@ static const struct {
 	uint8_t op;
 	bool supervisor;
 } xs_table[] = {
-	{ZYDIS_MNEMONIC_FXSAVE64, XS_FXSAVE, false},   {ZYDIS_MNEMONIC_FXRSTOR64, XS_FXRSTOR, false},
-	{ZYDIS_MNEMONIC_XSAVE64, XS_XSAVE, false},     {ZYDIS_MNEMONIC_XSAVEC64, XS_XSAVEC, false},
-	{ZYDIS_MNEMONIC_XSAVEOPT64, XS_XSAVE, false},  {ZYDIS_MNEMONIC_XSAVES64, XS_XSAVEC, true}, /* IA32_XSS is 0 */
-	{ZYDIS_MNEMONIC_XRSTOR64, XS_XRSTOR, false},   {ZYDIS_MNEMONIC_XRSTORS64, XS_XRSTORS, true},
+	{ZYDIS_MNEMONIC_FXSAVE64, XS_FXSAVE, false},  {ZYDIS_MNEMONIC_FXRSTOR64, XS_FXRSTOR, false},
+	{ZYDIS_MNEMONIC_XSAVE64, XS_XSAVE, false},    {ZYDIS_MNEMONIC_XSAVEC64, XS_XSAVEC, false},
+	{ZYDIS_MNEMONIC_XSAVEOPT64, XS_XSAVE, false}, {ZYDIS_MNEMONIC_XSAVES64, XS_XSAVEC, true}, /* IA32_XSS is 0 */
+	{ZYDIS_MNEMONIC_XRSTOR64, XS_XRSTOR, false},  {ZYDIS_MNEMONIC_XRSTORS64, XS_XRSTORS, true},
 };
 
 static int find_op(const struct x86_insn *insn)

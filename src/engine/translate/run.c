@@ -59,7 +59,8 @@ static bool run_lookup(struct tr_vcpu *v)
 		return deliver(v);
 	if (!guest_memory_ptr(v->engine->mem, m.gpa, 1, false))
 		return run_step(v);
-	code_get(v, m.gpa & PAGE_MASK, tail_page(v, linear), m.gpa & ~PAGE_MASK, v->key | (v->noshare ? KEY_NOSHARE : 0));
+	code_get(v, m.gpa & PAGE_MASK, tail_page(v, linear), m.gpa & ~PAGE_MASK,
+		 v->key | (v->noshare ? KEY_NOSHARE : 0));
 	return true;
 }
 

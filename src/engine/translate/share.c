@@ -9,8 +9,8 @@ struct group {
 	bool open;
 	bool write;
 	unsigned members;
-	int32_t lo, hi;	   /* from the base's value at the leader */
-	int32_t moved;	   /* how far the base (RSP only) has moved since */
+	int32_t lo, hi; /* from the base's value at the leader */
+	int32_t moved;  /* how far the base (RSP only) has moved since */
 	struct share *leader;
 	struct share *member[64 * 2];
 };
@@ -52,7 +52,8 @@ static void add_access(struct plan *p, struct share *s, unsigned base, int64_t d
 		hi = lo + size;
 	}
 	if (!g->open) {
-		*g = (struct group){.base = (uint8_t)base, .open = true, .leader = s, .lo = (int32_t)lo, .hi = (int32_t)hi};
+		*g = (struct group){
+			.base = (uint8_t)base, .open = true, .leader = s, .lo = (int32_t)lo, .hi = (int32_t)hi};
 		s->own_write = write;
 		s->own = (int32_t)disp;
 	}
@@ -65,8 +66,9 @@ static void add_access(struct plan *p, struct share *s, unsigned base, int64_t d
 /* An explicit operand that can be in a group: [base + disp], no segment base. */
 static bool shareable(const struct x86_insn *insn)
 {
-	return (insn->flags & INSN_MEM) && !(insn->flags & INSN_VSIB) && insn->addrsize == 8 && insn->base >= 0 && insn->base < X86_GPRS &&
-	       insn->index < 0 && insn->seg != SEG_FS && insn->seg != SEG_GS && insn->disp == (int32_t)insn->disp && insn->mem_size <= 64;
+	return (insn->flags & INSN_MEM) && !(insn->flags & INSN_VSIB) && insn->addrsize == 8 && insn->base >= 0 &&
+	       insn->base < X86_GPRS && insn->index < 0 && insn->seg != SEG_FS && insn->seg != SEG_GS &&
+	       insn->disp == (int32_t)insn->disp && insn->mem_size <= 64;
 }
 
 static void move_stack(struct plan *p, int32_t by)
@@ -125,7 +127,8 @@ static void close_written(struct plan *p, const struct x86_insn *insn)
 	for (unsigned r = 0; r < X86_GPRS; r++) {
 		if (!(insn->gpr_write & 1u << r))
 			continue;
-		if (r == RSP && stack && !(insn->mnemonic == ZYDIS_MNEMONIC_POP && (insn->flags & INSN_OPREG_GPR) && insn->opreg == RSP))
+		if (r == RSP && stack &&
+		    !(insn->mnemonic == ZYDIS_MNEMONIC_POP && (insn->flags & INSN_OPREG_GPR) && insn->opreg == RSP))
 			continue;
 		if (r == RSP && known_move(insn, &by))
 			move_stack(p, by);

@@ -1,7 +1,8 @@
 /*
- * One TLB check for several accesses. Accesses of one block from the same unchanged base register, or from a stack pointer that moved by
- * known amounts only, mostly lie in one page: the first checks the whole range that all of them touch and keeps the page's delta in a slot;
- * the others just add it. Where the range does not lie in one page the block is left for a variant of it that shares nothing (KEY_NOSHARE).
+ * One TLB check for several accesses. Accesses of one block from the same unchanged base register, or from a stack
+ * pointer that moved by known amounts only, mostly lie in one page: the first checks the whole range that all of them
+ * touch and keeps the page's delta in a slot; the others just add it. Where the range does not lie in one page the
+ * block is left for a variant of it that shares nothing (KEY_NOSHARE).
  */
 #ifndef DOPPEL_ENGINE_TRANSLATE_SHARE_H
 #define DOPPEL_ENGINE_TRANSLATE_SHARE_H
@@ -12,12 +13,13 @@
 #define SHARE_SPAN 512 /* bytes that one check covers at most */
 
 struct share {
-	int8_t slot;	     /* -1: not shared */
-	bool leader;	     /* does the check; what follows is about it */
-	bool write;	     /* some access of the group writes */
-	bool own_write;	     /* the leader's own does */
-	int32_t lo, hi;	     /* range of all accesses, from the base register's value at the leader; hi is past the last byte */
-	int32_t own;	     /* the leader's own displacement */
+	int8_t slot;    /* -1: not shared */
+	bool leader;    /* does the check; what follows is about it */
+	bool write;     /* some access of the group writes */
+	bool own_write; /* the leader's own does */
+	int32_t lo,
+		hi;  /* range of all accesses, from the base register's value at the leader; hi is past the last byte */
+	int32_t own; /* the leader's own displacement */
 };
 
 /* What an instruction of a block does to memory: by its operand, and on the stack. */

@@ -1,4 +1,5 @@
-/* The slow path: one instruction, fetched, decoded and carried out in C. Exact for all of them; what translated code is checked against. */
+/* The slow path: one instruction, fetched, decoded and carried out in C. Exact for all of them; what translated code is
+ * checked against. */
 #ifndef DOPPEL_ENGINE_TRANSLATE_STEP_H
 #define DOPPEL_ENGINE_TRANSLATE_STEP_H
 

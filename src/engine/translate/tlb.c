@@ -1,6 +1,6 @@
 /*
- * The software TLB's upkeep, and the address-translation caches beside it: itlb (linear page → code page) and the jump cache.
- * Compiled for general registers only: light helpers call it.
+ * The software TLB's upkeep, and the address-translation caches beside it: itlb (linear page → code page) and the jump
+ * cache. Compiled for general registers only: light helpers call it.
  */
 #include "engine/translate/light.h"
 
@@ -188,7 +188,8 @@ static bool flat(const struct x86_segment *s)
 	return s->base == 0 && s->limit == 0xffffffff && (s->attr & SEG_ATTR_P);
 }
 
-/* Segments that translated code of the legacy modes may take for granted: everything readable and writable from 0 to 4 GiB. */
+/* Segments that translated code of the legacy modes may take for granted: everything readable and writable from 0 to 4
+ * GiB. */
 static bool legacy_flat(const struct x86_cpu *cpu)
 {
 	static const uint8_t data[] = {SEG_DS, SEG_ES, SEG_SS};
@@ -197,7 +198,8 @@ static bool legacy_flat(const struct x86_cpu *cpu)
 		if (!flat(s) || (s->attr & 0xe) != 2) /* data, expand up, writable */
 			return false;
 	}
-	return flat(&cpu->seg[SEG_CS]) && (cpu->seg[SEG_CS].attr & 2 /* readable */) && (cpu->cr0 & CR0_PE) && (cpu->seg[SEG_SS].attr & SEG_ATTR_DB);
+	return flat(&cpu->seg[SEG_CS]) && (cpu->seg[SEG_CS].attr & 2 /* readable */) && (cpu->cr0 & CR0_PE) &&
+	       (cpu->seg[SEG_SS].attr & SEG_ATTR_DB);
 }
 
 static bool must_step(const struct x86_cpu *cpu, enum x86_mode mode)
@@ -212,7 +214,7 @@ static bool must_step(const struct x86_cpu *cpu, enum x86_mode mode)
 uint32_t mode_key(const struct x86_cpu *cpu)
 {
 	enum x86_mode mode = x86_mode(cpu);
-	unsigned mmu = cpu->cpl == 3				     ? MMU_USER
+	unsigned mmu = cpu->cpl == 3                                     ? MMU_USER
 		       : (cpu->cr4 & CR4_SMAP) && !(cpu->rflags & FL_AC) ? MMU_KERNEL
 									 : MMU_KERNEL_AC;
 	uint32_t key = mode | mmu << KEY_MMU_SHIFT;
@@ -234,8 +236,8 @@ uint32_t mode_key(const struct x86_cpu *cpu)
 }
 
 /*
- * Blocks of different keys must not meet in the jump cache. Its tables tell 64-bit code's ways of looking at memory apart; all else that makes
- * a key changes seldom, and empties it.
+ * Blocks of different keys must not meet in the jump cache. Its tables tell 64-bit code's ways of looking at memory
+ * apart; all else that makes a key changes seldom, and empties it.
  */
 void tlb_mode_changed(struct x86_cpu *cpu)
 {

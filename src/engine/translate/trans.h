@@ -21,17 +21,17 @@ enum cold_kind { COLD_MISS, COLD_LINK, COLD_POLL, COLD_FAR, COLD_TAIL, COLD_SHAR
 
 struct cold {
 	uint8_t kind;
-	uint8_t flags;		/* enum flags_at on arrival */
-	bool rcx_in_addr;	/* COLD_POLL from poll_quiet: RCX has to be taken back from H_ADDR */
-	uint16_t off;		/* COLD_MISS, COLD_POLL: of the instruction */
-	uint32_t arg;		/* COLD_MISS: description */
-	int64_t target;		/* COLD_FAR: offset from the page's start */
-	uint8_t *from;		/* rel32 that jumps here */
-	uint8_t *resume;	/* COLD_MISS, COLD_TAIL, COLD_SHARE, COLD_WINDOW */
-	struct tr_link *link;	/* COLD_LINK */
+	uint8_t flags;             /* enum flags_at on arrival */
+	bool rcx_in_addr;          /* COLD_POLL from poll_quiet: RCX has to be taken back from H_ADDR */
+	uint16_t off;              /* COLD_MISS, COLD_POLL: of the instruction */
+	uint32_t arg;              /* COLD_MISS: description */
+	int64_t target;            /* COLD_FAR: offset from the page's start */
+	uint8_t *from;             /* rel32 that jumps here */
+	uint8_t *resume;           /* COLD_MISS, COLD_TAIL, COLD_SHARE, COLD_WINDOW */
+	struct tr_link *link;      /* COLD_LINK */
 	const struct share *share; /* COLD_SHARE */
-	uint8_t base;		/* COLD_SHARE: the guest register */
-	bool slow;		/* COLD_SHARE: as MISS_SLOW */
+	uint8_t base;              /* COLD_SHARE: the guest register */
+	bool slow;                 /* COLD_SHARE: as MISS_SLOW */
 };
 
 #define COLD_MAX (BLOCK_INSNS * 6 + 8)
@@ -42,16 +42,16 @@ struct trans {
 	struct tr_vcpu *v;
 	struct tr_engine *eng;
 	struct block *b;
-	uint8_t *start;		   /* writable view */
+	uint8_t *start; /* writable view */
 	enum flags_at flags;
 	enum x86_mode mode;
 	unsigned mmu;
 	uint32_t key;
 	const struct x86_insn *insn; /* at hand */
-	uint16_t off, next;	     /* its offset in the page, and the next one's (up to 4096) */
-	bool shadow;		     /* the last instruction was STI or a load of SS */
-	bool ended;		     /* the block has its last jump */
-	uint8_t *quiet_poll;	     /* rel8 of a poll_quiet whose landing is still to be placed */
+	uint16_t off, next;          /* its offset in the page, and the next one's (up to 4096) */
+	bool shadow;                 /* the last instruction was STI or a load of SS */
+	bool ended;                  /* the block has its last jump */
+	uint8_t *quiet_poll;         /* rel8 of a poll_quiet whose landing is still to be placed */
 	unsigned colds, maps;
 	struct cold cold[COLD_MAX];
 	struct insn_map map[MAP_MAX];
@@ -70,11 +70,13 @@ static inline unsigned stack_bytes(const struct trans *t)
 	return t->mode == MODE_64 ? 8 : 4;
 }
 
-/* trans_flags.c: flags are saved only before host code that would destroy them, and restored only before who reads them. */
+/* trans_flags.c: flags are saved only before host code that would destroy them, and restored only before who reads
+ * them. */
 void flags_clobber(struct trans *t); /* after it the host's flags are free */
 void flags_need(struct trans *t);    /* after it the host's flags are the guest's. Uses H_TMP */
 void flags_emit_save(struct emit *e);
-/* Emits a jump that is taken when the guest's condition `cc` holds, from wherever the flags are; returns its rel32, 4-byte aligned. */
+/* Emits a jump that is taken when the guest's condition `cc` holds, from wherever the flags are; returns its rel32,
+ * 4-byte aligned. */
 uint8_t *flags_jcc(struct trans *t, enum cc cc);
 bool flags_merge(const struct x86_insn *insn); /* reads flags, or leaves some of them as they were */
 
@@ -85,13 +87,14 @@ struct host_mem {
 	int8_t index; /* -1: none */
 	int32_t disp;
 };
-void mem_address(struct trans *t, const struct x86_insn *insn, bool segment); /* H_ADDR = linear (or, without segment, effective) address */
+void mem_address(struct trans *t, const struct x86_insn *insn,
+		 bool segment); /* H_ADDR = linear (or, without segment, effective) address */
 /*
  * Looks H_ADDR up for `size` bytes; the host's address is then [H_ADDR + H_DELTA]. Flags must be saved. Uses H_TMP.
  */
 struct host_mem mem_check(struct trans *t, unsigned size, bool write);
-/* The instruction's memory operand, or `size` bytes at RSP + disp: after it, flags may have been saved, H_TMP is free, H_ADDR and H_DELTA may
-   not be. */
+/* The instruction's memory operand, or `size` bytes at RSP + disp: after it, flags may have been saved, H_TMP is free,
+   H_ADDR and H_DELTA may not be. */
 struct host_mem mem_operand(struct trans *t, const struct x86_insn *insn);
 struct host_mem mem_stack(struct trans *t, int32_t disp, bool write);
 void mem_op(struct trans *t, unsigned op, unsigned size, unsigned reg, const struct host_mem *m); /* op reg, [m] */
@@ -110,7 +113,7 @@ void cold_emit_far(struct trans *t, const struct cold *c);
 
 /* trans_system.c */
 void trans_call(struct trans *t, const struct x86_insn *insn); /* CLS_SYSTEM, or one left to x86_emulate_general */
-void trans_step(struct trans *t);				/* ends the block by leaving for the slow path at the instruction at hand */
+void trans_step(struct trans *t); /* ends the block by leaving for the slow path at the instruction at hand */
 void exit_code(struct trans *t, enum tr_exit code, uint16_t off);
 
 static inline struct cold *cold_add(struct trans *t, enum cold_kind kind, uint8_t *from)

@@ -56,7 +56,8 @@ static void quiet_poll_land(struct trans *t, enum flags_at flags)
 	t->quiet_poll = NULL;
 }
 
-/* Before a jump backwards: the loop must be left when somebody asks. The instruction at hand is then run again later. */
+/* Before a jump backwards: the loop must be left when somebody asks. The instruction at hand is then run again later.
+ */
 static void poll_backward(struct trans *t, int64_t target)
 {
 	if (target > t->off || !in_page(target) || t->shadow) /* jump_far polls */
@@ -154,7 +155,8 @@ static void conditional(struct trans *t, uint8_t *from, int64_t target)
 	jump_to(t, t->next, next_key(t));
 }
 
-/* Offset from the page's start of a relative branch's target; in legacy modes the instruction pointer wraps at 32 bits. */
+/* Offset from the page's start of a relative branch's target; in legacy modes the instruction pointer wraps at 32 bits.
+ */
 static int64_t branch_target(const struct trans *t, const struct x86_insn *insn)
 {
 	return (int64_t)t->next + (int64_t)insn->imm;
@@ -189,7 +191,8 @@ static void trans_jrcxz(struct trans *t, const struct x86_insn *insn)
 
 static bool trans_loop(struct trans *t, const struct x86_insn *insn)
 {
-	if (insn->mnemonic != ZYDIS_MNEMONIC_LOOP || insn->addrsize != 8 || insn->opsize != stack_bytes(t) || branch_target(t, insn) == t->off)
+	if (insn->mnemonic != ZYDIS_MNEMONIC_LOOP || insn->addrsize != 8 || insn->opsize != stack_bytes(t) ||
+	    branch_target(t, insn) == t->off)
 		return false;
 	int64_t target = branch_target(t, insn);
 	if (target <= t->off) {
@@ -247,7 +250,8 @@ static void trans_jmp_indirect(struct trans *t, const struct x86_insn *insn)
 	jump_indirect(t, next_key(t), 0);
 }
 
-/* A call to an address that is not canonical faults before it pushes anything: the slow path's. Flags must be saved. Uses H_DELTA. */
+/* A call to an address that is not canonical faults before it pushes anything: the slow path's. Flags must be saved.
+ * Uses H_DELTA. */
 static void check_canonical(struct trans *t, unsigned reg)
 {
 	ENSURE(t->flags == FLAGS_SAVED);
@@ -267,7 +271,7 @@ static void trans_call_indirect(struct trans *t, const struct x86_insn *insn)
 	asm_store_gs(&t->e, 8, target, VCPU_OFF(temp));
 	push_return(t);
 	asm_load_gs(&t->e, stack_bytes(t), H_ADDR, VCPU_OFF(temp));
-	jump_indirect(t, next_key(t), (int32_t)-(int)stack_bytes(t));
+	jump_indirect(t, next_key(t), (int32_t) - (int)stack_bytes(t));
 }
 
 static void trans_ret(struct trans *t, const struct x86_insn *insn)
@@ -280,11 +284,13 @@ static void trans_ret(struct trans *t, const struct x86_insn *insn)
 }
 
 /*
- * Behind STI, interrupts wait until the branch is through: it must go by a jump that polls after all else, as jump_indirect does.
+ * Behind STI, interrupts wait until the branch is through: it must go by a jump that polls after all else, as
+ * jump_indirect does.
  */
 static bool begin_shadowed(struct trans *t, const struct x86_insn *insn)
 {
-	if (insn->mnemonic != ZYDIS_MNEMONIC_JMP && insn->mnemonic != ZYDIS_MNEMONIC_CALL && insn->mnemonic != ZYDIS_MNEMONIC_RET)
+	if (insn->mnemonic != ZYDIS_MNEMONIC_JMP && insn->mnemonic != ZYDIS_MNEMONIC_CALL &&
+	    insn->mnemonic != ZYDIS_MNEMONIC_RET)
 		return false;
 	asm_store_gs_imm(&t->e, 1, VCPU_OFF(cpu.shadow), 0);
 	return true;

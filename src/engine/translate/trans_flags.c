@@ -1,7 +1,8 @@
 /*
- * The guest's arithmetic flags live in the host's, and host code between guest instructions destroys them. They are saved (LAHF, SETO)
- * before the first host code that would, and restored (ADD to make OF, SAHF) before a reader; so at every point where the
- * guest can be interrupted or can fault they are whole in one of the two places, and the translator knows in which.
+ * The guest's arithmetic flags live in the host's, and host code between guest instructions destroys them. They are
+ * saved (LAHF, SETO) before the first host code that would, and restored (ADD to make OF, SAHF) before a reader; so at
+ * every point where the guest can be interrupted or can fault they are whole in one of the two places, and the
+ * translator knows in which.
  */
 #include "engine/translate/trans.h"
 
@@ -48,14 +49,14 @@ bool flags_merge(const struct x86_insn *insn)
 static const struct {
 	uint8_t byte, mask;
 } saved_test[8] = {
-	{0, 1},		    /* O */
-	{1, FL_CF},	    /* B */
-	{1, FL_ZF},	    /* E */
+	{0, 1},             /* O */
+	{1, FL_CF},         /* B */
+	{1, FL_ZF},         /* E */
 	{1, FL_CF | FL_ZF}, /* BE */
-	{1, FL_SF},	    /* S */
-	{1, FL_PF},	    /* P */
-	{0, 0},		    /* L */
-	{0, 0},		    /* LE */
+	{1, FL_SF},         /* S */
+	{1, FL_PF},         /* P */
+	{0, 0},             /* L */
+	{0, 0},             /* LE */
 };
 
 uint8_t *flags_jcc(struct trans *t, enum cc cc)

@@ -1,6 +1,6 @@
 /*
- * Sensitive instructions that are common enough to be carried out in place. Each is checked against its helper by tests/guest and tests/diff:
- * what is not plain sailing is left to it.
+ * Sensitive instructions that are common enough to be carried out in place. Each is checked against its helper by
+ * tests/guest and tests/diff: what is not plain sailing is left to it.
  */
 #include "engine/translate/rewrite.h"
 #include "engine/translate/trans.h"
@@ -123,8 +123,8 @@ bool trans_inline(struct trans *t, const struct x86_insn *insn)
 }
 
 /*
- * BT, BTS, BTR, BTC with a bit string in memory: the register's high bits move the operand by whole words, the low ones pick the bit
- * (SDM Vol. 2, BT).
+ * BT, BTS, BTR, BTC with a bit string in memory: the register's high bits move the operand by whole words, the low ones
+ * pick the bit (SDM Vol. 2, BT).
  */
 bool trans_bit_string(struct trans *t, const struct x86_insn *insn)
 {

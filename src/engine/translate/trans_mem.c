@@ -31,12 +31,14 @@ static void effective_address(struct trans *t, const struct x86_insn *insn)
 		return;
 	}
 	if (insn->base < 0 && insn->index < 0) {
-		asm_mov_imm(e, H_ADDR, insn->addrsize == 8 ? (uint64_t)insn->disp : zext((uint64_t)insn->disp, insn->addrsize));
+		asm_mov_imm(e, H_ADDR,
+			    insn->addrsize == 8 ? (uint64_t)insn->disp : zext((uint64_t)insn->disp, insn->addrsize));
 		return;
 	}
 	int base = insn->base < 0 ? -1 : (int)guest_reg(t, (unsigned)insn->base, H_ADDR);
 	int index = insn->index < 0 ? -1 : (int)guest_reg(t, (unsigned)insn->index, H_DELTA);
-	asm_lea(e, insn->addrsize == 8 ? 8 : 4, H_ADDR, base, index, insn->scale ? insn->scale : 1, (int32_t)insn->disp);
+	asm_lea(e, insn->addrsize == 8 ? 8 : 4, H_ADDR, base, index, insn->scale ? insn->scale : 1,
+		(int32_t)insn->disp);
 	if (insn->addrsize == 2)
 		asm_rr(e, 0x0fb7, 4, H_ADDR, H_ADDR);
 }
@@ -49,8 +51,8 @@ static int32_t segment_offset(unsigned seg)
 }
 
 /*
- * Outside 64-bit mode FS and GS have limits and types, and no key tells of them: anything but a present, writable, expand-up data segment that
- * ends at 4 GiB is left to the slow path. Flags must be saved.
+ * Outside 64-bit mode FS and GS have limits and types, and no key tells of them: anything but a present, writable,
+ * expand-up data segment that ends at 4 GiB is left to the slow path. Flags must be saved.
  */
 static void check_segment(struct trans *t, unsigned seg)
 {
@@ -73,7 +75,8 @@ void mem_address(struct trans *t, const struct x86_insn *insn, bool segment)
 	asm_rm(&t->e, 0x03, t->mode == MODE_64 ? 8 : 4, H_ADDR, true, -1, segment_offset(insn->seg) + SEG_FIELD(base));
 }
 
-/* The first half of a check: H_DELTA = offset of the TLB entry of H_ADDR's page; compares the page of H_TMP with its tag. */
+/* The first half of a check: H_DELTA = offset of the TLB entry of H_ADDR's page; compares the page of H_TMP with its
+ * tag. */
 static void compare_tag(struct trans *t, bool write)
 {
 	struct emit *e = &t->e;
@@ -84,7 +87,8 @@ static void compare_tag(struct trans *t, bool write)
 	asm_alu_imm(e, ALU_AND, 4, H_DELTA, (TLB_ENTRIES - 1) << 5);
 	asm_alu_imm(e, ALU_AND, 8, H_TMP, (int32_t)PAGE_MASK);
 	asm_rm(e, 0x3b, 8, H_TMP, true, H_DELTA,
-	       table + (write ? (int32_t)offsetof(struct tlb_entry, tag_write) : (int32_t)offsetof(struct tlb_entry, tag_read)));
+	       table + (write ? (int32_t)offsetof(struct tlb_entry, tag_write)
+			      : (int32_t)offsetof(struct tlb_entry, tag_read)));
 	t->flags = FLAGS_SAVED;
 }
 _Static_assert(sizeof(struct tlb_entry) == 32, "compare_tag's shift by 5");
@@ -202,7 +206,8 @@ static void store_spilled(struct trans *t, const struct x86_insn *insn, unsigned
 		asm_store_gs(&t->e, 8, host, (int32_t)reg * 8);
 }
 
-/* Emits `insn` by `map`. What cannot be said for the host leaves for the slow path, which says so to the guest if need be. */
+/* Emits `insn` by `map`. What cannot be said for the host leaves for the slow path, which says so to the guest if need
+ * be. */
 static void rewrite(struct trans *t, const struct x86_insn *insn, const struct rewrite_map *map)
 {
 	if (!rewrite_plain(&t->e, insn, map))
@@ -279,7 +284,8 @@ static void copy_memory(struct trans *t, const struct x86_insn *insn, struct hos
 
 static void trans_lea(struct trans *t, const struct x86_insn *insn)
 {
-	if (t->mode == MODE_64 && insn->base != 16 && insn->addrsize >= 4 && !(insn->base >= 0 && spilled((unsigned)insn->base)) &&
+	if (t->mode == MODE_64 && insn->base != 16 && insn->addrsize >= 4 &&
+	    !(insn->base >= 0 && spilled((unsigned)insn->base)) &&
 	    !(insn->index >= 0 && spilled((unsigned)insn->index)) && !spilled(insn->reg)) {
 		emit_bytes(&t->e, insn->bytes, insn->len);
 		return;

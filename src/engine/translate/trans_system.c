@@ -76,6 +76,7 @@ void trans_call(struct trans *t, const struct x86_insn *insn)
 	jmp_glue(t, t->eng->glue_call);
 	*call = (struct call_insn){.insn = *insn, .off = t->off, .resume = end ? NULL : code_rx(t->eng, t->e.p)};
 	t->ended = end;
-	if (insn->mnemonic == ZYDIS_MNEMONIC_STI || (system && (insn->mnemonic == ZYDIS_MNEMONIC_MOV || insn->mnemonic == ZYDIS_MNEMONIC_POP)))
+	if (insn->mnemonic == ZYDIS_MNEMONIC_STI ||
+	    (system && (insn->mnemonic == ZYDIS_MNEMONIC_MOV || insn->mnemonic == ZYDIS_MNEMONIC_POP)))
 		t->shadow = true;
 }

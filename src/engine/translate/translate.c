@@ -34,8 +34,8 @@ static unsigned decode_crossing(struct trans *t, const struct code_source *src, 
 }
 
 /*
- * Instructions from `off` to the first that surely ends the block. One that crosses into the next page has a block to itself, because that
- * page's mapping has to be checked each time.
+ * Instructions from `off` to the first that surely ends the block. One that crosses into the next page has a block to
+ * itself, because that page's mapping has to be checked each time.
  */
 static unsigned decode_block(struct trans *t, const struct code_source *src, uint16_t off)
 {
@@ -55,7 +55,8 @@ static unsigned decode_block(struct trans *t, const struct code_source *src, uin
 
 static bool gated(const struct trans *t, const struct x86_insn *insn)
 {
-	return ((insn->flags & INSN_FPU) && (t->key & KEY_NO_FPU)) || ((insn->flags & INSN_SSE) && (t->key & KEY_NO_SSE)) ||
+	return ((insn->flags & INSN_FPU) && (t->key & KEY_NO_FPU)) ||
+	       ((insn->flags & INSN_SSE) && (t->key & KEY_NO_SSE)) ||
 	       ((insn->flags & INSN_AVX) && (t->key & KEY_NO_AVX));
 }
 
@@ -269,8 +270,9 @@ static bool may_fault(const struct x86_insn *insn)
 }
 
 /*
- * Where the flags should be when the block is entered: what its first instruction that cares wants. Of the two entries, the other one
- * moves the flags first. FLAGS_BOTH: they are overwritten before anything can see them, so either place will do.
+ * Where the flags should be when the block is entered: what its first instruction that cares wants. Of the two entries,
+ * the other one moves the flags first. FLAGS_BOTH: they are overwritten before anything can see them, so either place
+ * will do.
  */
 static enum flags_at flags_wanted(const struct trans *t, unsigned n)
 {

@@ -1,6 +1,7 @@
 /*
- * What a virtual CPU of this engine is: its processor state, and beside it all that translated code reaches through the GS base (which
- * points at struct tr_vcpu while translated code runs). One object a CPU; no other thread writes to it but where it says so.
+ * What a virtual CPU of this engine is: its processor state, and beside it all that translated code reaches through the
+ * GS base (which points at struct tr_vcpu while translated code runs). One object a CPU; no other thread writes to it
+ * but where it says so.
  */
 #ifndef DOPPEL_ENGINE_TRANSLATE_VCPU_H
 #define DOPPEL_ENGINE_TRANSLATE_VCPU_H
@@ -11,8 +12,9 @@
 #include <stdatomic.h>
 
 /*
- * Software TLB: one direct-mapped table for each way of looking at memory, so that a change of privilege flushes nothing and a
- * hit needs no permission check beyond the tag. The tag is the linear page address; TLB_NONE matches no page.
+ * Software TLB: one direct-mapped table for each way of looking at memory, so that a change of privilege flushes
+ * nothing and a hit needs no permission check beyond the tag. The tag is the linear page address; TLB_NONE matches no
+ * page.
  */
 enum { MMU_USER, MMU_KERNEL /* SMAP in force */, MMU_KERNEL_AC /* SMAP off, or RFLAGS.AC set */, MMU_MODES };
 
@@ -22,10 +24,10 @@ enum { MMU_USER, MMU_KERNEL /* SMAP in force */, MMU_KERNEL_AC /* SMAP off, or R
 
 struct tlb_entry {
 	_Atomic uint64_t tag_read;
-	_Atomic uint64_t tag_write; /* set only when the page is writable, dirty and holds no translated code; another thread may
-				       set it back to TLB_NONE (code_protect) */
-	uint64_t delta;		    /* host address - linear address */
-	uint64_t meta;		    /* gpa page | TLB_META_* */
+	_Atomic uint64_t tag_write; /* set only when the page is writable, dirty and holds no translated code; another
+				       thread may set it back to TLB_NONE (code_protect) */
+	uint64_t delta;             /* host address - linear address */
+	uint64_t meta;              /* gpa page | TLB_META_* */
 };
 
 #define TLB_META_LARGE 1 /* part of a larger guest page */
@@ -55,11 +57,11 @@ struct itlb_entry {
 /* Why translated code came back to C (vcpu->exit_code). */
 enum tr_exit {
 	TRX_NONE,
-	TRX_LOOKUP,	/* find or make the block at cpu->rip */
-	TRX_LINK,	/* the same, and link exit_arg (struct tr_link *) to it */
-	TRX_STEP,	/* carry out the instruction at cpu->rip by the slow path */
-	TRX_EXIT,	/* cpu->exit holds an exit for the monitor */
-	TRX_POLL,	/* somebody asked for attention */
+	TRX_LOOKUP, /* find or make the block at cpu->rip */
+	TRX_LINK,   /* the same, and link exit_arg (struct tr_link *) to it */
+	TRX_STEP,   /* carry out the instruction at cpu->rip by the slow path */
+	TRX_EXIT,   /* cpu->exit holds an exit for the monitor */
+	TRX_POLL,   /* somebody asked for attention */
 	TRX_CODES
 };
 
@@ -75,9 +77,10 @@ struct tr_vcpu {
 	struct x86_cpu cpu; /* first: its general registers are at gs:[0] */
 
 	/* Reached by translated code and glue.S (offsets in layout.h). */
-	uint64_t vpage;	       /* linear address of the page that the running block's code is in */
-	uint64_t saved_flags;  /* low 16 bits: AH of LAHF in the high byte, OF in the low one */
-	_Atomic uint64_t run_on; /* 0: leave at the next poll (any thread sets that), else 1. One word, so that those that poll agree */
+	uint64_t vpage;          /* linear address of the page that the running block's code is in */
+	uint64_t saved_flags;    /* low 16 bits: AH of LAHF in the high byte, OF in the low one */
+	_Atomic uint64_t run_on; /* 0: leave at the next poll (any thread sets that), else 1. One word, so that those
+				    that poll agree */
 	uint64_t host_rsp, self;
 	uint64_t temp;
 	uint64_t slot[VCPU_SLOTS]; /* deltas of shared TLB checks of the running block */
@@ -90,30 +93,35 @@ struct tr_vcpu {
 
 	/* C only. */
 	struct itlb_entry itlb[MMU_MODES][ITLB_ENTRIES];
-	uint64_t exec_filter[2][EXEC_FILTER_BITS / 64]; /* hashed pages that jc may have entries of; by half of the address space */
+	uint64_t exec_filter[2][EXEC_FILTER_BITS /
+				64]; /* hashed pages that jc may have entries of; by half of the address space */
 	struct tr_engine *engine;
 	struct thunk *thunk;
 	unsigned index;
-	uint32_t key;		/* of the code to run now: mode_key() */
-	bool large_user, large_kernel; /* entries of larger pages may be in the TLB, in that half of the address space */
-	bool exec_large[2];	/* code runs in larger pages, which exec_filter does not tell of; by half (1: the kernel's) */
-	bool exec_local;	/* the kernel runs code through mappings that are not global */
+	uint32_t key; /* of the code to run now: mode_key() */
+	bool large_user,
+		large_kernel; /* entries of larger pages may be in the TLB, in that half of the address space */
+	bool exec_large[2]; /* code runs in larger pages, which exec_filter does not tell of; by half (1: the kernel's)
+			     */
+	bool exec_local;    /* the kernel runs code through mappings that are not global */
 
 	/*
-	 * What there is to forget, so that a flush need not look at every entry: indices into tlb of entries that came from mappings that are not
-	 * global, and into jc of all entries. A count above its log's length: too many to tell.
+	 * What there is to forget, so that a flush need not look at every entry: indices into tlb of entries that came
+	 * from mappings that are not global, and into jc of all entries. A count above its log's length: too many to
+	 * tell.
 	 */
 	unsigned tlb_logged, jc_logged;
 	uint16_t tlb_log[1024], jc_log[8192];
 	uint32_t jc_common, jc_legacy; /* KEY_COMMON bits of all blocks in jc; the key of those in its JC_LEGACY */
-	bool noshare;		/* the next block looked up is to be the variant that shares no checks */
-	uint32_t window;	/* leave as soon as interrupts can be taken; translated code looks at it */
-	bool nmi_window;	/* leave as soon as interrupts, NMIs can be taken */
-	_Atomic bool in_code;	/* running translated code or a light helper, or about to: nothing of the cache may go away */
-	bool traps_due;		/* step_traps_due; for an instruction that began with RFLAGS traps_was */
+	bool noshare;                  /* the next block looked up is to be the variant that shares no checks */
+	uint32_t window;               /* leave as soon as interrupts can be taken; translated code looks at it */
+	bool nmi_window;               /* leave as soon as interrupts, NMIs can be taken */
+	_Atomic bool
+		in_code; /* running translated code or a light helper, or about to: nothing of the cache may go away */
+	bool traps_due;  /* step_traps_due; for an instruction that began with RFLAGS traps_was */
 	uint64_t traps_was;
-	bool exclusive;		/* in thunk_exclusive: stores into translated code are dealt with afterwards, too */
-	unsigned wrote_count;	/* stores into translated code, not yet dealt with */
+	bool exclusive;       /* in thunk_exclusive: stores into translated code are dealt with afterwards, too */
+	unsigned wrote_count; /* stores into translated code, not yet dealt with */
 	struct {
 		uint64_t gpa, len;
 	} wrote[8];
