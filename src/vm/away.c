@@ -36,10 +36,18 @@ static bool alone(const struct vm *vm, unsigned cpu)
 	return true;
 }
 
-static void lose(struct vm *vm, uint64_t ns)
+/* No more than what has passed since the guest looked at its TSC last: it does not run backwards. */
+static void lose(struct vm *vm, const struct x86_cpu *cpu, uint64_t ns)
 {
-	uint64_t ticks = (uint64_t)((unsigned __int128)ns * clock_tsc_hz(vm->clock) / NS_PER_S);
+	uint64_t hz = clock_tsc_hz(vm->clock), ticks = (uint64_t)((unsigned __int128)ns * hz / NS_PER_S);
+	int64_t since = (int64_t)(__builtin_ia32_rdtsc() + cpu->tsc_offset - cpu->tsc_seen);
 
+	if (since < 0)
+		return;
+	if (ticks > (uint64_t)since) {
+		ticks = (uint64_t)since;
+		ns = (uint64_t)((unsigned __int128)ticks * NS_PER_S / hz);
+	}
 	clock_lose(vm->clock, ns);
 	for (unsigned i = 0; i < vm->cpus; i++)
 		vcpu_set_tsc_offset(&vm->vcpu[i], vm->cpu[i]->tsc_offset - ticks);
@@ -59,5 +67,5 @@ void vm_polled_timer(void *opaque, unsigned cpu, bool first)
 	v->away = away;
 	v->polled_at = now;
 	if (!first && gap < POLL_GAP_NS && lost >= LOST_MIN_NS && lost <= gap)
-		lose(vm, lost);
+		lose(vm, v->cpu, lost);
 }

@@ -231,6 +231,7 @@ struct x86_cpu {
 	uint64_t sysenter_cs, sysenter_esp, sysenter_eip;
 	uint64_t pat, mtrr_def_type, mtrr_fixed[11], mtrr_var[16];
 	uint64_t misc_enable, tsc_offset, tsc_adjust; /* guest TSC = host TSC + tsc_offset */
+	uint64_t tsc_seen;			      /* what RDTSC said last: the guest's TSC must not step back behind it */
 	uint64_t apic_base;                           /* IA32_APIC_BASE; the local APIC's mode is its bits 10 and 11 */
 	uint64_t spec_ctrl, mcg_status, mcg_cap;
 

@@ -39,7 +39,8 @@ enum verdict sys_rdtsc(struct x86_cpu *cpu, const struct x86_insn *insn)
 {
 	if (cpu->cr4 & CR4_TSD && cpu->cpl)
 		return raise_gp(cpu, 0);
-	set_edx_eax(cpu, guest_tsc(cpu));
+	cpu->tsc_seen = guest_tsc(cpu);
+	set_edx_eax(cpu, cpu->tsc_seen);
 	return V_DONE;
 }
 

@@ -74,6 +74,7 @@ static bool inline_rdtsc(struct trans *t)
 	asm_shift_imm(e, SH_SHL, 8, RDX, 32);
 	asm_rr(e, 0x0b, 8, RDX, RAX);
 	asm_rm(e, 0x03, 8, RDX, true, -1, VCPU_OFF(cpu.tsc_offset));
+	asm_store_gs(e, 8, RDX, VCPU_OFF(cpu.tsc_seen));
 	asm_rr(e, 0x8b, 4, RAX, RDX);
 	asm_shift_imm(e, SH_SHR, 8, RDX, 32);
 	return true;
