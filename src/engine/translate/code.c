@@ -320,8 +320,7 @@ static void drop(struct tr_engine *eng, struct block *b)
 	eng->stats.invalidations++;
 }
 
-/* Drops the blocks that cover a byte of [from, to) of `page`. Returns how many. `other`: a page that has lost a block
- * by that. */
+/* Drops the blocks that cover a byte of [from, to) of `page`. Returns how many. */
 static unsigned drop_range(struct tr_engine *eng, struct code_page *page, unsigned from, unsigned to)
 {
 	unsigned n = 0;

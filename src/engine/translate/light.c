@@ -271,8 +271,6 @@ uint64_t light_jump(struct tr_vcpu *v, uint64_t arg)
 		return light_leave(v, TRX_STEP);
 	}
 	cpu->rip = code64 ? v->tlb_va : (uint32_t)(v->tlb_va - cpu->seg[SEG_CS].base);
-	if (!code64)
-		v->tlb_va = linear_rip(cpu);
 	return go_on(v);
 }
 

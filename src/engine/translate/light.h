@@ -74,8 +74,8 @@ void tlb_space_changed(struct x86_cpu *cpu);
 void tlb_mode_changed(struct x86_cpu *cpu);
 void jc_flush(struct tr_vcpu *v); /* empties itlb too */
 unsigned exec_hash(uint64_t page);
-/* No virtual CPU may write page `gpa` through its TLB any more. True when one could have until now. */
-bool tlb_protect(struct tr_engine *eng, uint64_t gpa);
+/* No virtual CPU may write page `gpa` through its TLB any more. */
+void tlb_protect(struct tr_engine *eng, uint64_t gpa);
 
 /* Flags between the two forms that C sees. */
 static inline void flags_to_cpu(struct tr_vcpu *v)

@@ -165,9 +165,8 @@ void tlb_flush_page(struct x86_cpu *cpu, uint64_t va, int pcid)
 }
 
 /* Leaves entries whose write tag another thread reads in place: only its store is atomic, and only towards TLB_NONE. */
-bool tlb_protect(struct tr_engine *eng, uint64_t gpa)
+void tlb_protect(struct tr_engine *eng, uint64_t gpa)
 {
-	bool any = false;
 	for (unsigned c = 0; c < eng->cpus; c++) {
 		struct tr_vcpu *v = eng->vcpu[c];
 		for (unsigned m = 0; v && m < MMU_MODES; m++) {
@@ -176,11 +175,9 @@ bool tlb_protect(struct tr_engine *eng, uint64_t gpa)
 				if ((e->meta & PAGE_MASK) != gpa || e->tag_write == TLB_NONE)
 					continue;
 				atomic_store(&e->tag_write, TLB_NONE);
-				any = true;
 			}
 		}
 	}
-	return any;
 }
 
 static bool flat(const struct x86_segment *s)

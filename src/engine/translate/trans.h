@@ -65,6 +65,12 @@ static inline bool spilled(unsigned reg)
 	return reg >= R9 && reg <= R11;
 }
 
+/* The key of the code after this block. */
+static inline uint32_t next_key(const struct trans *t)
+{
+	return t->key & ~(uint32_t)KEY_NOSHARE;
+}
+
 static inline unsigned stack_bytes(const struct trans *t)
 {
 	return t->mode == MODE_64 ? 8 : 4;

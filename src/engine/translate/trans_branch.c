@@ -1,12 +1,6 @@
 /* Near branches and the stack. */
 #include "engine/translate/trans.h"
 
-/* The key of the code after this block. */
-static uint32_t next_key(const struct trans *t)
-{
-	return t->key & ~(uint32_t)KEY_NOSHARE;
-}
-
 static bool in_page(int64_t target)
 {
 	return target >= 0 && target < (int64_t)PAGE_SIZE;

@@ -84,7 +84,7 @@ static bool inline_rdtsc(struct trans *t)
 static bool inline_ac(struct trans *t, bool set)
 {
 	unsigned mmu = set || !(t->key & KEY_SMAP) ? MMU_KERNEL_AC : MMU_KERNEL;
-	uint32_t key = (t->key & ~(uint32_t)(KEY_MMU | KEY_NOSHARE)) | mmu << KEY_MMU_SHIFT;
+	uint32_t key = (next_key(t) & ~(uint32_t)KEY_MMU) | mmu << KEY_MMU_SHIFT;
 	flags_clobber(t);
 	asm_alu_gs_imm(&t->e, set ? ALU_OR : ALU_AND, 4, VCPU_OFF(cpu.rflags), set ? FL_AC : ~FL_AC);
 	if (mmu == t->mmu)

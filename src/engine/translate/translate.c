@@ -164,7 +164,7 @@ static void emit_insns(struct trans *t, unsigned n)
 		exit_code(t, TRX_LOOKUP, off);
 	} else {
 		t->off = off;
-		jump_to(t, off, t->key & ~(uint32_t)KEY_NOSHARE);
+		jump_to(t, off, next_key(t));
 	}
 }
 

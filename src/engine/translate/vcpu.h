@@ -76,7 +76,7 @@ struct thunk;
 struct tr_vcpu {
 	struct x86_cpu cpu; /* first: its general registers are at gs:[0] */
 
-	/* Reached by translated code and glue.S (offsets in layout.h). */
+	/* Reached by translated code and the glue, at VCPU_OFF from the GS base. */
 	uint64_t vpage;          /* linear address of the page that the running block's code is in */
 	uint64_t saved_flags;    /* low 16 bits: AH of LAHF in the high byte, OF in the low one */
 	_Atomic uint64_t run_on; /* 0: leave at the next poll (any thread sets that), else 1. One word, so that those
