@@ -6,8 +6,9 @@
  * rules marks the device DEVICE_NEEDS_RESET (2.1.2); a chain has at most VIRTQ_SEGMENTS pieces and as many bytes as the
  * device allows.
  *
- * virtio_device.lock protects everything but what is constant after creation. A virtual CPU's access to the queues only
- * wakes the device's threads. They hold the lock but for the transfer itself (virtio_busy_begin, virtio_busy_end).
+ * virtio_device.lock protects everything but what is constant after creation. A virtual CPU's notification wakes the
+ * device's threads, or is served at once by the kind (virtio_ops.notify) as far as that needs no waiting. Whoever serves
+ * holds the lock but for the transfer itself (virtio_busy_begin, virtio_busy_end).
  */
 #ifndef DOPPEL_DEV_VIRTIO_H
 #define DOPPEL_DEV_VIRTIO_H
@@ -106,6 +107,13 @@ struct virtio_ops {
 	 * let go of the lock between virtio_busy_begin and virtio_busy_end, and then returns true.
 	 */
 	bool (*work)(struct virtio_device *dev);
+	/*
+	 * On the thread of a virtual CPU that notified the device, with the lock held: serves what needs no waiting, and
+	 * wakes the threads (virtio_wake) for the rest. As `work`, it may let go of the lock. NULL: wakes the threads.
+	 */
+	void (*notify)(struct virtio_device *dev);
+	/* The driver wrote to the device configuration (2.5); lock held. NULL: such writes are dropped. */
+	void (*config_write)(struct virtio_device *dev, uint64_t off, unsigned len, uint64_t value);
 	/* The kind's own state, beyond queues and negotiation; lock held, no work going on. Each may be NULL. */
 	void (*reset)(struct virtio_device *dev);
 	void (*state)(struct virtio_device *dev, struct state_stream *s);
@@ -120,7 +128,7 @@ struct virtio_spec {
 	unsigned queues, threads;
 	uint16_t queue_size;
 	uint64_t max_bytes;  /* of one chain */
-	unsigned config_len; /* of the device configuration (2.5), which the guest only reads */
+	unsigned config_len; /* of the device configuration (2.5) */
 	const struct virtio_ops *ops;
 };
 
@@ -137,8 +145,9 @@ struct virtio_device {
 	struct host_cond work, idle;
 	struct host_thread thread[VIRTIO_THREADS];
 	unsigned threads;
-	unsigned busy; /* threads between busy_begin and busy_end */
-	unsigned held; /* while not 0, no thread starts work */
+	unsigned busy;    /* transfers under way: threads between busy_begin and busy_end, and virtio_async_begin's */
+	unsigned held;    /* while not 0, no thread starts work */
+	uint64_t wake_at; /* host_now_ns() when the threads are to look again by themselves; UINT64_MAX: never */
 	bool stop;
 	bool master; /* the transport lets the device at memory */
 	bool warned;
@@ -155,11 +164,21 @@ struct virtio_device {
 bool virtio_device_create(struct virtio_device *dev, struct pci_bus *pci, struct guest_memory *mem, struct device *out,
 			  struct error *err);
 
-/* For `work`, with the lock held. pop: false when there is no chain. push: interrupts the driver if it wants that. */
+/*
+ * With the lock held. pop: false when there is no chain. push: interrupts the driver if it wants that; push_quiet
+ * leaves that to one virtio_signal after several.
+ */
 bool virtio_pop(struct virtio_device *dev, unsigned queue, struct virtq_chain *chain);
 void virtio_push(struct virtio_device *dev, unsigned queue, const struct virtq_chain *chain, uint32_t len);
+void virtio_push_quiet(struct virtio_device *dev, unsigned queue, const struct virtq_chain *chain, uint32_t len);
+void virtio_signal(struct virtio_device *dev, unsigned queue);
 void virtio_busy_begin(struct virtio_device *dev); /* lets go of the lock; a reset waits for busy_end */
 void virtio_busy_end(struct virtio_device *dev);
+/* The same for a transfer that goes on after its thread has gone; both with the lock held, and without letting go. */
+void virtio_async_begin(struct virtio_device *dev);
+void virtio_async_end(struct virtio_device *dev);
+/* Whether chains may be taken now. */
+bool virtio_may_work(const struct virtio_device *dev);
 /* The driver broke the rules, or the device cannot go on: DEVICE_NEEDS_RESET. */
 void virtio_fail(struct virtio_device *dev, const char *why);
 void virtio_wake(struct virtio_device *dev);
@@ -170,6 +189,7 @@ void virtio_config_changed(struct virtio_device *dev);
 void virtio_set_status(struct virtio_device *dev, uint8_t status);
 void virtio_accept(struct virtio_device *dev, unsigned select, uint32_t features);
 void virtio_enable_queue(struct virtio_device *dev, unsigned queue);
+void virtio_notify(struct virtio_device *dev);
 void virtio_reset(struct virtio_device *dev);
 void virtio_state(struct virtio_device *dev, struct state_stream *s);
 

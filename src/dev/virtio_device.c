@@ -98,12 +98,21 @@ bool virtio_pop(struct virtio_device *dev, unsigned queue, struct virtq_chain *c
 
 void virtio_push(struct virtio_device *dev, unsigned queue, const struct virtq_chain *chain, uint32_t len)
 {
+	virtio_push_quiet(dev, queue, chain, len);
+	virtio_signal(dev, queue);
+}
+
+void virtio_push_quiet(struct virtio_device *dev, unsigned queue, const struct virtq_chain *chain, uint32_t len)
+{
+	if (!(dev->status & VIRTIO_NEEDS_RESET))
+		virtq_push(&dev->queue[queue], chain->head, len);
+}
+
+void virtio_signal(struct virtio_device *dev, unsigned queue)
+{
 	struct virtqueue *q = &dev->queue[queue];
 
-	if (dev->status & VIRTIO_NEEDS_RESET)
-		return;
-	virtq_push(q, chain->head, len);
-	if (virtq_wants_interrupt(q))
+	if (!(dev->status & VIRTIO_NEEDS_RESET) && virtq_wants_interrupt(q))
 		virtio_pci_interrupt_queue(dev->pci, q->vector);
 }
 
@@ -217,6 +226,7 @@ bool virtio_device_create(struct virtio_device *dev, struct pci_bus *pci, struct
 {
 	ENSURE(dev->spec->queues <= VIRTIO_QUEUES && dev->spec->queue_size <= VIRTQ_SIZE_MAX);
 	dev->mem = mem;
+	dev->wake_at = UINT64_MAX;
 	dev->offered |= VIRTIO_F_VERSION_1 | VIRTIO_F_EVENT_IDX | VIRTIO_F_INDIRECT_DESC;
 	for (unsigned i = 0; i < dev->spec->queues; i++) {
 		dev->queue[i].size_max = dev->spec->queue_size;

@@ -196,7 +196,9 @@ static void bar_write(void *opaque, uint64_t off, unsigned len, uint64_t value, 
 	if (off / PART_SIZE == PART_COMMON)
 		write_common(vp, off % PART_SIZE, len, value);
 	else if (off / PART_SIZE == PART_NOTIFY)
-		virtio_wake(vp->dev); /* its threads look at all queues */
+		virtio_notify(vp->dev); /* it looks at all its queues */
+	else if (off / PART_SIZE == PART_DEVICE && vp->dev->spec->ops->config_write)
+		vp->dev->spec->ops->config_write(vp->dev, off % PART_SIZE, len, value);
 	host_unlock(&vp->dev->lock);
 }
 

@@ -1,7 +1,7 @@
 /* The threads of a virtio device: they serve the queues so that virtual CPUs do not wait for the host's disks. */
 #include "dev/virtio.h"
 
-static bool may_work(const struct virtio_device *dev)
+bool virtio_may_work(const struct virtio_device *dev)
 {
 	return !dev->held && dev->master && (dev->status & VIRTIO_DRIVER_OK) &&
 	       !(dev->status & (VIRTIO_NEEDS_RESET | VIRTIO_FAILED));
@@ -14,8 +14,8 @@ static void *worker(void *arg)
 	host_lock(&dev->lock);
 	while (!dev->stop) {
 		/* `work` says false only if it kept the lock since it looked: no notification is lost. */
-		if (!may_work(dev) || !dev->spec->ops->work(dev))
-			host_cond_wait(&dev->work, &dev->lock);
+		if (!virtio_may_work(dev) || !dev->spec->ops->work(dev))
+			host_cond_wait_until(&dev->work, &dev->lock, dev->wake_at);
 	}
 	host_unlock(&dev->lock);
 	return NULL;
@@ -23,21 +23,42 @@ static void *worker(void *arg)
 
 void virtio_wake(struct virtio_device *dev)
 {
-	if (may_work(dev))
+	if (virtio_may_work(dev))
 		host_cond_signal(&dev->work);
+}
+
+void virtio_notify(struct virtio_device *dev)
+{
+	if (!virtio_may_work(dev))
+		return;
+	if (dev->spec->ops->notify)
+		dev->spec->ops->notify(dev);
+	else
+		host_cond_signal(&dev->work);
+}
+
+void virtio_async_begin(struct virtio_device *dev)
+{
+	dev->busy++;
+}
+
+void virtio_async_end(struct virtio_device *dev)
+{
+	ENSURE(dev->busy);
+	if (--dev->busy == 0 && dev->held)
+		host_cond_broadcast(&dev->idle);
 }
 
 void virtio_busy_begin(struct virtio_device *dev)
 {
-	dev->busy++;
+	virtio_async_begin(dev);
 	host_unlock(&dev->lock);
 }
 
 void virtio_busy_end(struct virtio_device *dev)
 {
 	host_lock(&dev->lock);
-	if (--dev->busy == 0 && dev->held)
-		host_cond_broadcast(&dev->idle);
+	virtio_async_end(dev);
 }
 
 void virtio_hold(struct virtio_device *dev)
