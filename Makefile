@@ -23,10 +23,22 @@ run: build guests/cloud/initrd.gz
 	$(BUILD)/doppel run --kernel guests/cloud/vmlinuz --initrd guests/cloud/initrd.gz --append "console=ttyS0 quiet" \
 		--memory $(MEMORY) --cpus $(CPUS)
 
-# Ends with 'N passed, N failed'. GROUP: unit, diff, guest or system; TEST: a part of a test's name.
+# Ends with 'N passed, N failed'. GROUP: unit, fuzz, diff, guest or system; TEST: a part of a test's name.
 test: build
 	@tools/setup run test
 	tools/run-tests --build $(BUILD) --group $(GROUP) $(if $(TEST),--test $(TEST))
+
+# libFuzzer on one target (a fuzz_NAME.c of tests/fuzz) for TIME seconds. New inputs go to build-fuzz/corpus/TARGET, a finding's to
+# build-fuzz/finding-TARGET-*; ARGS are libFuzzer's.
+TARGET = virtio
+TIME = 60
+fuzz:
+	@tools/setup build fuzz
+	@[ -e build-fuzz/build.ninja ] || CC=clang meson setup -Dfuzz=true -Db_sanitize=address,undefined -Db_lundef=false build-fuzz
+	ninja -C build-fuzz tests/fuzz/fuzz_$(TARGET)
+	@mkdir -p build-fuzz/corpus/$(TARGET)
+	build-fuzz/tests/fuzz/fuzz_$(TARGET) -max_total_time=$(TIME) -max_len=1024 -timeout=20 -rss_limit_mb=2048 \
+		-artifact_prefix=build-fuzz/finding-$(TARGET)- $(ARGS) build-fuzz/corpus/$(TARGET) tests/fuzz/corpus/$(TARGET)
 
 # 100 boots in a row with 1 processor, and 100 with 4: takes a while.
 hundred: build guests/cloud/initrd.gz
@@ -57,6 +69,6 @@ lint: build
 	tools/lint $(BUILD)
 
 clean:
-	rm -rf $(BUILD)
+	rm -rf $(BUILD) build-fuzz
 
-.PHONY: all build run test hundred bench bench-quick install format lint clean
+.PHONY: all build run test fuzz hundred bench bench-quick install format lint clean

@@ -1,32 +1,11 @@
 /*
- * Random bytes through the decoder and the rewriter: whatever a guest's code page holds, fields stay in their ranges
- * and nothing is written beyond what is promised. `fuzz_decode [ROUNDS [SEED]]`.
+ * Any bytes through the decoder and the rewriter: whatever a guest's code page holds, fields stay in their ranges and
+ * nothing is written beyond what is promised.
  */
+#include "fuzz.h"
+
 #include "arch/x86/insn.h"
 #include "engine/translate/rewrite.h"
-
-#include <inttypes.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <time.h>
-
-static uint64_t state;
-
-static uint64_t rnd(void)
-{
-	state = state * 6364136223846793005ull + 1442695040888963407ull;
-	return state >> 16;
-}
-
-static size_t random_code(uint8_t *b)
-{
-	static const uint8_t often[] = {0x66, 0xf2, 0xf3, 0xf0, 0x0f, 0xc4, 0xc5, 0x48, 0x38, 0x3a, 0x67, 0x65};
-	unsigned prefixes = (unsigned)(rnd() % 6);
-
-	for (unsigned i = 0; i < 16; i++)
-		b[i] = i < prefixes ? often[rnd() % sizeof(often)] : (uint8_t)rnd();
-	return rnd() % 17;
-}
 
 static const char *check(const struct x86_insn *i, size_t len)
 {
@@ -48,44 +27,38 @@ static const char *check(const struct x86_insn *i, size_t len)
 	return NULL;
 }
 
-static const char *rewrite(const struct x86_insn *insn)
+static const char *rewrite(const struct x86_insn *insn, struct input *in)
 {
 	uint8_t out[64];
 	struct emit e = {out, out + sizeof(out)};
+	unsigned choice = (unsigned)take(in, 1);
 	struct rewrite_map map = {
-		.mem_gs = rnd() & 1, .mem_base = (int8_t)(rnd() & 15), .mem_index = -1, .mem_disp = (int32_t)rnd()};
+		.mem_gs = choice & 1, .mem_base = (int8_t)(choice >> 4), .mem_index = -1, .mem_disp = (int32_t)take(in, 4)};
 
-	for (unsigned i = 0; i < X86_GPRS; i++)
-		map.gpr[i] = rnd() & 3 ? (uint8_t)i : rnd() & 15;
+	for (unsigned i = 0; i < X86_GPRS; i++) {
+		uint8_t other = (uint8_t)take(in, 1);
+		map.gpr[i] = other & 0xf0 ? (uint8_t)i : other & 15;
+	}
 	if (!rewrite_plain(&e, insn, &map) && e.p != out)
 		return "bytes of an instruction that cannot be rewritten";
 	return e.p - out > REWRITE_MAX ? "too long" : NULL;
 }
 
-int main(int argc, char **argv)
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	uint64_t rounds = argc > 1 ? strtoull(argv[1], NULL, 0) : 3000000;
-	uint8_t code[16];
+	struct input in = {data, size};
+	enum x86_mode mode = (enum x86_mode)(take(&in, 1) % 3);
 	struct x86_insn insn;
+	size_t len = MIN(in.left, 16);
+	const char *why;
 
-	state = argc > 2 ? strtoull(argv[2], NULL, 0) : (uint64_t)time(NULL);
-	printf("  seed %#" PRIx64 "\n", state);
-	for (uint64_t n = 0; n < rounds; n++) {
-		size_t len = random_code(code);
-		const char *why;
-
-		x86_decode(&insn, code, len, (enum x86_mode)(n % 3), NULL);
-		why = check(&insn, len);
-		if (!why && (insn.cls == CLS_PLAIN || insn.cls == CLS_SPECIAL))
-			why = rewrite(&insn);
-		if (why) {
-			printf("FAIL fuzz_decode: %s; mode %u, round %" PRIu64 ":", why, (unsigned)(n % 3), n);
-			for (size_t i = 0; i < len; i++)
-				printf(" %02x", code[i]);
-			printf("\n");
-			return 1;
-		}
-	}
-	printf("ok fuzz_decode\n");
+	x86_decode(&insn, in.p, len, mode, NULL);
+	in.p += len;
+	in.left -= len;
+	why = check(&insn, len);
+	if (!why && (insn.cls == CLS_PLAIN || insn.cls == CLS_SPECIAL))
+		why = rewrite(&insn, &in);
+	if (why)
+		found(why);
 	return 0;
 }

@@ -1,17 +1,19 @@
 /*
- * System instructions, exceptions and far transfers on processors in random states, with random descriptors, stacks and
- *page tables: nothing crashes, what faults changes nothing, and what is done leaves a state that a processor can be in.
- *
- *	test_fuzz_system [seed [rounds]]
+ * System instructions, exceptions and far transfers on processors in any state, with any descriptors, stacks and page
+ * tables: nothing crashes, what faults changes nothing, and what is done leaves a state that a processor can be in.
+ * The input is what is chosen, choice by choice; when it is used up the choices go on by a fixed sequence.
  */
+#include "fuzz.h"
+
 #include "../unit/x86_test.h"
 
-#include <time.h>
-
+static struct input in;
 static uint64_t rng;
 
 static uint64_t next(void)
 {
+	if (in.left)
+		return take(&in, 8);
 	rng ^= rng << 13;
 	rng ^= rng >> 7;
 	rng ^= rng << 17;
@@ -20,6 +22,8 @@ static uint64_t next(void)
 
 static unsigned below(unsigned n)
 {
+	if (in.left)
+		return (unsigned)take(&in, n > 256 ? 2 : 1) % n;
 	return (unsigned)(next() >> 33) % n;
 }
 
@@ -297,10 +301,6 @@ static bool any_instruction(struct x86_test *t, struct x86_insn *insn)
 	return insn->cls == CLS_SYSTEM;
 }
 
-static const char *problem; /* what is wrong with a round */
-
-#define EXPECT(cond) ((cond) ? (void)0 : (void)(problem = #cond))
-
 /* All that software can see and a fault must not change. */
 static void check_unchanged(const struct x86_cpu *a, const struct x86_cpu *b)
 {
@@ -358,8 +358,6 @@ static void deliver(struct x86_test *t, struct x86_cpu *before)
 	}
 }
 
-static unsigned verdicts[V_EXIT + 1];
-
 static void round_one(struct x86_test *t, struct x86_cpu *before)
 {
 	struct x86_insn insn;
@@ -370,7 +368,6 @@ static void round_one(struct x86_test *t, struct x86_cpu *before)
 	for (unsigned tries = 0; tries < 40; tries++) { /* as often as exits need to be answered */
 		*before = t->cpu;
 		v = x86_emulate_system(&t->cpu, &insn);
-		verdicts[v]++;
 		if (v != V_EXIT || t->cpu.exit.write || t->cpu.exit.kind == EXIT_HLT)
 			break;
 		check_unchanged(&t->cpu, before);
@@ -391,26 +388,15 @@ static void round_one(struct x86_test *t, struct x86_cpu *before)
 	}
 }
 
-int main(int argc, char **argv)
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	uint64_t seed = argc > 1 ? strtoull(argv[1], NULL, 0) : (uint64_t)time(NULL);
-	unsigned rounds = argc > 2 ? (unsigned)strtoul(argv[2], NULL, 0) : 8000, failures = 0;
 	static struct x86_cpu before;
+	struct x86_test *t;
 
-	printf("seed %" PRIu64 "\n", seed);
-	for (unsigned i = 0; i < rounds && failures < 10; i++) {
-		rng = (seed + i) * 0x9e3779b97f4a7c15ull | 1;
-		next();
-		struct x86_test *t = any_machine();
-		problem = NULL;
-		round_one(t, &before);
-		if (problem) {
-			printf("FAIL fuzz_system: seed %" PRIu64 ": %s\n", seed + i, problem);
-			failures++;
-		}
-		t_free(t);
-	}
-	printf("%s fuzz_system: %u done, %u faults, %u exits\n", failures ? "FAIL" : "ok", verdicts[V_DONE],
-	       verdicts[V_INJECT], verdicts[V_EXIT]);
-	return failures != 0;
+	in = (struct input){data, size};
+	rng = 0x9e3779b97f4a7c15ull;
+	t = any_machine();
+	round_one(t, &before);
+	t_free(t);
+	return 0;
 }

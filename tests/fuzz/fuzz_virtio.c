@@ -1,8 +1,9 @@
 /*
- * libFuzzer target: the input is a guest's doings to a disk, a console and an entropy device: configuration space,
- * BARs, rings, state streams. tests/fuzz/run-virtio builds and runs it. The devices' threads are held, and their work
- * is done here, so that an input always does the same.
+ * A guest's doings to the virtio devices: configuration space, BARs, rings, saved states. The devices' threads are
+ * held, and their work is done here, so that an input always does the same.
  */
+#include "fuzz.h"
+
 #include "../unit/virtio_guest.h"
 
 #include "dev/virtio.h"
@@ -17,20 +18,6 @@ static struct rig rig;
 static struct device device[DEVICES];
 static struct drv drv[DEVICES];
 static struct virtio_console *console;
-
-struct input {
-	const uint8_t *p;
-	size_t left;
-};
-
-static uint64_t take(struct input *in, unsigned len)
-{
-	uint64_t value = 0;
-
-	for (unsigned i = 0; i < len && in->left; i++, in->left--)
-		value |= (uint64_t)*in->p++ << (8 * i);
-	return value;
-}
 
 static void write_nothing(void *opaque, const uint8_t *data, size_t len)
 {
