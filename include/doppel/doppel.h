@@ -71,6 +71,8 @@ DOPPEL_API void doppel_config_virtio_console(doppel_config *config, const char *
 DOPPEL_API void doppel_config_code_cache(doppel_config *config, uint64_t bytes);
 /* Comma-separated switches of the engine, for debugging it (docs/translator.md). */
 DOPPEL_API void doppel_config_debug(doppel_config *config, const char *switches);
+/* Names of the guest's code for what those switches print: System.map, a copy of /proc/kallsyms, or vmlinux. */
+DOPPEL_API void doppel_config_symbols(doppel_config *config, const char *path);
 
 /* Flags of a disk. SNAPSHOT: writes are kept aside and forgotten at the end. */
 enum { DOPPEL_DISK_READONLY = 1, DOPPEL_DISK_SNAPSHOT = 2 };

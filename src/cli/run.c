@@ -7,7 +7,7 @@
 #include <string.h>
 
 struct run_options {
-	const char *kernel, *initrd, *append, *engine, *console, *virtio_console, *name, *debug;
+	const char *kernel, *initrd, *append, *engine, *console, *virtio_console, *name, *debug, *symbols;
 	uint64_t memory, code_cache;
 	unsigned cpus;
 	struct string_list disks;
@@ -42,7 +42,11 @@ static const struct option options[] = {
 	{"name", OPT_STRING, FIELD(name), "NAME", "the machine's name in messages (default: doppel)"},
 	{"stats", OPT_FLAG, FIELD(stats), NULL, "at the end, say where the time went"},
 	{"quiet", OPT_FLAG, FIELD(quiet), NULL, "say nothing but errors"},
-	{"debug", OPT_STRING, FIELD(debug), "LIST", "switches that turn parts of the engine off (docs/translator.md)"},
+	{"debug", OPT_STRING, FIELD(debug), "LIST",
+	 "switches of the engine, to debug and profile it (docs/translator.md)"},
+	{"symbols", OPT_STRING, FIELD(symbols), "FILE",
+	 "names of the guest's code for --debug perf-map and hot: System.map,\n"
+	 "a copy of /proc/kallsyms, or vmlinux"},
 	{"help", OPT_FLAG, FIELD(help), NULL, "this text"},
 	{"version", OPT_FLAG, FIELD(version), NULL, "the version of doppel"},
 	{NULL, OPT_FLAG, 0, NULL, NULL},
@@ -130,6 +134,7 @@ static bool fill_config(doppel_config *config, const struct run_options *o)
 	doppel_config_virtio_console(config, o->virtio_console);
 	doppel_config_code_cache(config, o->code_cache);
 	doppel_config_debug(config, o->debug);
+	doppel_config_symbols(config, o->symbols);
 	doppel_config_flags(config, (o->no_reboot ? DOPPEL_NO_REBOOT : 0) | (o->debug_exit ? DOPPEL_DEBUG_EXIT : 0));
 	for (unsigned i = 0; i < o->disks.count; i++)
 		if (!add_disk(config, o->disks.item[i]))

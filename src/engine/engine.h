@@ -19,6 +19,7 @@ struct engine_config {
 	uint64_t code_cache; /* bytes of translated code kept; 0: the engine's default */
 	const char
 		*debug; /* comma-separated switches that turn mechanisms off, or NULL (docs/translator.md lists them) */
+	const char *symbols; /* a file with the names of the guest's code, for debug switches, or NULL */
 };
 
 /* Counters, summed over CPUs where they are the engine's. Times in ns. */

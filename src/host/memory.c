@@ -53,37 +53,30 @@ void host_memory_free(void *p, uint64_t size)
 		ENSURE(!munmap(p, align_up(size, PAGE_SIZE)));
 }
 
-static bool map_code(struct host_code *code, int fd, size_t size)
-{
-	void *rw = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0), *rx;
-
-	if (rw == MAP_FAILED)
-		return !host_fail();
-	rx = mmap(NULL, size, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
-	if (rx == MAP_FAILED) {
-		host_fail();
-		munmap(rw, size);
-		return false;
-	}
-	*code = (struct host_code){.rw = rw, .rx = rx, .size = size};
-	return true;
-}
-
+/*
+ * Shared anonymous memory, and the same once more: mremap of length 0 (mremap(2)). Unlike two mappings of a memfd it is
+ * anonymous to perf(1), which then looks for names of what is in it.
+ */
 bool host_code_alloc(struct host_code *code, size_t size)
 {
-	bool ok;
-	int fd;
-
 	*code = (struct host_code){0};
 	if (!size || align_up(size, PAGE_SIZE) < size)
 		return !host_fail_with(size ? ENOMEM : EINVAL);
 	size = align_up(size, PAGE_SIZE);
-	fd = memfd_create("doppel-code", MFD_CLOEXEC);
-	if (fd < 0)
+	void *rw = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (rw == MAP_FAILED)
 		return !host_fail();
-	ok = !RETRY_EINTR(ftruncate(fd, (off_t)size)) ? map_code(code, fd, size) : !host_fail();
-	close(fd); /* the mappings keep it */
-	return ok;
+	void *rx = mremap(rw, 0, size, MREMAP_MAYMOVE);
+	*code = (struct host_code){.rw = rw, .rx = rx, .size = size};
+	if (rx != MAP_FAILED && !mprotect(rx, size, PROT_READ | PROT_EXEC))
+		return true;
+	host_fail();
+	if (rx == MAP_FAILED)
+		munmap(rw, size);
+	else
+		host_code_free(code);
+	*code = (struct host_code){0};
+	return false;
 }
 
 void host_code_free(struct host_code *code)

@@ -81,6 +81,7 @@ static bool make_engine(struct vm *vm, const struct vm_config *config, struct er
 		.cpus = vm->cpus,
 		.code_cache = config->code_cache,
 		.debug = config->debug,
+		.symbols = config->symbols,
 	};
 
 	vm->engine = vm->ops->create(&engine, err);

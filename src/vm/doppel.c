@@ -47,8 +47,9 @@ void doppel_config_free(doppel_config *config)
 {
 	if (!config)
 		return;
-	const char *owned[] = {config->vm.name,   config->vm.kernel,  config->vm.initrd,         config->vm.append,
-			       config->vm.engine, config->vm.console, config->vm.virtio_console, config->vm.debug};
+	const char *owned[] = {config->vm.name,           config->vm.kernel, config->vm.initrd,
+			       config->vm.append,         config->vm.engine, config->vm.console,
+			       config->vm.virtio_console, config->vm.debug,  config->vm.symbols};
 	for (size_t i = 0; i < ARRAY_LEN(owned); i++)
 		free((void *)(uintptr_t)owned[i]);
 	for (unsigned i = 0; i < config->vm.disks; i++)
@@ -118,6 +119,11 @@ void doppel_config_code_cache(doppel_config *config, uint64_t bytes)
 void doppel_config_debug(doppel_config *config, const char *switches)
 {
 	set_string(config, &config->vm.debug, switches);
+}
+
+void doppel_config_symbols(doppel_config *config, const char *path)
+{
+	set_string(config, &config->vm.symbols, path);
 }
 
 void doppel_config_disk(doppel_config *config, const char *path, unsigned flags)

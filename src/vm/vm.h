@@ -24,6 +24,7 @@ struct vm_config {
 	const char *virtio_console; /* the same; NULL: the machine has none */
 	uint64_t code_cache;
 	const char *debug;
+	const char *symbols;
 	bool no_reboot, debug_exit;
 };
 

@@ -124,6 +124,7 @@ struct tr_engine {
 	const uint8_t *glue_exit, *glue_call, *glue_miss; /* executable view */
 	bool no_link, no_share, no_inline, step_only;     /* debug switches */
 	uint64_t tsc_translator;
+	struct profile *profile; /* NULL when nobody asked */
 	struct engine_stats stats;
 };
 

@@ -1,6 +1,7 @@
 /* The engine `translate`: creation, destruction and the operations of engine.h. */
 #include "arch/x86/emulate.h"
 #include "engine/translate/light.h"
+#include "engine/translate/profile.h"
 #include "engine/translate/run.h"
 #include "engine/translate/thunk.h"
 
@@ -31,6 +32,7 @@ static void destroy(struct engine *e)
 {
 	struct tr_engine *eng = (struct tr_engine *)e;
 	eng->mem->code_written = NULL;
+	profile_destroy(eng);
 	code_destroy(eng);
 	free(eng);
 }
@@ -58,7 +60,8 @@ static struct engine *create(const struct engine_config *config, struct error *e
 	eng->no_share = has_switch(config->debug, "no-share");
 	eng->no_inline = has_switch(config->debug, "no-inline");
 	eng->no_link = has_switch(config->debug, "no-link");
-	if (!code_init(eng, MIN(MAX(cache, CODE_CACHE_MIN), CODE_CACHE_MAX), err)) {
+	if (!code_init(eng, MIN(MAX(cache, CODE_CACHE_MIN), CODE_CACHE_MAX), err) ||
+	    !profile_create(eng, config, err)) {
 		destroy((struct engine *)eng);
 		return NULL;
 	}
@@ -114,12 +117,13 @@ static bool thread_enter(struct engine_vcpu *ev)
 	if (!v->thunk || !host_guest_signals_thread_enter() || !host_set_gs_base(v->self))
 		return false;
 	tr_current = v;
-	return true;
+	return profile_thread_enter(v);
 }
 
 static void thread_leave(struct engine_vcpu *ev)
 {
 	struct tr_vcpu *v = (struct tr_vcpu *)ev;
+	profile_thread_leave(v);
 	tr_current = NULL;
 	host_set_gs_base(0);
 	host_guest_signals_thread_leave();
@@ -129,7 +133,11 @@ static void thread_leave(struct engine_vcpu *ev)
 
 static enum x86_exit_kind engine_run(struct engine_vcpu *ev)
 {
-	return run((struct tr_vcpu *)ev);
+	struct tr_vcpu *v = (struct tr_vcpu *)ev;
+	v->running = true;
+	enum x86_exit_kind kind = run(v);
+	v->running = false;
+	return kind;
 }
 
 static void kick(struct engine_vcpu *ev)

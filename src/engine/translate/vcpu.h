@@ -98,6 +98,7 @@ struct tr_vcpu {
 	struct tr_engine *engine;
 	struct thunk *thunk;
 	unsigned index;
+	bool running; /* inside run(): for the profile */
 	uint32_t key; /* of the code to run now: mode_key() */
 	bool large_user,
 		large_kernel; /* entries of larger pages may be in the TLB, in that half of the address space */
