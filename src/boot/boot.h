@@ -37,6 +37,12 @@ struct boot_config {
 };
 
 /*
+ * Looks at the beginning of a kernel, 64 KiB or all of it. False: it is none that could be loaded, and err says what it
+ * is instead and what to give.
+ */
+bool boot_check(struct boot_file head, struct error *err);
+
+/*
  * Loads a bzImage, an ELF file with a PVH note or a multiboot v1 kernel. False: err names the file and the fix; guest
  * memory may have been written then, the processor has not. Uses memory below 640 KiB (boot/layout.h) for what it hands
  * over.

@@ -16,11 +16,15 @@ static void parse_segment(const uint8_t *p, bool is64, struct elf_segment *s)
 					  get32(p + 12), get32(p + 16), get32(p + 20)};
 }
 
-bool elf_parse(const struct boot_file *file, struct elf_file *elf)
+static bool in_whole(const struct boot_file *file, const struct elf_segment *s)
+{
+	return in_file(s->offset, s->filesz, file->len) || (s->type != ELF_PT_LOAD && s->type != ELF_PT_NOTE);
+}
+
+/* The table of segments. False: the file is no ELF file for x86, or has more segments than are kept. */
+static bool parse_header(const struct boot_file *file, struct elf_file *elf, uint64_t *table, unsigned *size)
 {
 	const uint8_t *p = file->data;
-	unsigned size, count;
-	uint64_t table;
 
 	memset(elf, 0, sizeof(*elf));
 	if (file->len < 64 || memcmp(p, "\177ELF", 4) || (p[4] != 1 && p[4] != 2) || p[5] != 1)
@@ -29,19 +33,39 @@ bool elf_parse(const struct boot_file *file, struct elf_file *elf)
 	if (get16(p + 18) != EM_386 && get16(p + 18) != EM_X86_64)
 		return false;
 	elf->entry = elf->is64 ? get64(p + 24) : get32(p + 24);
-	table = elf->is64 ? get64(p + 32) : get32(p + 28);
-	size = get16(p + (elf->is64 ? 54 : 42));
-	count = get16(p + (elf->is64 ? 56 : 44));
-	if (size < (elf->is64 ? 56u : 32u) || count > ELF_SEGMENTS ||
-	    !in_file(table, (uint64_t)size * count, file->len))
+	*table = elf->is64 ? get64(p + 32) : get32(p + 28);
+	*size = get16(p + (elf->is64 ? 54 : 42));
+	elf->count = get16(p + (elf->is64 ? 56 : 44));
+	return *size >= (elf->is64 ? 56u : 32u) && elf->count <= ELF_SEGMENTS;
+}
+
+static bool parse_segments(const struct boot_file *file, struct elf_file *elf, uint64_t table, unsigned size)
+{
+	if (!in_file(table, (uint64_t)size * elf->count, file->len))
 		return false;
-	for (unsigned i = 0; i < count; i++) {
-		struct elf_segment *s = &elf->segment[elf->count++];
-		parse_segment(p + table + (uint64_t)i * size, elf->is64, s);
-		if (!in_file(s->offset, s->filesz, file->len) && (s->type == ELF_PT_LOAD || s->type == ELF_PT_NOTE))
+	for (unsigned i = 0; i < elf->count; i++) {
+		parse_segment(file->data + table + (uint64_t)i * size, elf->is64, &elf->segment[i]);
+		if (!in_whole(file, &elf->segment[i]))
 			return false;
 	}
 	return true;
+}
+
+bool elf_parse(const struct boot_file *file, struct elf_file *elf)
+{
+	uint64_t table;
+	unsigned size;
+
+	return parse_header(file, elf, &table, &size) && parse_segments(file, elf, table, size);
+}
+
+bool elf_is_truncated(const struct boot_file *file)
+{
+	struct elf_file elf;
+	uint64_t table;
+	unsigned size;
+
+	return parse_header(file, &elf, &table, &size) && !parse_segments(file, &elf, table, size);
 }
 
 static bool load_segment(const struct boot_config *config, const struct elf_segment *s, uint64_t *end,

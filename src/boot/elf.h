@@ -21,6 +21,8 @@ struct elf_file {
 
 /* False, without words, unless it is a whole ELF file for x86 whose segments lie in the file. */
 bool elf_parse(const struct boot_file *file, struct elf_file *elf);
+/* An ELF file for x86, but for parts that its headers name and the file has not. */
+bool elf_is_truncated(const struct boot_file *file);
 /* Copies the PT_LOAD segments to their physical addresses; *end is the first address above all of them. */
 bool elf_load(const struct boot_config *config, const struct elf_file *elf, uint64_t *end, struct error *err);
 

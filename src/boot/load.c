@@ -1,5 +1,5 @@
 /* Which loader a file is for, and clear words about files that are for none. */
-#include "boot/layout.h"
+#include "boot/elf.h"
 
 #include <string.h>
 
@@ -18,12 +18,15 @@ static const struct foreign foreign_files[] = {
 	{0, "\x1f\x8b", 2, "is compressed by gzip: unpack it with gunzip first"},
 	{0, "\3757zXZ", 5, "is compressed by xz: unpack it with unxz first"},
 	{0, "\x28\xb5\x2f\xfd", 4, "is compressed by zstd: unpack it with unzstd first"},
+	{0, "BZh", 3, "is compressed by bzip2: unpack it with bunzip2 first"},
+	{0, "\x04\x22\x4d\x18", 4, "is compressed by lz4: unpack it with unlz4 first"},
+	{0, "\x27\x05\x19\x56", 4, "is an image for the boot loader U-Boot: give a bzImage (Debian's /boot/vmlinuz-*)"},
 	{0, "070701", 6, "is a cpio archive: give it as --initrd"},
 	{0, "!<arch>", 7, "is a package or library: unpack it (dpkg-deb -x) and give its boot/vmlinuz-*"},
 	{0x8001, "CD001", 5, "is a CD image: give the kernel that is on it"},
 	{0x438, "\x53\xef", 2, "is a file system: give it as --disk, and a kernel as --kernel"},
 	{0, "QFI\xfb", 4, "is a qcow2 disk image: give a kernel as --kernel"},
-	{0, "MZ", 2, "is an EFI program: give a bzImage (Debian's /boot/vmlinuz-*)"},
+	{0, "MZ", 2, "is an EFI or DOS program: give a bzImage (Debian's /boot/vmlinuz-*)"},
 	{510, "\x55\xaa", 2, "is a boot sector or disk image: give a kernel as --kernel"},
 };
 
@@ -41,26 +44,57 @@ static const struct machine_name elf_machines[] = {
 static bool refuse_elf(const struct boot_file *file, struct error *err)
 {
 	unsigned machine = file->len >= 20 ? get16(file->data + 18) : 0;
+	bool mine = machine == 3 || machine == 62;
 
+	if (file->len < 64)
+		return error_set(err, "%s is truncated: an ELF file of %zu bytes; copy it again", file->name,
+				 file->len);
 	for (unsigned i = 0; i < ARRAY_LEN(elf_machines); i++)
 		if (elf_machines[i].machine == machine)
 			return error_set(err, "%s is an ELF file for %s; this machine is an x86-64 PC", file->name,
 					 elf_machines[i].name);
-	if (machine != 3 && machine != 62)
+	if (!mine || file->data[5] != 1)
 		return error_set(err, "%s is an ELF file for an unknown machine (%u); this machine is an x86-64 PC",
 				 file->name, machine);
+	if (elf_is_truncated(file))
+		return error_set(err, "%s is truncated: its ELF header names parts beyond its end; copy it again",
+				 file->name);
 	return error_set(err,
 			 "%s is an ELF file without a PVH note and without a multiboot header: "
 			 "give a bzImage (Debian's /boot/vmlinuz-*)",
 			 file->name);
 }
 
+/* The machine types of PE, in which EFI's programs are; newer kernels for other machines are such programs. */
+static const struct machine_name pe_machines[] = {
+	{0x1c0, "32-bit ARM"}, {0x1c2, "32-bit ARM"}, {0x1c4, "32-bit ARM"}, {0x200, "Itanium"},    {0xaa64, "arm64"},
+	{0x5032, "RISC-V"},    {0x5064, "RISC-V"},    {0x6232, "LoongArch"}, {0x6264, "LoongArch"},
+};
+
+static bool refuse_pe(const struct boot_file *file, struct error *err)
+{
+	uint32_t header = file->len >= 64 && !memcmp(file->data, "MZ", 2) ? get32(file->data + 60) : 0;
+
+	if (header && !in_file(header, 6, file->len))
+		return error_set(err,
+				 "%s is truncated: it begins as an EFI or DOS program and has %zu bytes; copy it again",
+				 file->name, file->len);
+	if (!header || memcmp(file->data + header, "PE\0\0", 4))
+		return true;
+	for (unsigned i = 0; i < ARRAY_LEN(pe_machines); i++)
+		if (pe_machines[i].machine == get16(file->data + header + 4))
+			return error_set(err, "%s is an EFI program for %s; this machine is an x86-64 PC", file->name,
+					 pe_machines[i].name);
+	return true;
+}
+
 static bool refuse(const struct boot_file *file, struct error *err)
 {
 	for (unsigned i = 0; i < ARRAY_LEN(foreign_files); i++) {
 		const struct foreign *f = &foreign_files[i];
-		if (in_file(f->off, f->len, file->len) && !memcmp(file->data + f->off, f->magic, f->len))
-			return error_set(err, "%s %s", file->name, f->what);
+		if (!in_file(f->off, f->len, file->len) || memcmp(file->data + f->off, f->magic, f->len))
+			continue;
+		return refuse_pe(file, err) && error_set(err, "%s %s", file->name, f->what);
 	}
 	return error_set(err,
 			 "%s is no kernel that is known here (bzImage, ELF with a PVH note, multiboot): "
@@ -68,12 +102,26 @@ static bool refuse(const struct boot_file *file, struct error *err)
 			 file->name);
 }
 
+static bool is_elf(const struct boot_file *file)
+{
+	return file->len >= 4 && !memcmp(file->data, "\177ELF", 4);
+}
+
+bool boot_check(struct boot_file head, struct error *err)
+{
+	if (!head.len)
+		return error_set(err, "%s is empty: give a kernel", head.name);
+	if (boot_is_bzimage(&head) || boot_is_multiboot(&head) || is_elf(&head))
+		return true; /* whether it is good will be seen when all of it is there */
+	return refuse(&head, err);
+}
+
 bool boot_load(const struct boot_config *config, struct error *err)
 {
 	const struct boot_file *kernel = &config->kernel;
 
-	if (!kernel->len)
-		return error_set(err, "%s is empty: give a kernel", kernel->name);
+	if (!boot_check(*kernel, err))
+		return false;
 	if (boot_low_ram(config->mem) <= LAYOUT_KERNEL_MIN)
 		return error_set(err, "the machine has too little memory for a kernel: give it more with --memory");
 	if (boot_is_bzimage(kernel))
@@ -82,7 +130,5 @@ bool boot_load(const struct boot_config *config, struct error *err)
 		return boot_pvh(config, err);
 	if (boot_is_multiboot(kernel))
 		return boot_multiboot(config, err);
-	if (kernel->len >= 4 && !memcmp(kernel->data, "\177ELF", 4))
-		return refuse_elf(kernel, err);
-	return refuse(kernel, err);
+	return refuse_elf(kernel, err);
 }

@@ -70,12 +70,19 @@ static const char *spelled(const char *arg)
 	return strcmp(arg, "--version") ? arg : "version";
 }
 
+/* What a person sees who gave nothing at all. */
+static int short_help(void)
+{
+	complain("no command: 'doppel run --kernel FILE' runs a virtual machine");
+	for (size_t i = 0; i < COMMANDS; i++)
+		fprintf(stderr, "  doppel %-10s %s\n", commands[i].name, commands[i].help);
+	return STATUS_USAGE;
+}
+
 int main(int argc, char **argv)
 {
-	if (argc < 2) {
-		complain("no command: 'doppel run --kernel FILE' runs a virtual machine, 'doppel help' tells more");
-		return STATUS_USAGE;
-	}
+	if (argc < 2)
+		return short_help();
 	const struct command *c = find(spelled(argv[1]));
 	return c ? c->run(argc - 1, argv + 1) : unknown(argv[1]);
 }

@@ -192,6 +192,10 @@ int command_run(int argc, char **argv)
 		doppel_log(DOPPEL_LOG_ERROR);
 	if (!o.kernel) {
 		complain("no kernel: give one with --kernel FILE");
+		if (argc == 1)
+			fputs("  doppel run --kernel vmlinuz --initrd initrd.gz --memory 1G --cpus 2 --disk root.ext4\n"
+			      "  'doppel help run' lists all options\n",
+			      stderr);
 		return STATUS_USAGE;
 	}
 	return run(&o);

@@ -321,6 +321,7 @@ bool host_console_start(struct host_console *c, size_t (*input)(void *opaque, co
 
 	c->input = input;
 	c->opaque = opaque;
+	console_begin(&c->io);
 	if (c->io.terminal && !host_terminal_raw())
 		return error_set(err, "cannot set the terminal's modes: %s", host_error_text());
 	writer = host_thread_start(&c->writer, "console out", writer_thread, c);

@@ -45,8 +45,13 @@ static bool open_none(struct console_io *io, const char *arg, struct error *err)
 
 static bool open_file(struct console_io *io, const char *path, struct error *err)
 {
-	io->out = RETRY_EINTR(open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOCTTY, 0666));
-	io->close_out = true;
+	const int flags = O_WRONLY | O_CLOEXEC | O_NOCTTY;
+
+	io->out = RETRY_EINTR(open(path, flags));
+	io->created = io->out < 0 && errno == ENOENT && strlen(path) < sizeof(io->where);
+	if (io->out < 0 && errno == ENOENT)
+		io->out = RETRY_EINTR(open(path, flags | O_CREAT, 0666));
+	io->file = io->close_out = true;
 	if (io->out < 0)
 		return error_set(err, "cannot open console file '%s': %s", path, strerror(errno));
 	return true;
@@ -179,8 +184,18 @@ static void unlink_socket(int fd)
 		unlink(addr.sun_path);
 }
 
+void console_begin(struct console_io *io)
+{
+	io->created = false;
+	if (io->file)
+		(void)!ftruncate(io->out, 0); /* a device or a pipe stays as it is */
+}
+
+/* A file that was made for a machine which never started goes again. */
 void console_close(struct console_io *io)
 {
+	if (io->created && io->out >= 0)
+		unlink(io->where);
 	if (io->close_out && io->out >= 0 && io->out != io->in)
 		close(io->out);
 	if (io->close_in && io->in >= 0)

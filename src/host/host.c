@@ -25,6 +25,11 @@ int host_fail(void)
 	return host_fail_with(errno);
 }
 
+bool host_failed_too_long(void)
+{
+	return last_error == EFBIG;
+}
+
 const char *host_error_text(void)
 {
 	/* GNU's strerror_r: may return a constant string instead of filling the buffer. */

@@ -65,5 +65,12 @@ int host_file_punch(struct host_file *f, uint64_t off,
 		    uint64_t len); /* discard: the range reads as zeroes afterwards */
 /* Reads a whole file into memory owned by the caller (free). NULL: error. */
 void *host_file_slurp(const char *path, size_t *len);
+/*
+ * The same, of `limit` bytes at most (a longer one fails at once if its size is known). `look`, which may be NULL, is
+ * shown the first 64 KiB, or all of a shorter file, and returns false when no more is wanted: NULL then, too.
+ */
+typedef bool host_look(void *opaque, const uint8_t *data, size_t len);
+void *host_file_read_whole(const char *path, uint64_t limit, host_look *look, void *opaque, size_t *len);
+bool host_failed_too_long(void); /* the last failure: the file was longer than the limit */
 
 #endif

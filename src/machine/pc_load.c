@@ -11,6 +11,7 @@
 
 #define EBDA 0x9fc00ull
 #define LOW_MEMORY_END 0xa0000ull
+#define KERNEL_MAX GiB(1)
 #define ROM_AREA 0xe0000ull /* up to 1 MiB: the tables are there */
 
 /* BIOS data area: what systems still look up there. */
@@ -63,27 +64,61 @@ static void map_memory(const struct guest_memory *mem, struct boot_config *boot)
 	}
 }
 
-/* Reads a file whole, the first time. */
-static bool read_file(const char *what, const char *path, uint8_t **data, size_t *len, struct error *err)
+struct look {
+	const char *path;
+	struct error *err;
+	bool refused;
+};
+
+static bool look_at_kernel(void *opaque, const uint8_t *data, size_t len)
 {
-	if (*data || !path)
+	struct look *look = opaque;
+
+	look->refused = !boot_check((struct boot_file){look->path, data, len}, look->err);
+	return !look->refused;
+}
+
+/* Each file is read the first time only. */
+static bool read_kernel(struct pc *pc, struct error *err)
+{
+	struct look look = {pc->kernel_path, err, false};
+
+	if (pc->kernel)
 		return true;
-	*data = host_file_slurp(path, len);
-	if (!*data)
-		return error_set(err, "cannot read the %s %s: %s", what, path, host_error_text());
+	if (!pc->kernel_path)
+		return error_set(err, "no kernel is given: --kernel names one (Debian's /boot/vmlinuz-*)");
+	pc->kernel = host_file_read_whole(pc->kernel_path, KERNEL_MAX, look_at_kernel, &look, &pc->kernel_len);
+	if (pc->kernel || look.refused)
+		return pc->kernel;
+	if (host_failed_too_long())
+		return error_set(err, "%s has more than 1 GiB, so it is no kernel: give one (Debian's /boot/vmlinuz-*)",
+				 pc->kernel_path);
+	return error_set(err, "cannot read the kernel %s: %s", pc->kernel_path, host_error_text());
+}
+
+static bool read_initrd(struct pc *pc, struct error *err)
+{
+	uint64_t memory = pc->c.mem->pages * PAGE_SIZE;
+
+	if (pc->initrd || !pc->initrd_path)
+		return true;
+	pc->initrd = host_file_read_whole(pc->initrd_path, memory, NULL, NULL, &pc->initrd_len);
+	if (!pc->initrd && host_failed_too_long())
+		return error_set(err,
+				 "the initrd %s is larger than the machine's memory of %llu MiB: give it more with "
+				 "--memory",
+				 pc->initrd_path, (unsigned long long)(memory >> 20));
+	if (!pc->initrd)
+		return error_set(err, "cannot read the initrd %s: %s", pc->initrd_path, host_error_text());
+	if (!pc->initrd_len)
+		return error_set(err, "the initrd %s is empty: give an initramfs, or leave --initrd out",
+				 pc->initrd_path);
 	return true;
 }
 
 static bool read_files(struct pc *pc, struct error *err)
 {
-	if (!pc->kernel_path)
-		return error_set(err, "no kernel is given: --kernel names one (Debian's /boot/vmlinuz-*)");
-	if (!read_file("kernel", pc->kernel_path, &pc->kernel, &pc->kernel_len, err) ||
-	    !read_file("initrd", pc->initrd_path, &pc->initrd, &pc->initrd_len, err))
-		return false;
-	if (pc->initrd && !pc->initrd_len)
-		return error_set(err, "the initrd %s is empty", pc->initrd_path);
-	return true;
+	return read_kernel(pc, err) && read_initrd(pc, err);
 }
 
 bool pc_load(struct pc *pc, struct error *err)

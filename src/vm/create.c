@@ -38,6 +38,16 @@ static bool check_memory(uint64_t size, struct error *err)
 	return true;
 }
 
+static bool check_host(struct error *err)
+{
+	const char *lacks = x86_host_lacks(NULL);
+
+	return !lacks || error_set(err,
+				   "this host's processor has no %s: doppel needs one of the level x86-64-v2 with "
+				   "XSAVE, as all are since about 2011",
+				   lacks);
+}
+
 static bool check_cpus(unsigned cpus, struct error *err)
 {
 	if (cpus >= 1 && cpus <= VM_CPUS_MAX)
@@ -181,7 +191,7 @@ struct vm *vm_create_with(const struct vm_config *config, const struct engine_op
 {
 	unsigned cpus = config->cpus;
 
-	if (!check_cpus(cpus, err) || !check_memory(config->memory, err))
+	if (!check_host(err) || !check_cpus(cpus, err) || !check_memory(config->memory, err))
 		return NULL;
 	struct vm *vm = calloc(1, sizeof(*vm));
 	if (!vm) {

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 # timeout: 120
-"""What the user can get wrong: each mistake is met with one line that names the thing and the fix, and status 2."""
-import os, sys
+"""What the user can get wrong: each mistake is met at once with one line that names the thing and the fix, and status 2, and leaves
+every file as it was."""
+import os, struct, subprocess, sys
 
 from tiny import CLI_HLT, Checks, kernel
 
@@ -16,24 +17,37 @@ def file(name, content):
     return path
 
 
-def mistake(name, args, *words, verb='run'):
-    try:
-        r = c.run(*args, verb=verb)
-    except Exception as e:
-        c.check(name, e)
-        return
+def sparse(name, size, head=b''):
+    path = file(name, head)
+    os.truncate(path, size)
+    return path
+
+
+def files():
+    """What there is in the tests' folder: names, sizes, times and modes."""
+    return {e.path: (e.stat().st_size, e.stat().st_mtime_ns, e.stat().st_mode) for e in os.scandir(c.dir)}
+
+
+def told(r, words, lines):
     err = r.stderr.decode()
-    why = None
     if r.returncode != 2:
-        why = 'status %d instead of 2: %s' % (r.returncode, err)
-    elif r.stdout:
-        why = 'output on standard output: %r' % r.stdout
-    elif err.count('\n') != 1 or not err.startswith('doppel: '):
-        why = 'not one line: %r' % err
-    else:
-        missing = [w for w in words if w not in err]
-        why = 'no %r in %r' % (missing, err) if missing else None
-    c.check(name, why)
+        return 'status %d instead of 2: %s' % (r.returncode, err)
+    if r.stdout:
+        return 'output on standard output: %r' % r.stdout
+    if not err.startswith('doppel: ') or (err.count('\n') != 1 if lines == 1 else err.count('\n') > lines):
+        return 'not %d line(s): %r' % (lines, err)
+    missing = [w for w in words if w not in err]
+    return 'no %r in %r' % (missing, err) if missing else None
+
+
+def mistake(name, args, *words, verb='run', lines=1):
+    before = files()
+    try:
+        # No measure of speed: what reads a file or waits without bound does not end in this time either.
+        why = told(c.run(*args, verb=verb, timeout=20), words, lines)
+    except subprocess.TimeoutExpired:
+        why = 'not done in 20 s'
+    c.check(name, why or (None if files() == before else 'a file was made, changed or removed'))
 
 
 def fine(name, args, *words, verb='run'):
@@ -52,7 +66,7 @@ fine('version', [], 'doppel ', verb='version')
 fine('version-option', ['--version'], 'doppel ', verb=None)
 fine('run-version', ['--version'], 'doppel ')
 
-mistake('no-command', [], 'run', 'help', verb=None)
+mistake('no-command', [], 'doppel run --kernel FILE', 'doppel help', 'doppel version', verb=None, lines=6)
 mistake('unknown-command', [], "'rnu'", "'run'", verb='rnu')
 mistake('unknown-command-far', [], "'frobnicate'", 'help', verb='frobnicate')
 mistake('unknown-option', ['--kernle', 'x'], '--kernle', '--kernel')
@@ -62,7 +76,8 @@ mistake('unknown-option-value', ['--cpu=4'], '--cpu', '--cpus')
 mistake('no-value', ['--kernel'], '--kernel', 'value')
 mistake('flag-value', ['--quiet=yes'], '--quiet', 'no value')
 mistake('stray-word', ['vmlinuz'], "'vmlinuz'")
-mistake('no-kernel', [], '--kernel')
+mistake('no-kernel', ['--cpus', '2'], '--kernel')
+mistake('no-options', [], '--kernel FILE', 'doppel help run', lines=6)
 
 for size in ['lots', '', '1X', '1GG', '-1', '1.5G', '99999999999999999999', '99999999999G', '0x10']:
     mistake('memory-%s' % (size or 'empty'), ['--kernel', good, '--memory', size], '--memory', '512M')
@@ -76,14 +91,77 @@ for cpus in ['-1', 'two', '', '4294967296', '1K']:
     mistake('cpus-%s' % (cpus or 'empty'), ['--kernel', good, '--cpus', cpus], '--cpus')
 mistake('code-cache', ['--kernel', good, '--code-cache', 'big'], '--code-cache')
 
+
+# Kernels. The first part of each is real; the rest does not matter.
+def bzimage(name, size=1 << 20, version=0x20f, flags=1, init=32 << 20, says=None):
+    head = bytearray(1024)
+    head[0x1f1] = 1
+    struct.pack_into('<I', head, 0x1f4, ((says or size) - 1024) // 16)
+    struct.pack_into('<H4sH', head, 0x1fe, 0xaa55, b'\xeb\x6aHd', 0)
+    struct.pack_into('<4sH', head, 0x202, b'HdrS', version)
+    head[0x211] = flags
+    struct.pack_into('<IIBBHI', head, 0x22c, 0x7fffffff, 0x200000, 1, 21, 3, 2047)
+    struct.pack_into('<QI', head, 0x258, 1 << 24, init)
+    return sparse(name, size, bytes(head))
+
+
+def pe(name, machine):
+    return file(name, b'MZ'.ljust(60, b'\0') + struct.pack('<I', 64) + b'PE\0\0' + struct.pack('<H', machine) + bytes(4096))
+
+
+def elf(name, machine, segment=0, size=4096):
+    head = struct.pack('<16sHHIQQQIHHHHHH', b'\x7fELF\2\1\1', 2, machine, 1, 1 << 20, 64, 0, 0, 64, 56, 1, 0, 0, 0)
+    return file(name, (head + struct.pack('<IIQQQQQQ', 1, 7, 64, 1 << 20, 1 << 20, segment, segment, 0)).ljust(size, b'\0'))
+
+
 missing = os.path.join(c.dir, 'missing')
-mistake('kernel-missing', ['--kernel', missing], missing)
-mistake('kernel-empty', ['--kernel', file('empty', b'')], 'empty')
-mistake('kernel-text', ['--kernel', file('text', b'#!/bin/sh\n' * 1000)], 'text')
-mistake('kernel-folder', ['--kernel', c.dir], c.dir)
-mistake('kernel-short', ['--kernel', file('short', b'MZ')], 'short')
-mistake('initrd-missing', ['--kernel', good, '--initrd', missing], missing)
+locked = os.path.join(c.dir, 'good', 'below')  # a file is no folder
+mistake('kernel-missing', ['--kernel', missing], missing, 'No such file')
+mistake('kernel-not-readable', ['--kernel', locked], locked, 'Not a directory')
+mistake('kernel-folder', ['--kernel', c.dir], c.dir, 'directory')
+mistake('kernel-endless', ['--kernel', '/dev/zero'], '/dev/zero', 'no kernel')
+for name, path, *words in (
+        ('empty', file('empty', b''), 'empty', 'give a kernel'),
+        ('text', file('text', b'#!/bin/sh\n' * 1000), 'no kernel', 'vmlinuz'),
+        ('short', file('short', b'MZ'), 'EFI', 'bzImage'),
+        ('truncated', bzimage('truncated', says=8 << 20), 'truncated', 'copy it again'),
+        ('truncated-setup', bzimage('truncated-setup', size=1024, says=1 << 20), 'truncated', 'copy it again'),
+        ('truncated-early', file('truncated-early', open(pe('pe', 0x8664), 'rb').read()[:66]), 'truncated', 'copy it again'),
+        ('truncated-elf', elf('truncated-elf', 62, segment=1 << 30), 'truncated', 'copy it again'),
+        ('old', bzimage('old', version=0x204), '2.04', '2.06'),
+        ('zimage', bzimage('zimage', flags=0), 'zImage', 'bzImage'),
+        ('arm64', file('arm64', b'MZ'.ljust(56, b'\0') + b'ARM\x64' + bytes(4096)), 'arm64', 'x86-64'),
+        ('arm64-efi', pe('arm64-efi', 0xaa64), 'arm64', 'x86-64'),
+        ('arm64-elf', elf('arm64-elf', 183), 'arm64', 'x86-64'),
+        ('arm', file('arm', bytes(36) + b'\x18\x28\x6f\x01' + bytes(4096)), '32-bit ARM', 'x86-64'),
+        ('riscv', file('riscv', b'MZ'.ljust(56, b'\0') + b'RSC\x05' + bytes(4096)), 'RISC-V', 'x86-64'),
+        ('riscv-efi', pe('riscv-efi', 0x5064), 'RISC-V', 'x86-64'),
+        ('riscv-elf', elf('riscv-elf', 243), 'RISC-V', 'x86-64'),
+        ('loongarch-efi', pe('loongarch-efi', 0x6264), 'LoongArch', 'x86-64'),
+        ('power-elf', elf('power-elf', 21), 'PowerPC', 'x86-64'),
+        ('elf', elf('elf', 62), 'PVH note', 'bzImage'),
+        ('efi', pe('efi', 0x8664), 'EFI', 'bzImage'),
+        ('gzip', file('gzip', b'\x1f\x8b\x08' + bytes(4096)), 'gzip', 'gunzip'),
+        ('xz', file('xz', b'\xfd7zXZ\0' + bytes(4096)), 'xz', 'unxz'),
+        ('zstd', file('zstd', b'\x28\xb5\x2f\xfd' + bytes(4096)), 'zstd', 'unzstd'),
+        ('initrd', file('initrd-as-kernel', b'070701' + bytes(4096)), 'cpio', '--initrd'),
+        ('package', file('package', b'!<arch>\n' + bytes(4096)), 'package', 'dpkg-deb'),
+        ('qcow2', file('qcow2', b'QFI\xfb' + bytes(4096)), 'qcow2', '--kernel'),
+        ('file-system', sparse('file-system', 8 << 30, bytes(0x438) + b'\x53\xef'), '1 GiB', 'vmlinuz'),
+        ('small-file-system', sparse('small-file-system', 900 << 20, bytes(0x438) + b'\x53\xef'), 'file system', '--disk'),
+        ('disk', sparse('disk-as-kernel', 900 << 20, bytes(510) + b'\x55\xaa'), 'disk image', '--kernel')):
+    mistake('kernel-' + name, ['--kernel', path], path, *words)
+mistake('kernel-memory', ['--kernel', bzimage('big', init=200 << 20), '--memory', '64M'], 'big', '202 MiB', '--memory')
+mistake('kernel-memory-least', ['--kernel', bzimage('least'), '--memory', '4M'], 'least', '--memory')
+mistake('initrd-missing', ['--kernel', good, '--initrd', missing], missing, 'No such file')
+mistake('initrd-empty', ['--kernel', good, '--initrd', os.path.join(c.dir, 'empty')], 'empty', '--initrd')
+mistake('initrd-larger', ['--kernel', good, '--memory', '64M', '--initrd', sparse('larger', 100 << 30)], 'larger', '64 MiB', '--memory')
+mistake('initrd-endless', ['--kernel', good, '--memory', '64M', '--initrd', '/dev/zero'], '/dev/zero', '64 MiB', '--memory')
+mistake('initrd-beside', ['--kernel', good, '--memory', '64M', '--initrd', sparse('beside', 63 << 20)], 'beside', '63 MiB', '--memory')
+mistake('append-long', ['--kernel', bzimage('long'), '--append', 'x' * 3000], '3000', '2047', '--append')
 mistake('disk-missing', ['--kernel', good, '--disk', missing], missing)
+mistake('disk-not-readable', ['--kernel', good, '--disk', locked], locked, 'Not a directory')
+mistake('disk-empty', ['--kernel', good, '--disk', os.path.join(c.dir, 'empty')], 'empty')
 mistake('disk-folder', ['--kernel', good, '--disk', c.dir], c.dir)
 mistake('disk-empty-name', ['--kernel', good, '--disk', ',readonly'], '--disk')
 mistake('disk-word', ['--kernel', good, '--disk', good + ',readnly'], "'readnly'", 'readonly')
@@ -97,5 +175,12 @@ mistake('virtio-console', ['--kernel', good, '--virtio-console', 'tty'], 'virtio
 mistake('virtio-console-stdio', ['--kernel', good, '--virtio-console', 'stdio'], 'virtio console', 'stdio', '--console none')
 mistake('virtio-console-stdio-twice', ['--kernel', good, '--console', 'stdio', '--virtio-console=stdio'], '--console none')
 mistake('virtio-console-file', ['--kernel', good, '--virtio-console', 'file=' + os.path.join(missing, 'x')], missing)
+kept = file('kept', b'from before')
+new = os.path.join(c.dir, 'new')
+for name, wrong in (('kernel', ['--kernel', missing]), ('initrd', ['--kernel', good, '--initrd', missing]),
+                    ('disk', ['--kernel', good, '--disk', missing]), ('engine', ['--kernel', good, '--engine', 'warp'])):
+    for where in 'file=' + kept, 'file=' + new, 'unix=' + new:
+        mistake('%s-console-%s' % (name, os.path.basename(where)), wrong + ['--console', where], wrong[-1])
+mistake('consoles-file', ['--kernel', good, '--console', 'file=' + kept, '--virtio-console', 'file=' + os.path.join(missing, 'x')], missing)
 mistake('console-unix', ['--kernel', good, '--console', 'unix=' + os.path.join(missing, 'x')], missing)
 sys.exit(c.end())

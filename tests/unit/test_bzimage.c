@@ -220,9 +220,54 @@ TEST(foreign_files)
 	set16(&file, 18, 183);
 	refused("arm64");
 	make_elf(&file, true);
+	set64(&file, 64 + 32, 1 << 20); /* a segment that is longer than the file */
+	refused("truncated");
+	make_elf(&file, true);
+	file.len = 40;
+	refused("truncated");
+	make_elf(&file, true);
 	refused("PVH note");
 	file.len = 0;
 	refused("empty");
+}
+
+/* EFI programs, as kernels for other machines are when they unpack themselves. */
+TEST(efi_programs)
+{
+	static const struct {
+		unsigned machine;
+		const char *words;
+	} pe[] = {{0xaa64, "arm64"}, {0x5064, "RISC-V"}, {0x6264, "LoongArch"}, {0x1c2, "32-bit ARM"}, {0x8664, "EFI"}};
+
+	for (unsigned i = 0; i < ARRAY_LEN(pe); i++) {
+		memset(&file, 0, sizeof(file));
+		file.len = 4096;
+		memcpy(file.data, "MZ", 2);
+		file.data[60] = 0x80;
+		memcpy(file.data + 0x80, "PE", 2);
+		set16(&file, 0x84, pe[i].machine);
+		refused(pe[i].words);
+	}
+	file.len = 100;
+	refused("truncated");
+	file.len = 2;
+	refused("DOS program");
+}
+
+/* What is seen from the first 64 KiB: whatever might be a kernel passes. */
+TEST(the_beginning_is_enough)
+{
+	struct boot_file head = {"kernel", file.data, 1024};
+
+	make_bzimage(&file);
+	CHECK(boot_check(head, &err));
+	make_elf(&file, true);
+	CHECK(boot_check(head, &err));
+	memset(&file, 0, sizeof(file));
+	CHECK(!boot_check(head, &err));
+	head.len = 0;
+	CHECK(!boot_check(head, &err));
+	CHECK(strstr(err.text, "empty"));
 }
 
 UNIT_MAIN()

@@ -26,6 +26,58 @@ static unsigned host(uint32_t leaf, uint32_t subleaf, unsigned reg)
 	return r[reg];
 }
 
+/* A host of the least that will do, but for one bit. */
+static struct {
+	uint32_t leaf, max_extended;
+	unsigned reg, bit;
+} spoilt;
+
+static void spoilt_cpuid(uint32_t leaf, uint32_t subleaf, uint32_t r[4])
+{
+	memset(r, 0, 16);
+	if (leaf == 0 || leaf == 0x80000000)
+		r[A] = leaf ? spoilt.max_extended : 0xd;
+	else if (leaf == 1)
+		r[C] = 1 | 1 << 9 | 1 << 13 | 1 << 19 | 1 << 20 | 1 << 23 | 1 << 26 | 1 << 27;
+	else if (leaf == 0x80000001)
+		r[C] = 1;
+	if (leaf == spoilt.leaf)
+		r[spoilt.reg] &= ~(1u << spoilt.bit);
+}
+
+TEST(a_host_that_lacks_something_is_named)
+{
+	static const struct {
+		uint32_t leaf;
+		unsigned bit;
+		const char *name;
+	} lacking[] = {
+		{1, 0, "SSE3"},
+		{1, 9, "SSSE3"},
+		{1, 13, "CMPXCHG16B"},
+		{1, 19, "SSE4.1"},
+		{1, 20, "SSE4.2"},
+		{1, 23, "POPCNT"},
+		{1, 26, "XSAVE"},
+		{1, 27, "XSAVE turned on by the system"},
+		{0x80000001, 0, "LAHF in 64-bit mode"},
+	};
+
+	CHECK(!x86_host_lacks(NULL)); /* or nothing here would run */
+	spoilt.leaf = UINT32_MAX;
+	spoilt.max_extended = 0x80000008;
+	CHECK(!x86_host_lacks(spoilt_cpuid));
+	for (unsigned i = 0; i < ARRAY_LEN(lacking); i++) {
+		spoilt.leaf = lacking[i].leaf;
+		spoilt.reg = C;
+		spoilt.bit = lacking[i].bit;
+		CHECK_STR(x86_host_lacks(spoilt_cpuid), lacking[i].name);
+	}
+	spoilt.leaf = UINT32_MAX;
+	spoilt.max_extended = 0; /* an ancient one */
+	CHECK_STR(x86_host_lacks(spoilt_cpuid), "LAHF in 64-bit mode");
+}
+
 TEST(vendor_and_family_are_the_hosts)
 {
 	struct x86_test *t = with_cpus(1);

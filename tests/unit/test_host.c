@@ -355,6 +355,39 @@ static void *feed(void *arg)
 	return arg;
 }
 
+static size_t looked;
+
+static bool look(void *opaque, const uint8_t *data, size_t len)
+{
+	looked = len;
+	return opaque;
+}
+
+static void read_within_limits(void)
+{
+	struct host_file *f = fresh();
+	size_t len;
+
+	CHECK_EQ(host_file_pwrite(f, "x", 1, 299999), 1);
+	free(host_file_read_whole(path, 300000, look, f, &len));
+	CHECK_EQ(len, 300000);
+	CHECK_EQ(looked, 65536);
+	looked = 0;
+	CHECK(!host_file_read_whole(path, 299999, look, f, &len));
+	CHECK(host_failed_too_long());
+	CHECK_EQ(looked, 0);
+	CHECK(!host_file_read_whole(path, 300000, look, NULL, &len));
+	CHECK_EQ(looked, 65536);
+	CHECK(!host_failed_too_long());
+	/* Of an endless one no more is read than is allowed. */
+	CHECK(!host_file_read_whole("/dev/zero", 1000, NULL, NULL, &len));
+	CHECK(host_failed_too_long());
+	CHECK(!host_file_read_whole("/dev/zero", 3000000, NULL, NULL, &len));
+	CHECK(host_failed_too_long());
+	host_file_close(f);
+	unlink(path);
+}
+
 TEST(slurp)
 {
 	struct host_file *f = fresh();
@@ -376,6 +409,8 @@ TEST(slurp)
 	CHECK(!host_file_slurp(path, &len));
 	CHECK(!host_file_slurp("/tmp", &len));
 	CHECK_STR(host_error_text(), "Is a directory");
+	CHECK(!host_failed_too_long());
+	read_within_limits();
 	/* A pipe, in pieces. */
 	REQUIRE(!mkfifo(path, 0600));
 	REQUIRE(host_thread_start(&t, "feed", feed, NULL));

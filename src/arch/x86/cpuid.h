@@ -73,6 +73,12 @@ struct x86_cpuid_model {
 
 /* Builds the model from what the host has and we carry out. `cpus` 1..255; tsc_hz from the host's clock. */
 void x86_cpuid_init(struct x86_cpuid_model *model, unsigned cpus, uint64_t tsc_hz);
+/*
+ * The first feature that this host's processor, or its system, lacks of what every engine and the guest's programs need
+ * (x86-64-v2 and XSAVE), by name; NULL: none. `cpuid` is asked, for tests; NULL: the processor.
+ */
+typedef void x86_cpuid_fn(uint32_t leaf, uint32_t subleaf, uint32_t out[4]);
+const char *x86_host_lacks(x86_cpuid_fn *cpuid);
 /* CPUID for leaf/subleaf as `cpu` sees it (APIC ID, OSXSAVE, XCR0-dependent sizes). out: eax, ebx, ecx, edx. */
 void x86_cpuid(const struct x86_cpu *cpu, uint32_t leaf, uint32_t subleaf, uint32_t out[4]);
 

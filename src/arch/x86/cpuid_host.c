@@ -1,0 +1,44 @@
+/* What the host's processor must have (SDM Vol. 2A, CPUID; the levels of the x86-64 psABI, 3.1.1). */
+#include "arch/x86/cpuid.h"
+
+enum { EAX, EBX, ECX, EDX };
+
+static const struct need {
+	const char *name;
+	uint32_t leaf;
+	uint8_t reg, bit;
+} needs[] = {
+	{"SSE3", 1, ECX, 0},
+	{"SSSE3", 1, ECX, 9},
+	{"CMPXCHG16B", 1, ECX, 13},
+	{"SSE4.1", 1, ECX, 19},
+	{"SSE4.2", 1, ECX, 20},
+	{"POPCNT", 1, ECX, 23},
+	{"XSAVE", 1, ECX, 26},
+	{"XSAVE turned on by the system", 1, ECX, 27},
+	{"LAHF in 64-bit mode", 0x80000001, ECX, 0},
+};
+
+static void ask(uint32_t leaf, uint32_t subleaf, uint32_t out[4])
+{
+	__asm__ volatile("cpuid" : "=a"(out[0]), "=b"(out[1]), "=c"(out[2]), "=d"(out[3]) : "a"(leaf), "c"(subleaf));
+}
+
+static bool has(x86_cpuid_fn *cpuid, const struct need *need)
+{
+	uint32_t r[4];
+
+	cpuid(need->leaf & 0x80000000, 0, r);
+	if (r[EAX] < need->leaf)
+		return false;
+	cpuid(need->leaf, 0, r);
+	return r[need->reg] >> need->bit & 1;
+}
+
+const char *x86_host_lacks(x86_cpuid_fn *cpuid)
+{
+	for (unsigned i = 0; i < ARRAY_LEN(needs); i++)
+		if (!has(cpuid ? cpuid : ask, &needs[i]))
+			return needs[i].name;
+	return NULL;
+}
