@@ -62,6 +62,21 @@ TEST(divide_error)
 	CHECK_EQ(t->f.rdx, 7);
 }
 
+/* The stack pointer is only a number to user code: whatever it holds, its exceptions come as ever. */
+TEST(divide_error_without_a_stack)
+{
+	static const u64 stacks[] = {0x8000000000000000, 0x900000000000, 0, ~0ull};
+
+	for (unsigned i = 0; i < sizeof(stacks) / sizeof(stacks[0]); i++) {
+		struct frame f = user_code(div_zero, div_zero_end, 64);
+		f.rsp = stacks[i];
+		struct trap *t = run_frame(&f);
+		CHECK_EQ_IN(t->f.vector, DE, "stack 0x%lx", stacks[i]);
+		CHECK_EQ(t->f.rip, USER_CODE + 9);
+		CHECK_EQ(t->f.rsp, stacks[i]);
+	}
+}
+
 SNIPPET(do_int3, 64, "nop; int3");
 SNIPPET(do_cd03, 64, "nop; .byte 0xcd, 3");
 SNIPPET(do_int80, 64, "nop; int $0x80");

@@ -28,6 +28,12 @@ static bool claim(struct host_fault_context *ctx)
 
 	if (!resume)
 		return false;
+	/* A system that is virtualized in software may not be able to return to a stack that is not canonical, and
+	 * blame the instruction there: the stack that FAULT keeps in R14 will do. */
+	if (claimed && ctx->rip == resume && seen.gpr[4] >> 47 && ctx->gpr[4] == seen.gpr[4]) {
+		ctx->gpr[4] = ctx->gpr[14];
+		return true;
+	}
 	__asm__ volatile("movq %0, %%rax; movq %%rax, %0" : "+m"(*p) : : "rax"); /* faults if AC were still set */
 	seen = *ctx;
 	ctx->rip = resume;

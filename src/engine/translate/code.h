@@ -122,6 +122,7 @@ struct tr_engine {
 
 	void (*enter)(struct tr_vcpu *v, const uint8_t *pc);
 	const uint8_t *glue_exit, *glue_call, *glue_miss; /* executable view */
+	const uint8_t *glue_exit_stored; /* glue_exit, with the guest's registers in cpu.gpr already */
 	bool no_link, no_share, no_inline, step_only;     /* debug switches */
 	uint64_t tsc_translator;
 	struct profile *profile; /* NULL when nobody asked */
@@ -179,6 +180,7 @@ struct code_source {
 struct block *translate_block(struct tr_vcpu *v, const struct code_source *src, uint16_t off, uint32_t key);
 /* glue.c */
 void glue_emit(struct tr_engine *eng);
+bool glue_in_host(unsigned reg); /* whether translated code holds the guest's `reg` in the host's */
 
 #define BLOCK_INSNS 64
 #define BLOCK_HOST_MAX 49152 /* host bytes one block can take, cold part and all */

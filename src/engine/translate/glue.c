@@ -6,7 +6,7 @@
 #include "engine/translate/code.h"
 
 /* Registers that translated code holds guest registers in; R9, R10, R11 are in memory at all times. */
-static bool in_host(unsigned reg)
+bool glue_in_host(unsigned reg)
 {
 	return reg != R9 && reg != R10 && reg != R11;
 }
@@ -14,14 +14,14 @@ static bool in_host(unsigned reg)
 static void store_guest(struct emit *e)
 {
 	for (unsigned r = 0; r < X86_GPRS; r++)
-		if (in_host(r))
+		if (glue_in_host(r))
 			asm_store_gs(e, 8, r, (int32_t)r * 8);
 }
 
 static void load_guest(struct emit *e)
 {
 	for (unsigned r = 0; r < X86_GPRS; r++)
-		if (in_host(r))
+		if (glue_in_host(r))
 			asm_load_gs(e, 8, r, (int32_t)r * 8);
 }
 
@@ -55,12 +55,13 @@ static void emit_enter(struct emit *e)
 	asm_rr(e, 0xff, 4, 4, R11); /* jmp r11 */
 }
 
-static void emit_exit(struct emit *e)
+static void emit_exit(struct tr_engine *eng, struct emit *e)
 {
 	static const uint8_t ldmxcsr_default[] = {0x0f, 0xae, 0x14, 0x24}; /* ldmxcsr [rsp] */
 	static const uint8_t fninit[] = {0xdb, 0xe3};
 
 	store_guest(e);
+	eng->glue_exit_stored = code_rx(eng, e->p);
 	asm_load_gs(e, 8, RSP, VCPU_OFF(host_rsp));
 	asm_load_gs(e, 8, RDI, VCPU_OFF(self));
 	vector_state(e, 4);
@@ -118,7 +119,7 @@ void glue_emit(struct tr_engine *eng)
 	eng->enter = (void (*)(struct tr_vcpu *, const uint8_t *))(uintptr_t)code_rx(eng, e->p);
 	emit_enter(e);
 	eng->glue_exit = code_rx(eng, e->p);
-	emit_exit(e);
+	emit_exit(eng, e);
 	eng->glue_call = code_rx(eng, e->p);
 	emit_call(e);
 	eng->glue_miss = code_rx(eng, e->p);

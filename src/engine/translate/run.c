@@ -170,6 +170,12 @@ bool run_claim_fault(struct host_fault_context *ctx)
 		v->saved_flags = (ctx->rflags & 0xd5) << 8 | (ctx->rflags >> 11 & 1);
 	v->rip_off = m->off;
 	v->exit_code = TRX_STEP;
-	ctx->rip = (uint64_t)(uintptr_t)v->engine->glue_exit;
+	/* Not by glue_exit: some systems cannot return to a stack pointer that is not canonical, and the guest's may
+	 * be. */
+	for (unsigned r = 0; r < X86_GPRS; r++)
+		if (glue_in_host(r))
+			v->cpu.gpr[r] = ctx->gpr[r];
+	ctx->gpr[RSP] = v->host_rsp;
+	ctx->rip = (uint64_t)(uintptr_t)v->engine->glue_exit_stored;
 	return true;
 }
