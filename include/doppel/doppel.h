@@ -50,7 +50,7 @@ DOPPEL_API void doppel_log(doppel_log_level most);
 
 /*
  * What a VM is to be. Nothing is checked before doppel_vm_create. NULL for a string means the default. A new config
- * has: no kernel, 1 GiB of memory, 1 CPU, engine "auto", console "stdio".
+ * has: no kernel, 1 GiB of memory, 1 CPU, engine "auto", console "stdio", network "user".
  */
 DOPPEL_API doppel_config *doppel_config_new(void); /* NULL: out of memory */
 DOPPEL_API void doppel_config_free(doppel_config *config);
@@ -78,6 +78,12 @@ DOPPEL_API void doppel_config_symbols(doppel_config *config, const char *path);
 enum { DOPPEL_DISK_READONLY = 1, DOPPEL_DISK_SNAPSHOT = 2 };
 /* Adds a raw image file as the next virtio block device (vda, vdb, ...). */
 DOPPEL_API void doppel_config_disk(doppel_config *config, const char *path, unsigned flags);
+
+/*
+ * Adds a network device, as doppel(1)'s --net does: "user[,hostfwd=...][,mac=...]...", "tap=INTERFACE[,...]", or "none",
+ * which stands alone and leaves the VM without one. Given none at all, a VM has "user".
+ */
+DOPPEL_API void doppel_config_net(doppel_config *config, const char *net);
 
 /* Flags of a VM. NO_REBOOT: a reboot ends it. DEBUG_EXIT: a write of v to port 0xf4 ends it with status (v << 1) | 1.
  */

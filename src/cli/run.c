@@ -10,7 +10,7 @@ struct run_options {
 	const char *kernel, *initrd, *append, *engine, *console, *virtio_console, *name, *debug, *symbols;
 	uint64_t memory, code_cache;
 	unsigned cpus;
-	struct string_list disks;
+	struct string_list disks, nets;
 	bool no_reboot, debug_exit, stats, quiet, help, version;
 };
 
@@ -27,6 +27,12 @@ static const struct option options[] = {
 	 "raw disk image, as /dev/vda, the next as /dev/vdb, and so on;\n"
 	 "snapshot=on forgets the guest's writes at the end; a comma in\n"
 	 "FILE is written twice"},
+	{"net", OPT_LIST, FIELD(nets), "KIND[,OPTION]...",
+	 "a network device: user (default; the host's network by this\n"
+	 "process's own sockets), tap=INTERFACE of the host, or none;\n"
+	 "user takes hostfwd=tcp|udp:[ADDRESS]:PORT-[ADDRESS]:PORT, often,\n"
+	 "mtu=BYTES and restrict=on; both take mac=ADDRESS and\n"
+	 "bps=SIZE, the most bytes a second each way"},
 	{"console", OPT_STRING, FIELD(console), "WHERE",
 	 "where the first serial port leads: stdio (default; Ctrl-A H lists\n"
 	 "the keys), file=FILE, pty, unix=SOCKET or none"},
@@ -136,6 +142,8 @@ static bool fill_config(doppel_config *config, const struct run_options *o)
 	doppel_config_debug(config, o->debug);
 	doppel_config_symbols(config, o->symbols);
 	doppel_config_flags(config, (o->no_reboot ? DOPPEL_NO_REBOOT : 0) | (o->debug_exit ? DOPPEL_DEBUG_EXIT : 0));
+	for (unsigned i = 0; i < o->nets.count; i++)
+		doppel_config_net(config, o->nets.item[i]);
 	for (unsigned i = 0; i < o->disks.count; i++)
 		if (!add_disk(config, o->disks.item[i]))
 			return false;

@@ -20,7 +20,7 @@
 
 #define VIRTQ_SIZE_MAX 256
 #define VIRTQ_SEGMENTS 256
-#define VIRTIO_QUEUES 2
+#define VIRTIO_QUEUES 3
 #define VIRTIO_THREADS 4
 
 /* Device status (2.1). */
@@ -38,7 +38,7 @@ enum {
 #define VIRTIO_F_EVENT_IDX BIT(29)
 #define VIRTIO_F_VERSION_1 BIT(32)
 
-enum virtio_type { VIRTIO_TYPE_BLOCK = 2, VIRTIO_TYPE_CONSOLE = 3, VIRTIO_TYPE_ENTROPY = 4 };
+enum virtio_type { VIRTIO_TYPE_NET = 1, VIRTIO_TYPE_BLOCK = 2, VIRTIO_TYPE_CONSOLE = 3, VIRTIO_TYPE_ENTROPY = 4 };
 
 /* ---- Virtqueues ---- */
 
@@ -82,8 +82,13 @@ void virtq_reset(struct virtqueue *q);
 bool virtq_map(struct virtqueue *q, struct guest_memory *mem);
 /* Takes the next chain of at most `max_bytes`. VIRTQ_BROKEN: *why says how the driver broke the rules. */
 enum virtq_result virtq_pop(struct virtqueue *q, struct virtq_chain *chain, uint64_t max_bytes, const char **why);
+/* Puts back the last `n` chains taken: they are the next ones again. */
+void virtq_unpop(struct virtqueue *q, unsigned n);
 /* Gives a chain back, with `len` bytes written to it. */
 void virtq_push(struct virtqueue *q, uint16_t head, uint32_t len);
+/* The same for several that must come to light at once: fills the i-th free entry; then shows the first `n`. */
+void virtq_fill(struct virtqueue *q, unsigned i, uint16_t head, uint32_t len);
+void virtq_show(struct virtqueue *q, unsigned n);
 /* Whether the driver wants an interrupt for what was pushed since it was last asked (2.7.7). */
 bool virtq_wants_interrupt(struct virtqueue *q);
 /* Asks to be notified of new chains; true: there are some already. */
@@ -114,6 +119,15 @@ struct virtio_ops {
 	void (*notify)(struct virtio_device *dev);
 	/* The driver wrote to the device configuration (2.5); lock held. NULL: such writes are dropped. */
 	void (*config_write)(struct virtio_device *dev, uint64_t off, unsigned len, uint64_t value);
+	/*
+	 * For a kind that has a thread of its own instead of the device's (spec->threads 0): there is something to look
+	 * at, perhaps. Any thread, the lock held or not; must not take it.
+	 */
+	void (*wake)(struct virtio_device *dev);
+	/* Ends such a thread, before everything else goes. */
+	void (*stop)(struct virtio_device *dev);
+	/* The driver is ready (DRIVER_OK); lock held. */
+	void (*ready)(struct virtio_device *dev);
 	/* The kind's own state, beyond queues and negotiation; lock held, no work going on. Each may be NULL. */
 	void (*reset)(struct virtio_device *dev);
 	void (*state)(struct virtio_device *dev, struct state_stream *s);

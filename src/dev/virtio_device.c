@@ -30,7 +30,10 @@ void virtio_set_status(struct virtio_device *dev, uint8_t status)
 		status &= ~VIRTIO_FEATURES_OK;
 	if (!(status & VIRTIO_FEATURES_OK))
 		status &= ~VIRTIO_DRIVER_OK;
+	bool ready = status & ~dev->status & VIRTIO_DRIVER_OK;
 	dev->status = status;
+	if (ready && dev->spec->ops->ready)
+		dev->spec->ops->ready(dev);
 	virtio_wake(dev);
 }
 
@@ -207,6 +210,8 @@ static void device_state(void *opaque, struct state_stream *s)
 static void device_end(struct virtio_device *dev)
 {
 	virtio_threads_stop(dev);
+	if (dev->spec->ops->stop)
+		dev->spec->ops->stop(dev);
 	virtio_pci_destroy(dev->pci);
 	host_cond_destroy(&dev->idle);
 	host_cond_destroy(&dev->work);

@@ -166,16 +166,34 @@ enum virtq_result virtq_pop(struct virtqueue *q, struct virtq_chain *chain, uint
 	return VIRTQ_CHAIN;
 }
 
-void virtq_push(struct virtqueue *q, uint16_t head, uint32_t len)
+void virtq_unpop(struct virtqueue *q, unsigned n)
+{
+	q->next_avail -= n;
+}
+
+void virtq_fill(struct virtqueue *q, unsigned i, uint16_t head, uint32_t len)
 {
 	const uint32_t entry[2] = {head, len};
 
 	if (!virtq_mapped(q))
 		return;
-	unsigned off = RING_ENTRIES + USED_ENTRY * (q->next_used % q->size);
+	unsigned off = RING_ENTRIES + USED_ENTRY * ((uint16_t)(q->next_used + i) % q->size);
 	memcpy(q->used_at + off, entry, sizeof(entry));
 	guest_memory_wrote(q->mem, q->used + off, sizeof(entry));
-	store16(q, RING_INDEX, ++q->next_used); /* releases the entry */
+}
+
+void virtq_show(struct virtqueue *q, unsigned n)
+{
+	if (!virtq_mapped(q))
+		return;
+	q->next_used += n;
+	store16(q, RING_INDEX, q->next_used); /* releases the entries */
+}
+
+void virtq_push(struct virtqueue *q, uint16_t head, uint32_t len)
+{
+	virtq_fill(q, 0, head, len);
+	virtq_show(q, 1);
 }
 
 bool virtq_wants_interrupt(struct virtqueue *q)

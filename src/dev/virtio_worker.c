@@ -23,7 +23,9 @@ static void *worker(void *arg)
 
 void virtio_wake(struct virtio_device *dev)
 {
-	if (virtio_may_work(dev))
+	if (dev->spec->ops->wake)
+		dev->spec->ops->wake(dev);
+	else if (virtio_may_work(dev))
 		host_cond_signal(&dev->work);
 }
 
@@ -71,8 +73,10 @@ void virtio_hold(struct virtio_device *dev)
 void virtio_release(struct virtio_device *dev)
 {
 	ENSURE(dev->held);
-	if (--dev->held == 0)
-		host_cond_broadcast(&dev->work);
+	if (--dev->held)
+		return;
+	host_cond_broadcast(&dev->work);
+	virtio_wake(dev);
 }
 
 bool virtio_threads_start(struct virtio_device *dev, unsigned count)

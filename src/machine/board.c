@@ -15,9 +15,11 @@
 #include "dev/uart16550.h"
 #include "dev/virtio_blk.h"
 #include "dev/virtio_console.h"
+#include "dev/virtio_net.h"
 #include "dev/virtio_rng.h"
 
 #include <stdio.h>
+#include <string.h>
 
 static const uint8_t pci_isa_irq[4] = PC_PCI_ISA_IRQS;
 
@@ -240,6 +242,24 @@ static bool make_disks(struct pc *pc, struct error *err)
 	return true;
 }
 
+static bool make_nets(struct pc *pc, struct error *err)
+{
+	for (unsigned i = 0; i < pc->c.nets; i++) {
+		const struct pc_net *n = &pc->c.net[i];
+		struct virtio_net_config config = {
+			.mtu = n->tap ? 0 : (uint16_t)n->user.mtu,
+			.bps = n->bps,
+			.net = n->tap ? host_net_open_tap(n->tap, err) : host_net_open_user(&n->user, err),
+		};
+
+		memcpy(config.mac, n->mac, sizeof(config.mac));
+		if (!config.net || !virtio_net_create(pc->pci, pc->c.mem, &config, &pc->device[pc->devices], err))
+			return false;
+		pc->devices++;
+	}
+	return true;
+}
+
 static bool make_virtio(struct pc *pc, struct error *err)
 {
 	struct virtio_console_config console = {
@@ -252,12 +272,12 @@ static bool make_virtio(struct pc *pc, struct error *err)
 		return false;
 	pc->devices++;
 	if (!console.write)
-		return true;
+		return make_nets(pc, err);
 	pc->console = virtio_console_create(pc->pci, pc->c.mem, &console, &pc->device[pc->devices], err);
 	if (!pc->console)
 		return false;
 	pc->devices++;
-	return true;
+	return make_nets(pc, err);
 }
 
 bool board_create(struct pc *pc, struct error *err)

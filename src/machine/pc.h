@@ -10,11 +10,13 @@
 #include "bus/bus.h"
 #include "bus/clock.h"
 #include "bus/memory.h"
+#include "host/net.h"
 
 struct pc;
 struct apic_bus;
 
 #define PC_DISKS 16
+#define PC_NETS 4
 #define PC_CPUS 255
 
 /* The memory map; RAM is laid out by guest_memory_init: 0 to 3 GiB, the rest from 4 GiB. */
@@ -53,6 +55,13 @@ struct pc_disk {
 	bool snapshot; /* writes are kept aside and lost at the end */
 };
 
+struct pc_net {
+	const char *tap;           /* the host's interface, or NULL: a user-mode network as follows */
+	struct host_net_user user; /* what it points to is borrowed until pc_create returns */
+	uint8_t mac[6];
+	uint64_t bps; /* most bytes a second, each way; 0: no cap */
+};
+
 /* Where a console's output goes. Called from any thread, one call at a time; must not block for long. */
 struct pc_console {
 	void (*write)(void *opaque, const uint8_t *data, size_t len);
@@ -76,6 +85,8 @@ struct pc_config {
 
 	struct pc_disk disk[PC_DISKS];
 	unsigned disks;
+	struct pc_net net[PC_NETS];
+	unsigned nets;
 
 	struct pc_console serial; /* COM1 */
 	struct pc_console virtio; /* virtio console (hvc0); write NULL: none on this machine */

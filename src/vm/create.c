@@ -126,10 +126,13 @@ static bool make_board(struct vm *vm, const struct vm_config *config, struct err
 		.opaque = vm,
 	};
 
+	struct vm_nets *nets = vm_nets_parse(config, &pc, err);
+
 	memcpy(pc.disk, config->disk, sizeof(pc.disk));
 	if (vm->virtio_console)
 		pc.virtio = vm_console_port(vm->virtio_console);
-	vm->pc = pc_create(&pc, err);
+	vm->pc = nets ? pc_create(&pc, err) : NULL;
+	free(nets);
 	if (!vm->pc)
 		return false;
 	pc_pause(vm->pc);

@@ -14,7 +14,7 @@
 struct doppel_config {
 	struct vm_config vm; /* its strings are the config's own */
 	bool no_memory;      /* a setter could not copy its string */
-	bool too_many_disks;
+	bool too_many_disks, too_many_nets;
 };
 
 struct doppel_vm {
@@ -54,6 +54,8 @@ void doppel_config_free(doppel_config *config)
 		free((void *)(uintptr_t)owned[i]);
 	for (unsigned i = 0; i < config->vm.disks; i++)
 		free((void *)(uintptr_t)config->vm.disk[i].path);
+	for (unsigned i = 0; i < config->vm.nets; i++)
+		free((void *)(uintptr_t)config->vm.net[i]);
 	free(config);
 }
 
@@ -138,6 +140,15 @@ void doppel_config_disk(doppel_config *config, const char *path, unsigned flags)
 	disk->snapshot = flags & DOPPEL_DISK_SNAPSHOT;
 }
 
+void doppel_config_net(doppel_config *config, const char *net)
+{
+	if (config->vm.nets == PC_NETS) {
+		config->too_many_nets = true;
+		return;
+	}
+	set_string(config, &config->vm.net[config->vm.nets++], net);
+}
+
 void doppel_config_flags(doppel_config *config, unsigned flags)
 {
 	config->vm.no_reboot = flags & DOPPEL_NO_REBOOT;
@@ -150,6 +161,8 @@ static bool create(doppel_vm *vm, const doppel_config *config, struct error *err
 		return error_set(err, "out of memory");
 	if (config->too_many_disks)
 		return error_set(err, "too many disks: at most %u", PC_DISKS);
+	if (config->too_many_nets)
+		return error_set(err, "too many networks: at most %u", PC_NETS);
 	vm->vm = vm_create(&config->vm, err);
 	return vm->vm;
 }

@@ -114,6 +114,9 @@ void vm_release_locked(struct vm *vm);
 /* away.c: struct pc_config's polled_timer; opaque is the VM. */
 void vm_polled_timer(void *opaque, unsigned cpu, bool first);
 
+/* net.c: puts what the config says of networks into *pc. What it returns holds what *pc points to; to be freed. */
+struct vm_nets *vm_nets_parse(const struct vm_config *config, struct pc_config *pc, struct error *err);
+
 /* report.c. The text is kept in vm->report if there is none yet. */
 void vm_report_crash(struct vcpu *v, const char *what);
 void vm_report_text(struct vm *vm, const char *fmt, ...) __attribute__((format(printf, 2, 3)));

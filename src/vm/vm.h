@@ -19,6 +19,11 @@ struct vm_config {
 	unsigned cpus;
 	struct pc_disk disk[PC_DISKS];
 	unsigned disks;
+	/*
+	 * "user", "tap=INTERFACE" or "none", each with options after commas (doppel(1)). `nets` 0: one, "user".
+	 */
+	const char *net[PC_NETS];
+	unsigned nets;
 	const char *engine;         /* "auto" or an engine's name */
 	const char *console;        /* "stdio", "file=PATH", "pty", "unix=PATH", "none" */
 	const char *virtio_console; /* the same; NULL: the machine has none */

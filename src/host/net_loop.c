@@ -1,0 +1,74 @@
+/* The loop of a network's thread: waking it costs a system call only when it has not been woken already. */
+#include "host/net_loop.h"
+
+#include "host/internal.h"
+
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+bool net_loop_init(struct net_loop *loop, struct error *err)
+{
+	loop->event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (loop->event >= 0)
+		return true;
+	host_fail();
+	return error_set(err, "cannot make an event for the network: %s", host_error_text());
+}
+
+bool net_loop_start(struct net_loop *loop, void *(*run)(void *), void *arg, const struct host_net_client *client,
+		    void *opaque, struct error *err)
+{
+	loop->client = client;
+	loop->opaque = opaque;
+	loop->started = host_thread_start(&loop->thread, "network", run, arg);
+	return loop->started || error_set(err, "cannot start a thread for the network; see the limit on processes "
+					       "(ulimit -u)");
+}
+
+void net_loop_wake(struct net_loop *loop)
+{
+	uint64_t one = 1;
+
+	if (!atomic_exchange(&loop->woken, true))
+		(void)!write(loop->event, &one, sizeof(one));
+}
+
+void net_loop_end(struct net_loop *loop)
+{
+	if (loop->started) {
+		atomic_store(&loop->quit, true);
+		net_loop_wake(loop);
+		host_thread_join(&loop->thread);
+	}
+	if (loop->event >= 0)
+		close(loop->event);
+}
+
+bool net_loop_turn(struct net_loop *loop, struct host_net_turn *turn)
+{
+	/* Before the client looks: who sees `woken` still set has made its change before this exchange. */
+	atomic_exchange(&loop->woken, false);
+	if (atomic_load(&loop->quit))
+		return false;
+	*turn = loop->client->turn(loop->opaque);
+	return true;
+}
+
+void net_loop_wait(struct net_loop *loop, struct pollfd *poll, unsigned n, uint64_t when)
+{
+	struct timespec ts = {0, 0};
+	uint64_t now = when == HOST_NET_NEVER || !when ? 0 : host_now_ns(), count;
+
+	poll[0] = (struct pollfd){.fd = loop->event, .events = POLLIN};
+	if (when > now) {
+		ts.tv_sec = (time_t)((when - now) / 1000000000);
+		ts.tv_nsec = (long)((when - now) % 1000000000);
+	}
+	if (ppoll(poll, n, when == HOST_NET_NEVER ? NULL : &ts, NULL) < 0) {
+		/* A signal, or no memory for the moment: nothing is ready. */
+		for (unsigned i = 0; i < n; i++)
+			poll[i].revents = 0;
+	}
+	if (poll[0].revents)
+		(void)!read(loop->event, &count, sizeof(count));
+}
