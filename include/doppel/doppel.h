@@ -85,6 +85,13 @@ DOPPEL_API void doppel_config_disk(doppel_config *config, const char *path, unsi
  */
 DOPPEL_API void doppel_config_net(doppel_config *config, const char *net);
 
+enum { DOPPEL_SHARE_READONLY = 1 };
+/*
+ * Shares a folder, as a virtio file system ("mount -t virtiofs TAG /mnt" in a Linux guest) that the guest cannot get
+ * out of. tag: up to 36 bytes; NULL: "share" for the first one, then "share2", "share3", ...
+ */
+DOPPEL_API void doppel_config_share(doppel_config *config, const char *path, const char *tag, unsigned flags);
+
 /* Flags of a VM. NO_REBOOT: a reboot ends it. DEBUG_EXIT: a write of v to port 0xf4 ends it with status (v << 1) | 1.
  */
 enum { DOPPEL_NO_REBOOT = 1, DOPPEL_DEBUG_EXIT = 2 };

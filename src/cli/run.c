@@ -10,7 +10,7 @@ struct run_options {
 	const char *kernel, *initrd, *append, *engine, *console, *virtio_console, *name, *debug, *symbols;
 	uint64_t memory, code_cache;
 	unsigned cpus;
-	struct string_list disks, nets;
+	struct string_list disks, nets, shares;
 	bool no_reboot, debug_exit, stats, quiet, help, version;
 };
 
@@ -33,6 +33,9 @@ static const struct option options[] = {
 	 "user takes hostfwd=tcp|udp:[ADDRESS]:PORT-[ADDRESS]:PORT, often,\n"
 	 "mtu=BYTES and restrict=on; both take mac=ADDRESS and\n"
 	 "bps=SIZE, the most bytes a second each way"},
+	{"share", OPT_LIST, FIELD(shares), "FOLDER[:TAG][,readonly]",
+	 "shares a folder: 'mount -t virtiofs TAG /mnt' in the guest; TAG is\n"
+	 "share, share2, ... if not given; a comma in FOLDER is written twice"},
 	{"console", OPT_STRING, FIELD(console), "WHERE",
 	 "where the first serial port leads: stdio (default; Ctrl-A H lists\n"
 	 "the keys), file=FILE, pty, unix=SOCKET or none"},
@@ -127,6 +130,50 @@ static bool add_disk(doppel_config *config, const char *spec)
 	return good;
 }
 
+static bool share_flag(const char *word, const char *path, unsigned *flags)
+{
+	if (strcmp(word, "readonly") != 0)
+		return complain(
+			"--share %s: unknown word '%s': there is readonly (a comma in the folder's name is written "
+			"twice)",
+			path, word);
+	*flags |= DOPPEL_SHARE_READONLY;
+	return true;
+}
+
+/* Takes ":TAG" off the end of a path; NULL: there is none. */
+static const char *take_tag(char *path)
+{
+	char *colon = strrchr(path, ':');
+
+	if (!colon || strchr(colon, '/'))
+		return NULL;
+	*colon = 0;
+	return colon + 1;
+}
+
+static bool add_share(doppel_config *config, const char *spec)
+{
+	size_t size = strlen(spec) + 1;
+	char *path = malloc(size), *word = malloc(size);
+	unsigned flags = 0;
+	bool good = path && word;
+
+	if (good) {
+		const char *rest = next_part(spec, path), *tag = take_tag(path);
+		good = path[0] || complain("--share '%s' names no folder", spec);
+		while (good && rest) {
+			rest = next_part(rest, word);
+			good = share_flag(word, path, &flags);
+		}
+		if (good)
+			doppel_config_share(config, path, tag, flags);
+	}
+	free(path);
+	free(word);
+	return good;
+}
+
 static bool fill_config(doppel_config *config, const struct run_options *o)
 {
 	doppel_config_name(config, o->name);
@@ -146,6 +193,9 @@ static bool fill_config(doppel_config *config, const struct run_options *o)
 		doppel_config_net(config, o->nets.item[i]);
 	for (unsigned i = 0; i < o->disks.count; i++)
 		if (!add_disk(config, o->disks.item[i]))
+			return false;
+	for (unsigned i = 0; i < o->shares.count; i++)
+		if (!add_share(config, o->shares.item[i]))
 			return false;
 	return true;
 }

@@ -38,7 +38,13 @@ enum {
 #define VIRTIO_F_EVENT_IDX BIT(29)
 #define VIRTIO_F_VERSION_1 BIT(32)
 
-enum virtio_type { VIRTIO_TYPE_NET = 1, VIRTIO_TYPE_BLOCK = 2, VIRTIO_TYPE_CONSOLE = 3, VIRTIO_TYPE_ENTROPY = 4 };
+enum virtio_type {
+	VIRTIO_TYPE_NET = 1,
+	VIRTIO_TYPE_BLOCK = 2,
+	VIRTIO_TYPE_CONSOLE = 3,
+	VIRTIO_TYPE_ENTROPY = 4,
+	VIRTIO_TYPE_FS = 26,
+};
 
 /* ---- Virtqueues ---- */
 

@@ -15,6 +15,7 @@
 #include "dev/uart16550.h"
 #include "dev/virtio_blk.h"
 #include "dev/virtio_console.h"
+#include "dev/virtio_fs.h"
 #include "dev/virtio_net.h"
 #include "dev/virtio_rng.h"
 
@@ -260,6 +261,24 @@ static bool make_nets(struct pc *pc, struct error *err)
 	return true;
 }
 
+static bool make_shares(struct pc *pc, struct error *err)
+{
+	for (unsigned i = 0; i < pc->c.shares; i++) {
+		const struct pc_share *s = &pc->c.share[i];
+		struct share_config config = {s->path, s->tag, s->readonly, pc->c.shares};
+
+		for (unsigned j = 0; j < i; j++)
+			if (!strcmp(s->tag, pc->c.share[j].tag))
+				return error_set(err,
+						 "two shares have the tag '%s': give each its own, as --share %s:TAG",
+						 s->tag, s->path);
+		if (!virtio_fs_create(pc->pci, pc->c.mem, &config, &pc->device[pc->devices], err))
+			return false;
+		pc->devices++;
+	}
+	return true;
+}
+
 static bool make_virtio(struct pc *pc, struct error *err)
 {
 	struct virtio_console_config console = {
@@ -268,7 +287,8 @@ static bool make_virtio(struct pc *pc, struct error *err)
 		.opaque = pc->c.virtio.opaque,
 	};
 
-	if (!make_disks(pc, err) || !virtio_rng_create(pc->pci, pc->c.mem, &pc->device[pc->devices], err))
+	if (!make_disks(pc, err) || !make_shares(pc, err) ||
+	    !virtio_rng_create(pc->pci, pc->c.mem, &pc->device[pc->devices], err))
 		return false;
 	pc->devices++;
 	if (!console.write)

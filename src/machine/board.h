@@ -7,7 +7,7 @@
 #include "dev/pci.h"
 #include "machine/pc.h"
 
-#define PC_DEVICES (PC_DISKS + PC_NETS + 16)
+#define PC_DEVICES (PC_DISKS + PC_NETS + PC_SHARES + 16)
 
 struct ioapic;
 struct pic8259;

@@ -17,6 +17,7 @@ struct apic_bus;
 
 #define PC_DISKS 16
 #define PC_NETS 4
+#define PC_SHARES 8
 #define PC_CPUS 255
 
 /* The memory map; RAM is laid out by guest_memory_init: 0 to 3 GiB, the rest from 4 GiB. */
@@ -62,6 +63,11 @@ struct pc_net {
 	uint64_t bps; /* most bytes a second, each way; 0: no cap */
 };
 
+struct pc_share {
+	const char *path, *tag; /* borrowed until pc_create returns */
+	bool readonly;
+};
+
 /* Where a console's output goes. Called from any thread, one call at a time; must not block for long. */
 struct pc_console {
 	void (*write)(void *opaque, const uint8_t *data, size_t len);
@@ -87,6 +93,8 @@ struct pc_config {
 	unsigned disks;
 	struct pc_net net[PC_NETS];
 	unsigned nets;
+	struct pc_share share[PC_SHARES];
+	unsigned shares;
 
 	struct pc_console serial; /* COM1 */
 	struct pc_console virtio; /* virtio console (hvc0); write NULL: none on this machine */

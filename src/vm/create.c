@@ -116,6 +116,7 @@ static bool make_board(struct vm *vm, const struct vm_config *config, struct err
 		.initrd = config->initrd,
 		.cmdline = config->append,
 		.disks = config->disks,
+		.shares = config->shares,
 		.serial = vm_console_port(vm->console),
 		.debug_exit = config->debug_exit,
 		.power_off = on_power_off,
@@ -129,6 +130,7 @@ static bool make_board(struct vm *vm, const struct vm_config *config, struct err
 	struct vm_nets *nets = vm_nets_parse(config, &pc, err);
 
 	memcpy(pc.disk, config->disk, sizeof(pc.disk));
+	memcpy(pc.share, config->share, sizeof(pc.share));
 	if (vm->virtio_console)
 		pc.virtio = vm_console_port(vm->virtio_console);
 	vm->pc = nets ? pc_create(&pc, err) : NULL;

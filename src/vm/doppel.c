@@ -4,6 +4,7 @@
 #include "host/signals.h"
 #include "vm/vm.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -14,7 +15,7 @@
 struct doppel_config {
 	struct vm_config vm; /* its strings are the config's own */
 	bool no_memory;      /* a setter could not copy its string */
-	bool too_many_disks, too_many_nets;
+	bool too_many_disks, too_many_nets, too_many_shares;
 };
 
 struct doppel_vm {
@@ -56,6 +57,10 @@ void doppel_config_free(doppel_config *config)
 		free((void *)(uintptr_t)config->vm.disk[i].path);
 	for (unsigned i = 0; i < config->vm.nets; i++)
 		free((void *)(uintptr_t)config->vm.net[i]);
+	for (unsigned i = 0; i < config->vm.shares; i++) {
+		free((void *)(uintptr_t)config->vm.share[i].path);
+		free((void *)(uintptr_t)config->vm.share[i].tag);
+	}
 	free(config);
 }
 
@@ -149,6 +154,21 @@ void doppel_config_net(doppel_config *config, const char *net)
 	set_string(config, &config->vm.net[config->vm.nets++], net);
 }
 
+void doppel_config_share(doppel_config *config, const char *path, const char *tag, unsigned flags)
+{
+	char name[16];
+
+	if (config->vm.shares == PC_SHARES) {
+		config->too_many_shares = true;
+		return;
+	}
+	struct pc_share *share = &config->vm.share[config->vm.shares++];
+	snprintf(name, sizeof(name), config->vm.shares > 1 ? "share%u" : "share", config->vm.shares);
+	set_string(config, &share->path, path);
+	set_string(config, &share->tag, tag ? tag : name);
+	share->readonly = flags & DOPPEL_SHARE_READONLY;
+}
+
 void doppel_config_flags(doppel_config *config, unsigned flags)
 {
 	config->vm.no_reboot = flags & DOPPEL_NO_REBOOT;
@@ -163,6 +183,8 @@ static bool create(doppel_vm *vm, const doppel_config *config, struct error *err
 		return error_set(err, "too many disks: at most %u", PC_DISKS);
 	if (config->too_many_nets)
 		return error_set(err, "too many networks: at most %u", PC_NETS);
+	if (config->too_many_shares)
+		return error_set(err, "too many shares: at most %u", PC_SHARES);
 	vm->vm = vm_create(&config->vm, err);
 	return vm->vm;
 }

@@ -24,6 +24,8 @@ struct vm_config {
 	 */
 	const char *net[PC_NETS];
 	unsigned nets;
+	struct pc_share share[PC_SHARES];
+	unsigned shares;
 	const char *engine;         /* "auto" or an engine's name */
 	const char *console;        /* "stdio", "file=PATH", "pty", "unix=PATH", "none" */
 	const char *virtio_console; /* the same; NULL: the machine has none */
