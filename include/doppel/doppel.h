@@ -71,7 +71,10 @@ DOPPEL_API void doppel_config_virtio_console(doppel_config *config, const char *
 DOPPEL_API void doppel_config_code_cache(doppel_config *config, uint64_t bytes);
 /* Comma-separated switches of the engine, for debugging it (docs/translator.md). */
 DOPPEL_API void doppel_config_debug(doppel_config *config, const char *switches);
-/* Names of the guest's code for what those switches print: System.map, a copy of /proc/kallsyms, or vmlinux. */
+/* Sample where the guest's code spends its time, at the cost of a thousand signals a second and CPU. */
+DOPPEL_API void doppel_config_profile(doppel_config *config, bool profile);
+/* Names of the guest's code for the profile and for what those switches print: System.map, a copy of /proc/kallsyms, or
+ * vmlinux. */
 DOPPEL_API void doppel_config_symbols(doppel_config *config, const char *path);
 
 /* Flags of a disk. SNAPSHOT: writes are kept aside and forgotten at the end. */
@@ -148,9 +151,17 @@ typedef struct doppel_stats {
 	uint64_t interrupts; /* delivered, NMIs too */
 	uint64_t blocks, guest_bytes, host_bytes, cache_flushes, invalidations;
 	uint64_t tlb_misses, tlb_flushes, dispatches, helper_calls, single_steps;
+	uint64_t time_user, time_kernel; /* the parts of time_translated; only with doppel_config_profile */
+	uint64_t tlb_misses_user_read, tlb_misses_user_write, tlb_misses_kernel_read, tlb_misses_kernel_write;
 } doppel_stats;
 /* `size` is sizeof(doppel_stats) as the caller knows it: later versions add fields at the end. */
 DOPPEL_API void doppel_vm_stats(doppel_vm *vm, doppel_stats *stats, size_t size);
+/*
+ * The same as JSON, with those of each CPU beside the sums, and with doppel_config_profile the hottest of the guest's
+ * functions, pages and blocks. Valid until the next call on this VM, which must not be made at the same time. "" when
+ * there is no memory for it.
+ */
+DOPPEL_API const char *doppel_vm_stats_json(doppel_vm *vm);
 
 #ifdef __cplusplus
 }

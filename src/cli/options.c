@@ -116,6 +116,9 @@ static bool set_value(const struct option *o, void *out, const char *value)
 	case OPT_FLAG:
 		*(bool *)field = true;
 		return true;
+	case OPT_MAYBE:
+		*(const char **)field = value ? value : "";
+		return true;
 	case OPT_STRING:
 		*(const char **)field = value;
 		return true;
@@ -177,6 +180,8 @@ static bool parse_option(const struct option *table, void *out, const char *verb
 			      : set_value(o, out, NULL);
 	if (equals)
 		return set_value(o, out, equals + 1);
+	if (o->kind == OPT_MAYBE)
+		return set_value(o, out, NULL);
 	if (*i + 1 >= argc)
 		return complain("--%s needs a value: --%s %s", o->name, o->name, o->value);
 	return set_value(o, out, argv[++*i]);
@@ -213,7 +218,8 @@ static void help_text(const char *text, int column)
 void options_help(const struct option *table)
 {
 	for (; table->name; table++) {
-		int n = printf("  --%s%s%s", table->name, table->value ? " " : "", table->value ? table->value : "");
+		const char *before = !table->value || table->kind == OPT_MAYBE ? "" : " ";
+		int n = printf("  --%s%s%s", table->name, before, table->value ? table->value : "");
 		if (n + 2 > HELP_COLUMN) {
 			putchar('\n');
 			n = 0;

@@ -16,6 +16,7 @@ struct string_list {
 /* What `field` of the caller's struct is. */
 enum option_kind {
 	OPT_FLAG,   /* bool; takes no value */
+	OPT_MAYBE,  /* const char *: "" without a value, else the value, which only follows '=' */
 	OPT_STRING, /* const char * */
 	OPT_NUMBER, /* unsigned */
 	OPT_SIZE,   /* uint64_t, in bytes; K, M and G are powers of 1024 */

@@ -7,11 +7,11 @@
 #include <string.h>
 
 struct run_options {
-	const char *kernel, *initrd, *append, *engine, *console, *virtio_console, *name, *debug, *symbols;
+	const char *kernel, *initrd, *append, *engine, *console, *virtio_console, *name, *debug, *symbols, *stats;
 	uint64_t memory, code_cache;
 	unsigned cpus;
 	struct string_list disks, nets, shares;
-	bool no_reboot, debug_exit, stats, quiet, help, version;
+	bool no_reboot, debug_exit, quiet, help, version;
 };
 
 #define FIELD(name) offsetof(struct run_options, name)
@@ -49,7 +49,9 @@ static const struct option options[] = {
 	{"debug-exit", OPT_FLAG, FIELD(debug_exit), NULL,
 	 "a write of V to port 0xf4 ends doppel with status (V << 1) | 1"},
 	{"name", OPT_STRING, FIELD(name), "NAME", "the machine's name in messages (default: doppel)"},
-	{"stats", OPT_FLAG, FIELD(stats), NULL, "at the end, say where the time went"},
+	{"stats", OPT_MAYBE, FIELD(stats), "[=json]",
+	 "at the end, say where the time went; json also for each CPU, and\n"
+	 "what guest code was hot"},
 	{"quiet", OPT_FLAG, FIELD(quiet), NULL, "say nothing but errors"},
 	{"debug", OPT_STRING, FIELD(debug), "LIST",
 	 "switches of the engine, to debug and profile it (docs/translator.md)"},
@@ -188,6 +190,7 @@ static bool fill_config(doppel_config *config, const struct run_options *o)
 	doppel_config_code_cache(config, o->code_cache);
 	doppel_config_debug(config, o->debug);
 	doppel_config_symbols(config, o->symbols);
+	doppel_config_profile(config, o->stats && !strcmp(o->stats, "json"));
 	doppel_config_flags(config, (o->no_reboot ? DOPPEL_NO_REBOOT : 0) | (o->debug_exit ? DOPPEL_DEBUG_EXIT : 0));
 	for (unsigned i = 0; i < o->nets.count; i++)
 		doppel_config_net(config, o->nets.item[i]);
@@ -228,7 +231,9 @@ static int run(const struct run_options *o)
 	const char *report = doppel_vm_report(vm);
 	if (report[0])
 		complain("%s", report);
-	if (o->stats)
+	if (o->stats && o->stats[0])
+		fputs(doppel_vm_stats_json(vm), stderr);
+	else if (o->stats)
 		print_stats(vm);
 	doppel_vm_destroy(vm);
 	return status;
@@ -248,6 +253,10 @@ int command_run(int argc, char **argv)
 	}
 	if (o.quiet)
 		doppel_log(DOPPEL_LOG_ERROR);
+	if (o.stats && o.stats[0] && strcmp(o.stats, "json") != 0) {
+		complain("--stats=%s: there are --stats and --stats=json", o.stats);
+		return STATUS_USAGE;
+	}
 	if (!o.kernel) {
 		complain("no kernel: give one with --kernel FILE");
 		if (argc == 1)

@@ -39,6 +39,10 @@ void print_stats(doppel_vm *vm)
 	count("pages invalidated", s.invalidations);
 	fputs(" execution\n", stderr);
 	count("TLB misses", s.tlb_misses);
+	count("  user: read", s.tlb_misses_user_read);
+	count("  user: write", s.tlb_misses_user_write);
+	count("  kernel: read", s.tlb_misses_kernel_read);
+	count("  kernel: write", s.tlb_misses_kernel_write);
 	count("TLB flushes", s.tlb_flushes);
 	count("blocks looked up", s.dispatches);
 	count("helper calls", s.helper_calls);

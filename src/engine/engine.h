@@ -19,7 +19,16 @@ struct engine_config {
 	uint64_t code_cache; /* bytes of translated code kept; 0: the engine's default */
 	const char
 		*debug; /* comma-separated switches that turn mechanisms off, or NULL (docs/translator.md lists them) */
-	const char *symbols; /* a file with the names of the guest's code, for debug switches, or NULL */
+	const char *symbols; /* a file with the names of the guest's code, or NULL */
+	bool profile;        /* sample what code the guest spends its time in: time_user, time_kernel, ops->hot */
+};
+
+enum tlb_miss_kind {
+	TLB_MISS_USER_READ,
+	TLB_MISS_USER_WRITE,
+	TLB_MISS_KERNEL_READ,
+	TLB_MISS_KERNEL_WRITE,
+	TLB_MISS_KINDS
 };
 
 /* Counters, summed over CPUs where they are the engine's. Times in ns. */
@@ -28,6 +37,18 @@ struct engine_stats {
 	uint64_t exits[EXIT_KINDS];
 	uint64_t blocks, guest_bytes, host_bytes, flushes, invalidations;
 	uint64_t tlb_misses, tlb_flushes, dispatches, helper_calls, single_steps;
+	uint64_t tlb_miss[TLB_MISS_KINDS];
+	uint64_t time_user, time_kernel; /* the parts of time_translated, by samples; 0 without them */
+};
+
+/* Where samples were taken. */
+enum engine_hot_kind { HOT_FUNCTIONS, HOT_PAGES, HOT_BLOCKS };
+
+struct engine_hot {
+	uint64_t linear, gpa; /* of the first sample; of the page or block */
+	uint64_t samples;
+	bool user;
+	char name[128]; /* of the guest's function there, with its offset in it for a block; "" when it is not known */
 };
 
 struct engine_ops {
@@ -61,6 +82,11 @@ struct engine_ops {
 	enum verdict (*nmi)(struct engine_vcpu *vcpu);
 	void (*want_window)(struct engine_vcpu *vcpu, bool interrupt, bool nmi);
 	void (*stats)(struct engine *engine, struct engine_stats *stats);
+	/* The part of one vcpu; what belongs to all of them is 0. NULL: not counted. */
+	void (*vcpu_stats)(struct engine_vcpu *vcpu, struct engine_stats *stats);
+	/* Fills `list` with up to `most` of what had most samples, of `*total`; returns how many. NULL: no samples. */
+	size_t (*hot)(struct engine *engine, enum engine_hot_kind kind, struct engine_hot *list, size_t most,
+		      uint64_t *total);
 	/* Multi-line text for a crash report: last blocks of this vcpu and the like. Any amount up to `size`. */
 	void (*describe)(struct engine_vcpu *vcpu, char *buf, size_t size);
 };

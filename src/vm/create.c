@@ -92,6 +92,7 @@ static bool make_engine(struct vm *vm, const struct vm_config *config, struct er
 		.code_cache = config->code_cache,
 		.debug = config->debug,
 		.symbols = config->symbols,
+		.profile = config->profile,
 	};
 
 	vm->engine = vm->ops->create(&engine, err);

@@ -21,6 +21,7 @@ struct doppel_config {
 struct doppel_vm {
 	struct vm *vm;
 	bool on_signals;
+	char *stats; /* the last doppel_vm_stats_json */
 };
 
 const char *doppel_version(void)
@@ -133,6 +134,11 @@ void doppel_config_symbols(doppel_config *config, const char *path)
 	set_string(config, &config->vm.symbols, path);
 }
 
+void doppel_config_profile(doppel_config *config, bool profile)
+{
+	config->vm.profile = profile;
+}
+
 void doppel_config_disk(doppel_config *config, const char *path, unsigned flags)
 {
 	if (config->vm.disks == PC_DISKS) {
@@ -209,6 +215,7 @@ void doppel_vm_destroy(doppel_vm *vm)
 	if (vm->on_signals)
 		host_signals_unwatch();
 	vm_destroy(vm->vm);
+	free(vm->stats);
 	free(vm);
 }
 
@@ -316,6 +323,19 @@ void doppel_vm_stats(doppel_vm *vm, doppel_stats *stats, size_t size)
 		.dispatches = e->dispatches,
 		.helper_calls = e->helper_calls,
 		.single_steps = e->single_steps,
+		.time_user = e->time_user,
+		.time_kernel = e->time_kernel,
+		.tlb_misses_user_read = e->tlb_miss[TLB_MISS_USER_READ],
+		.tlb_misses_user_write = e->tlb_miss[TLB_MISS_USER_WRITE],
+		.tlb_misses_kernel_read = e->tlb_miss[TLB_MISS_KERNEL_READ],
+		.tlb_misses_kernel_write = e->tlb_miss[TLB_MISS_KERNEL_WRITE],
 	};
 	memcpy(stats, &all, MIN(size, sizeof(all)));
+}
+
+const char *doppel_vm_stats_json(doppel_vm *vm)
+{
+	free(vm->stats);
+	vm->stats = vm_stats_json(vm->vm);
+	return vm->stats ? vm->stats : "";
 }

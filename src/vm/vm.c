@@ -105,29 +105,6 @@ struct vm_end vm_run(struct vm *vm)
 	return vm->end;
 }
 
-/* How long a processor's thread has been there and had something to do, in ns. */
-static uint64_t busy_time(const struct vcpu *v)
-{
-	uint64_t from = v->started, to = v->ended ? v->ended : host_now_ns(), idle = v->time_halted;
-
-	return from && to - from > idle ? to - from - idle : 0;
-}
-
-void vm_stats(struct vm *vm, struct vm_stats *stats)
-{
-	struct engine_stats *e = &stats->engine;
-	uint64_t busy = 0;
-
-	*stats = (struct vm_stats){0};
-	vm->ops->stats(vm->engine, e);
-	for (unsigned i = 0; i < vm->cpus; i++) {
-		stats->interrupts += vm->vcpu[i].interrupts;
-		stats->time_halted += vm->vcpu[i].time_halted;
-		busy += busy_time(&vm->vcpu[i]);
-	}
-	e->time_monitor = busy - MIN(busy, e->time_translated + e->time_translator);
-}
-
 const char *vm_description(const struct vm *vm)
 {
 	return vm->description;

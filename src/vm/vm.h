@@ -32,6 +32,7 @@ struct vm_config {
 	uint64_t code_cache;
 	const char *debug;
 	const char *symbols;
+	bool profile;
 	bool no_reboot, debug_exit;
 };
 
@@ -83,6 +84,8 @@ void vm_reset(struct vm *vm);
 void vm_state(struct vm *vm, struct state_stream *s);
 
 void vm_stats(struct vm *vm, struct vm_stats *stats);
+/* All counters, those of each processor and what was hot, as JSON; the caller frees it. NULL: out of memory. */
+char *vm_stats_json(struct vm *vm);
 /* Any thread; not after vm_destroy. "engine translate, CPU AMD EPYC (…), 1 GiB of memory, 2 CPUs". */
 const char *vm_description(const struct vm *vm);
 /* Why the VM crashed or failed, many lines; "" otherwise. After vm_run has returned. */

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # timeout: 180
 """How a VM ends: exit statuses, the crash report, signals, the keys of the console, and the terminal afterwards."""
-import os, pty, re, select, signal, subprocess, sys, termios, time
+import json, os, pty, re, select, signal, subprocess, sys, termios, time
 
 from tiny import CLI_HLT, DOPPEL, ECHO, POWER_OFF, RESET, SPIN, TRIPLE_FAULT, Checks, debug_exit, kernel, say
 
@@ -103,6 +103,41 @@ ends('console-file', say('to a file') + POWER_OFF, 0, '--console', 'file=' + out
 c.check('console-file-text', None if open(out, 'rb').read() == b'to a file' else 'wrong content')
 ends('console-none', say('nowhere') + POWER_OFF, 0, '--console', 'none')
 ends('stats', say('x') + POWER_OFF, 0, '--stats', out=b'x', err=['translated code', 'translator', 'TLB misses', 'port I/O'])
+# mov ecx, 400000000; dec ecx; jnz: a tenth of a second or more, which a sampler cannot miss.
+BUSY = bytes.fromhex('b90084d717 ffc9 75fc'.replace(' ', '')) + POWER_OFF
+ends('hot', BUSY, 0, '--debug', 'hot=1', err=['CPU 0: [1-9][0-9]* samples', 'hottest pages', r'[0-9]  +[0-9a-f]+  jn?z'])
+ends('hot-address', BUSY, 0, '--debug', 'no-link,hot=0x1', err=['CPU 0: [1-9][0-9]* samples'])
+
+
+def stats_json():
+    r = c.run('--kernel', kernel(c.dir, 'json', BUSY), '--memory', '16M', '--cpus', '2', '--stats=json', '--quiet')
+    try:
+        s = json.loads(r.stderr)
+    except ValueError as e:
+        return '%s: %r' % (e, r.stderr)
+    block = s['hottest']['blocks'][0]
+    return ('%d CPUs' % len(s['cpus']) if len(s['cpus']) != 2 else
+            'the loop is not hot: %s' % block if block['share'] < 0.5 or block['mode'] != 'kernel' else
+            'no time in the loop: %s' % s['cpus'][0] if s['cpus'][0]['time']['kernel'] < 10000000 else
+            'sums are wrong: %s' % s if s['total']['exits']['io'] != sum(cpu['exits']['io'] for cpu in s['cpus']) else None)
+
+
+def perf_map():
+    p = start('perf-map', BUSY, '--quiet', '--debug', 'perf-map', '--symbols', symbols)
+    path = '/tmp/perf-%d.map' % p.pid
+    status = p.wait(20)
+    lines = open(path).read().splitlines()
+    os.unlink(path)
+    return ('status %d' % status if status else
+            'not all of %r are START SIZE NAME' % lines if not all(re.fullmatch('[0-9a-f]+ [0-9a-f]+ .+', x) for x in lines) else
+            'the loop has no name: %r' % lines if not any(' loop+0x' in x for x in lines) else None)
+
+
+symbols = os.path.join(c.dir, 'System.map')
+with open(symbols, 'w') as f:
+    f.write('0000000000000000 D data\n0000000000100000 T loop\n')
+c.check('stats-json', stats_json())
+c.check('perf-map', perf_map())
 ends('more-cpus', POWER_OFF, 0, '--cpus', '4', err=['4 CPUs'])
 signalled('sigterm', SPIN, signal.SIGTERM)
 signalled('sigint', SPIN, signal.SIGINT)

@@ -204,7 +204,7 @@ static void make(struct tr_vcpu *v, uint64_t gpa, uint64_t tail, uint16_t off, u
 	uint8_t *before = eng->emit.p;
 	uint64_t t0 = __builtin_ia32_rdtsc();
 	struct block *b = translate_block(v, &src, off, key);
-	eng->tsc_translator += __builtin_ia32_rdtsc() - t0;
+	v->tsc_translator += __builtin_ia32_rdtsc() - t0;
 	if (unlikely(eng->profile))
 		profile_block(eng, v, b, (linear_rip(&v->cpu) & PAGE_MASK) | off);
 	eng->sorted[eng->blocks] = b;

@@ -124,7 +124,6 @@ struct tr_engine {
 	const uint8_t *glue_exit, *glue_call, *glue_miss; /* executable view */
 	const uint8_t *glue_exit_stored; /* glue_exit, with the guest's registers in cpu.gpr already */
 	bool no_link, no_share, no_inline, step_only;     /* debug switches */
-	uint64_t tsc_translator;
 	struct profile *profile; /* NULL when nobody asked */
 	struct engine_stats stats;
 };

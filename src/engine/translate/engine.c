@@ -169,25 +169,50 @@ static void want_window(struct engine_vcpu *ev, bool interrupt, bool nmi)
 	((struct tr_vcpu *)ev)->nmi_window = nmi;
 }
 
+static uint64_t tsc_ns(const struct tr_engine *eng, uint64_t tsc)
+{
+	return (uint64_t)((__uint128_t)tsc * 1000000000 / (eng->model->tsc_hz ? eng->model->tsc_hz : 1));
+}
+
+static void vcpu_stats(struct engine_vcpu *ev, struct engine_stats *out)
+{
+	const struct tr_vcpu *v = (struct tr_vcpu *)ev;
+	*out = v->stats;
+	for (unsigned k = 0; k < TLB_MISS_KINDS; k++)
+		out->tlb_misses += out->tlb_miss[k];
+	out->time_translated = tsc_ns(v->engine, v->tsc_translated);
+	out->time_translator = tsc_ns(v->engine, v->tsc_translator);
+	profile_times(v, out);
+}
+
 static void stats(struct engine *e, struct engine_stats *out)
 {
 	struct tr_engine *eng = (struct tr_engine *)e;
 	*out = eng->stats;
-	uint64_t hz = eng->model->tsc_hz ? eng->model->tsc_hz : 1;
 	for (unsigned i = 0; i < eng->cpus; i++) {
-		const struct tr_vcpu *v = eng->vcpu[i];
-		if (!v)
+		struct engine_stats one;
+		if (!eng->vcpu[i])
 			continue;
-		out->time_translated += (uint64_t)((__uint128_t)v->tsc_translated * 1000000000 / hz);
+		vcpu_stats((struct engine_vcpu *)eng->vcpu[i], &one);
+		out->time_translated += one.time_translated;
+		out->time_translator += one.time_translator;
+		out->time_user += one.time_user;
+		out->time_kernel += one.time_kernel;
 		for (unsigned k = 0; k < EXIT_KINDS; k++)
-			out->exits[k] += v->stats.exits[k];
-		out->tlb_misses += v->stats.tlb_misses;
-		out->tlb_flushes += v->stats.tlb_flushes;
-		out->dispatches += v->stats.dispatches;
-		out->helper_calls += v->stats.helper_calls;
-		out->single_steps += v->stats.single_steps;
+			out->exits[k] += one.exits[k];
+		for (unsigned k = 0; k < TLB_MISS_KINDS; k++)
+			out->tlb_miss[k] += one.tlb_miss[k];
+		out->tlb_misses += one.tlb_misses;
+		out->tlb_flushes += one.tlb_flushes;
+		out->dispatches += one.dispatches;
+		out->helper_calls += one.helper_calls;
+		out->single_steps += one.single_steps;
 	}
-	out->time_translator = (uint64_t)((__uint128_t)eng->tsc_translator * 1000000000 / hz);
+}
+
+static size_t hot(struct engine *e, enum engine_hot_kind kind, struct engine_hot *list, size_t most, uint64_t *total)
+{
+	return profile_hot((struct tr_engine *)e, kind, list, most, total);
 }
 
 #define DESCRIBE_BLOCKS 32
@@ -215,5 +240,7 @@ const struct engine_ops engine_translate = {
 	.nmi = nmi,
 	.want_window = want_window,
 	.stats = stats,
+	.vcpu_stats = vcpu_stats,
+	.hot = hot,
 	.describe = describe,
 };

@@ -170,13 +170,18 @@ static bool tlb_fill(struct tr_vcpu *v, unsigned mmu, uint64_t va, const struct 
 	return write;
 }
 
+static void count_miss(struct tr_vcpu *v, bool write)
+{
+	v->stats.tlb_miss[(key_mmu(v->key) == MMU_USER ? TLB_MISS_USER_READ : TLB_MISS_KERNEL_READ) + write]++;
+}
+
 uint64_t light_miss(struct tr_vcpu *v, uint64_t va, uint32_t desc, uint64_t resume)
 {
 	struct x86_cpu *cpu = &v->cpu;
 	struct x86_mapping m;
 	unsigned access = (desc & MISS_WRITE ? ACC_WRITE : ACC_READ) | x86_access_mode(cpu);
 
-	v->stats.tlb_misses++;
+	count_miss(v, desc & MISS_WRITE);
 	set_rip(v, MISS_OFF(desc));
 	if (!x86_canonical(va) || (va & ~PAGE_MASK) + MISS_SIZE(desc) > PAGE_SIZE)
 		return light_leave(v, TRX_STEP);
@@ -211,7 +216,7 @@ uint64_t light_share(struct tr_vcpu *v, const struct call_share *call)
 	uint64_t base = cpu->gpr[call->base];
 	uint64_t page = (base + (uint64_t)(int64_t)call->lo) & PAGE_MASK, va = base + (uint64_t)(int64_t)call->own;
 
-	v->stats.tlb_misses++;
+	count_miss(v, call->write);
 	set_rip(v, call->off);
 	/* Only what the leader would do by itself may be done here: a later write must not set a dirty bit, or fault,
 	 * early. */

@@ -27,13 +27,14 @@ struct place {
 /* Of one virtual CPU; written by the signal handler on its thread. */
 struct samples {
 	uint64_t total, user, kernel, glue, helper, engine, lost;
+	uint64_t translated[2];     /* user, kernel, helpers and glue: by the mode in which they were */
 	struct place place[PLACES]; /* hashed by pc */
 };
 
 struct profile {
 	struct host_perf_map *map;
 	struct symbols *symbols;
-	bool sampling, shifted;
+	bool sampling, show, shifted;
 	uint64_t shift; /* where the guest's kernel is above its symbols */
 	unsigned hot;
 	char want[64]; /* show this function's blocks, or those around this address */
@@ -68,7 +69,7 @@ bool profile_create(struct tr_engine *eng, const struct engine_config *config, s
 {
 	char hot[64] = "", none[2];
 	bool map = switch_value(config->debug, "perf-map", none, sizeof(none));
-	bool sampling = switch_value(config->debug, "hot", hot, sizeof(hot));
+	bool show = switch_value(config->debug, "hot", hot, sizeof(hot)), sampling = show || config->profile;
 
 	if (!map && !sampling)
 		return true;
@@ -77,6 +78,7 @@ bool profile_create(struct tr_engine *eng, const struct engine_config *config, s
 		return error_set(err, "no memory for a profile");
 	eng->profile = p;
 	p->sampling = sampling;
+	p->show = show;
 	p->hot = (unsigned)strtoul(hot, NULL, 10);
 	if (!hot[0])
 		p->hot = HOT_DEFAULT;
@@ -146,6 +148,8 @@ static void on_sample(void *opaque, uint64_t pc)
 	struct samples *s = eng->profile->cpu[v->index];
 
 	s->total++;
+	if (atomic_load(&v->in_code))
+		s->translated[!(v->key & KEY_USER)]++;
 	if (pc - (uintptr_t)eng->code.rx < eng->code.size)
 		count(v, s, (const uint8_t *)(uintptr_t)pc);
 	else if (atomic_load(&v->in_code))
@@ -267,6 +271,49 @@ static struct group *group(const struct report *r, group_id *id, size_t *count)
 static double percent(uint64_t part, uint64_t whole)
 {
 	return whole ? 100.0 * (double)part / (double)whole : 0;
+}
+
+void profile_times(const struct tr_vcpu *v, struct engine_stats *stats)
+{
+	const struct profile *p = v->engine->profile;
+	const struct samples *s = p ? p->cpu[v->index] : NULL;
+
+	if (!s)
+		return;
+	stats->time_user = (uint64_t)(percent(s->translated[0], s->translated[0] + s->translated[1]) / 100 *
+				      (double)stats->time_translated);
+	stats->time_kernel = stats->time_translated - stats->time_user;
+}
+
+size_t profile_hot(struct tr_engine *eng, enum engine_hot_kind kind, struct engine_hot *list, size_t most,
+		   uint64_t *total)
+{
+	static group_id *const ids[] = {[HOT_FUNCTIONS] = function_id, [HOT_PAGES] = page_id, [HOT_BLOCKS] = block_id};
+	struct report r = {.eng = eng, .p = eng->profile};
+	size_t n, count = 0;
+
+	*total = 0;
+	if (!r.p || !r.p->sampling || (kind == HOT_FUNCTIONS && !r.p->symbols))
+		return 0;
+	collect(&r);
+	*total = r.total;
+	struct group *g = group(&r, ids[kind], &n);
+	uint64_t page = kind == HOT_PAGES ? PAGE_MASK : ~0ull;
+	for (; count < n && count < most; count++) {
+		const struct place *first = g[count].first;
+		struct engine_hot *h = &list[count];
+		uint64_t offset, shift = first->linear >> 63 ? r.p->shift : 0;
+		const char *symbol = symbols_find(r.p->symbols, first->linear - shift, &offset);
+		*h = (struct engine_hot){first->linear & page, first->gpa & page, g[count].count, first->key & KEY_USER,
+					 ""};
+		if (symbol && kind == HOT_BLOCKS)
+			snprintf(h->name, sizeof(h->name), "%s+0x%" PRIx64, symbol, offset);
+		else if (symbol && kind == HOT_FUNCTIONS)
+			snprintf(h->name, sizeof(h->name), "%s", symbol);
+	}
+	free(g);
+	free(r.place);
+	return count;
 }
 
 static void print_totals(const struct report *r)
@@ -448,7 +495,7 @@ void profile_destroy(struct tr_engine *eng)
 
 	if (!p)
 		return;
-	if (p->sampling)
+	if (p->show)
 		report(eng);
 	host_perf_map_close(p->map);
 	symbols_free(p->symbols);

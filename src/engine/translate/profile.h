@@ -13,6 +13,11 @@ bool profile_create(struct tr_engine *eng, const struct engine_config *config, s
 void profile_destroy(struct tr_engine *eng);
 /* `b` has been made for the code at `linear`. */
 void profile_block(struct tr_engine *eng, struct tr_vcpu *v, const struct block *b, uint64_t linear);
+/* The parts of stats->time_translated that were user's and kernel's code. */
+void profile_times(const struct tr_vcpu *v, struct engine_stats *stats);
+/* engine_ops.hot */
+size_t profile_hot(struct tr_engine *eng, enum engine_hot_kind kind, struct engine_hot *list, size_t most,
+		   uint64_t *total);
 /* On the virtual CPU's thread. */
 bool profile_thread_enter(struct tr_vcpu *v);
 void profile_thread_leave(struct tr_vcpu *v);

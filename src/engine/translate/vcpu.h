@@ -128,7 +128,7 @@ struct tr_vcpu {
 	} wrote[8];
 	struct tr_link *want_link; /* to be linked when its target has been made, unless the cache is flushed first */
 	uint64_t link_flushes;
-	uint64_t tsc_translated;
+	uint64_t tsc_translated, tsc_translator;
 	struct engine_stats stats;
 	_Alignas(64) uint8_t image[X86_XSAVE_SIZE]; /* light_xstate's copy of what is to be restored */
 	unsigned trace_next;
