@@ -60,7 +60,8 @@ struct virtio_net {
 	struct rate sent, received;
 
 	/* The back end's thread only. */
-	struct virtq_chain chain, first;
+	struct virtq_chain out;          /* being sent, which may bring frames for the guest meanwhile */
+	struct virtq_chain first, chain; /* the first and another of those that a frame for the guest goes to */
 	struct {
 		uint16_t head;
 		uint32_t len;
@@ -92,23 +93,23 @@ static bool send_one(struct virtio_net *n)
 	struct host_iovec iov[VIRTQ_SEGMENTS];
 	struct net_header header;
 
-	if (!virtio_pop(dev, QUEUE_TRANSMIT, &n->chain))
+	if (!virtio_pop(dev, QUEUE_TRANSMIT, &n->out))
 		return false;
-	if (n->chain.read_len < sizeof(header) + FRAME_MIN) {
+	if (n->out.read_len < sizeof(header) + FRAME_MIN) {
 		virtio_fail(dev, "a frame without a header");
 		return false;
 	}
-	uint64_t len = n->chain.read_len - sizeof(header);
-	virtq_chain_read(&n->chain, 0, &header, sizeof(header));
+	uint64_t len = n->out.read_len - sizeof(header);
+	virtq_chain_read(&n->out, 0, &header, sizeof(header));
 	if (len <= HOST_NET_FRAME_MAX) {
-		unsigned count = pieces(&n->chain, sizeof(header), iov);
+		unsigned count = pieces(&n->out, sizeof(header), iov);
 		virtio_busy_begin(dev);
 		n->net->ops->send(n->net, &header.h, iov, count, len);
 		virtio_busy_end(dev);
 	}
 	if (n->sent.per_second)
 		rate_take(&n->sent, len, host_now_ns());
-	virtio_push(dev, QUEUE_TRANSMIT, &n->chain, 0);
+	virtio_push(dev, QUEUE_TRANSMIT, &n->out, 0);
 	return true;
 }
 
@@ -288,15 +289,15 @@ static bool control(struct virtio_net *n)
 	struct virtio_device *dev = &n->dev;
 	uint8_t ack;
 
-	if (dev->spec->queues < QUEUES || !virtio_pop(dev, QUEUE_CONTROL, &n->chain))
+	if (dev->spec->queues < QUEUES || !virtio_pop(dev, QUEUE_CONTROL, &n->out))
 		return false;
-	if (!n->chain.write_len) {
+	if (!n->out.write_len) {
 		virtio_fail(dev, "a command without room for its answer");
 		return false;
 	}
-	ack = command(n, &n->chain);
-	virtq_chain_write(dev->mem, &n->chain, n->chain.write_len - 1, &ack, 1);
-	virtio_push(dev, QUEUE_CONTROL, &n->chain, 1);
+	ack = command(n, &n->out);
+	virtq_chain_write(dev->mem, &n->out, n->out.write_len - 1, &ack, 1);
+	virtio_push(dev, QUEUE_CONTROL, &n->out, 1);
 	return true;
 }
 

@@ -30,12 +30,19 @@ struct bench {
 	unsigned closed, sent;
 	struct host_net_header header; /* of the last frame sent */
 	uint8_t frame[HOST_NET_FRAME_MAX];
-	size_t len;
+	size_t len, answer; /* of the frame that `send` brings at once for the guest */
 	struct host_net_offloads takes;
 
 	struct rig r;
 	struct drv d;
 };
+
+static bool give(struct bench *b, const uint8_t *frame, size_t len)
+{
+	const struct host_net_header h = {.flags = HOST_NET_DATA_VALID};
+
+	return b->client->receive(b->opaque, &h, frame, len);
+}
 
 static bool fake_start(struct host_net *net, const struct host_net_client *client, void *opaque, struct error *err)
 {
@@ -65,6 +72,8 @@ static void fake_send(struct host_net *net, const struct host_net_header *header
 	b->header = *header;
 	b->len = len;
 	b->sent++;
+	if (b->answer)
+		CHECK(give(b, b->frame, b->answer));
 }
 
 static void fake_takes(struct host_net *net, const struct host_net_offloads *offloads)
@@ -114,13 +123,6 @@ static void end(struct bench *b)
 static struct host_net_turn turn(struct bench *b)
 {
 	return b->client->turn(b->opaque);
-}
-
-static bool give(struct bench *b, const uint8_t *frame, size_t len)
-{
-	const struct host_net_header h = {.flags = HOST_NET_DATA_VALID};
-
-	return b->client->receive(b->opaque, &h, frame, len);
 }
 
 /* Room for `n` frames of `len` bytes, header included, from RIG_BUFFERS on. */
@@ -290,6 +292,29 @@ TEST(larger_than_the_ring)
 	CHECK(give(&b, pattern, 60000));
 	CHECK(give(&b, pattern, 8 * 1500 - HEADER - 3000));
 	CHECK_EQ(buffers(&b, RIG_BUFFERS), 6);
+	end(&b);
+}
+
+/* What is sent may bring an answer at once, as from a gateway in this process. */
+TEST(answers_while_sending)
+{
+	static struct bench b;
+	struct guest_used used;
+	struct guest_desc piece = {RIG_BUFFERS + 0x40000, HEADER + 5000, 0, 0};
+
+	start(&b, ALL, 0);
+	room(&b, 20, 1500);
+	b.answer = 5000;
+	for (unsigned i = 0; i < 3; i++) {
+		unsigned head = drv_send(&b.d, &b.d.q[TX], &piece, 1);
+		turn(&b);
+		REQUIRE(drv_take(&b.d, &b.d.q[TX], &used));
+		CHECK_EQ(used.id, head);
+		for (unsigned k = 0; k < 4; k++) {
+			REQUIRE(drv_take(&b.d, &b.d.q[RX], &used));
+			CHECK_EQ(used.id, 4 * i + k);
+		}
+	}
 	end(&b);
 }
 
