@@ -1,26 +1,40 @@
-/* Files and block devices: whole transfers at offsets. */
-#include "host/host.h"
+/* Files and block devices: opening, locking, size; file_io.c moves their bytes. */
+#include "host/file.h"
 #include "host/internal.h"
 
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/fs.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/stat.h>
-#include <sys/uio.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
-#define IOV_CHUNK 64u
-#define TRANSFER_MAX GiB(1) /* of one system call: Linux stops at 2 GiB less a page */
+#define SECTOR 512u
+#define DIRECT_MAX 4096u /* no file system wants more */
 
-struct host_file {
-	int fd;
-	mode_t mode;
-};
+/*
+ * What O_DIRECT demands. Kernels before 6.1 do not tell (statx(2)): a disk has its sectors, and for a file the largest
+ * that there are will do.
+ */
+static void find_alignment(struct host_file *f)
+{
+	struct statx x;
+	int sector;
+
+	f->align = f->memory_align = DIRECT_MAX;
+	if (!statx(f->fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &x) && (x.stx_mask & STATX_DIOALIGN) &&
+	    x.stx_dio_offset_align && x.stx_dio_mem_align) {
+		f->align = MAX(x.stx_dio_offset_align, SECTOR);
+		f->memory_align = x.stx_dio_mem_align;
+	} else if (S_ISBLK(f->mode) && !ioctl(f->fd, BLKSSZGET, &sector) && sector >= (int)SECTOR) {
+		f->align = f->memory_align = (unsigned)sector;
+	}
+}
 
 static struct host_file *wrap(int fd)
 {
-	struct host_file *f = malloc(sizeof(*f));
+	struct host_file *f = calloc(1, sizeof(*f));
 	struct stat st;
 
 	if (!f || fstat(fd, &st)) {
@@ -33,6 +47,7 @@ static struct host_file *wrap(int fd)
 	}
 	f->fd = fd;
 	f->mode = st.st_mode;
+	f->align = f->memory_align = 1;
 	return f;
 fail:
 	free(f);
@@ -48,13 +63,26 @@ static int open_retry(const char *path, int flags)
 struct host_file *host_file_open(const char *path, unsigned flags)
 {
 	int how = flags & HOST_FILE_WRITE ? (flags & HOST_FILE_READ ? O_RDWR : O_WRONLY) : O_RDONLY;
-	int fd = open_retry(path, how | (flags & HOST_FILE_CREATE ? O_CREAT : 0));
+	struct host_file *f;
+	struct stat st;
+	int fd;
 
+	if (flags & HOST_FILE_CREATE)
+		how |= O_CREAT;
+	if (flags & HOST_FILE_DIRECT)
+		how |= O_DIRECT;
+	/* On a block device O_EXCL is a claim: not mounted, no part of another, and no one else's who claims it. */
+	if ((flags & HOST_FILE_WRITE) && !stat(path, &st) && S_ISBLK(st.st_mode))
+		how |= O_EXCL;
+	fd = open_retry(path, how);
 	if (fd < 0) {
 		host_fail();
 		return NULL;
 	}
-	return wrap(fd);
+	f = wrap(fd);
+	if (f && (flags & HOST_FILE_DIRECT))
+		find_alignment(f);
+	return f;
 }
 
 struct host_file *host_file_temp(void)
@@ -93,139 +121,58 @@ int64_t host_file_size(struct host_file *f)
 	return end < 0 ? host_fail() : end;
 }
 
+/*
+ * Where QEMU locks an image (its block/file-posix.c): from 100 on a byte for each thing that someone does with it, from
+ * 200 on one for each that others must not do. Reading is 0, writing 1, resizing 3. A reader here reads and does not
+ * want others to write; a writer wants the image for itself and takes all bytes.
+ */
+#define LOCK_DOES 100
+#define LOCK_FORBIDS 200
+#define LOCK_BYTES 200
+enum { LOCK_READS = 0, LOCK_WRITES = 1, LOCK_RESIZES = 3 };
+
+/* 1: someone else's lock stands against it. */
+static int lock_bytes(struct host_file *f, int command, short type, off_t at, off_t len)
+{
+	struct flock lock = {.l_type = type, .l_whence = SEEK_SET, .l_start = at, .l_len = len};
+
+	if (fcntl(f->fd, command, &lock)) {
+		if (errno == EAGAIN || errno == EACCES)
+			return 1;
+		return host_fail();
+	}
+	return command == F_OFD_GETLK && lock.l_type != F_UNLCK;
+}
+
+static int lock_to_read(struct host_file *f)
+{
+	static const struct {
+		int command;
+		short type;
+		off_t at;
+	} steps[] = {
+		{F_OFD_SETLK, F_RDLCK, LOCK_DOES + LOCK_READS},      {F_OFD_SETLK, F_RDLCK, LOCK_FORBIDS + LOCK_WRITES},
+		{F_OFD_SETLK, F_RDLCK, LOCK_FORBIDS + LOCK_RESIZES}, {F_OFD_GETLK, F_WRLCK, LOCK_DOES + LOCK_WRITES},
+		{F_OFD_GETLK, F_WRLCK, LOCK_DOES + LOCK_RESIZES},
+	};
+	int result = 0;
+
+	for (unsigned i = 0; i < ARRAY_LEN(steps) && !result; i++)
+		result = lock_bytes(f, steps[i].command, steps[i].type, steps[i].at, 1);
+	return result;
+}
+
+int host_file_lock(struct host_file *f, bool write)
+{
+	return write ? lock_bytes(f, F_OFD_SETLK, F_WRLCK, LOCK_DOES, LOCK_BYTES) : lock_to_read(f);
+}
+
+unsigned host_file_alignment(struct host_file *f)
+{
+	return f->align;
+}
+
 bool host_file_is_regular(struct host_file *f)
 {
 	return S_ISREG(f->mode);
-}
-
-int64_t host_file_pread(struct host_file *f, void *buf, uint64_t len, uint64_t off)
-{
-	struct host_iovec v = {.base = buf, .len = len};
-
-	return host_file_preadv(f, &v, 1, off);
-}
-
-int64_t host_file_pwrite(struct host_file *f, const void *buf, uint64_t len, uint64_t off)
-{
-	struct host_iovec v = {.base = (void *)buf, .len = len};
-
-	return host_file_pwritev(f, &v, 1, off);
-}
-
-/* Where a transfer over several pieces stands. */
-struct cursor {
-	const struct host_iovec *iov;
-	unsigned n;
-	size_t skip; /* bytes of iov[0] that are done */
-};
-
-/* The next system call's pieces; their number, 0 at the end. */
-static unsigned next_pieces(const struct cursor *c, struct iovec *out)
-{
-	uint64_t room = TRANSFER_MAX;
-	size_t skip = c->skip;
-	unsigned used = 0;
-
-	for (unsigned i = 0; i < c->n && used < IOV_CHUNK && room; i++) {
-		size_t len = MIN(c->iov[i].len - skip, room);
-
-		if (len) {
-			out[used++] = (struct iovec){.iov_base = (char *)c->iov[i].base + skip, .iov_len = len};
-			room -= len;
-		}
-		skip = 0;
-	}
-	return used;
-}
-
-static void advance(struct cursor *c, size_t done)
-{
-	while (c->n && done >= c->iov->len - c->skip) {
-		done -= c->iov->len - c->skip;
-		c->iov++;
-		c->n--;
-		c->skip = 0;
-	}
-	c->skip += done;
-}
-
-typedef ssize_t (*transfer_fn)(int fd, const struct iovec *iov, int n, off_t off);
-
-static int64_t transfer(struct host_file *f, transfer_fn fn, const struct host_iovec *iov, unsigned n, uint64_t off)
-{
-	struct cursor c = {.iov = iov, .n = n};
-	struct iovec pieces[IOV_CHUNK];
-	unsigned used;
-	int64_t total = 0;
-
-	while ((used = next_pieces(&c, pieces))) {
-		ssize_t done;
-
-		if (off > INT64_MAX - TRANSFER_MAX)
-			return host_fail_with(EFBIG);
-		done = RETRY_EINTR(fn(f->fd, pieces, (int)used, (off_t)off));
-		if (done < 0)
-			return host_fail();
-		if (!done)
-			break;
-		advance(&c, (size_t)done);
-		off += (uint64_t)done;
-		total += done;
-	}
-	return total;
-}
-
-int64_t host_file_preadv(struct host_file *f, const struct host_iovec *iov, unsigned n, uint64_t off)
-{
-	return transfer(f, preadv, iov, n, off);
-}
-
-int64_t host_file_pwritev(struct host_file *f, const struct host_iovec *iov, unsigned n, uint64_t off)
-{
-	return transfer(f, pwritev, iov, n, off);
-}
-
-int host_file_sync(struct host_file *f)
-{
-	return RETRY_EINTR(fdatasync(f->fd)) ? host_fail() : 0;
-}
-
-/* For file systems that cannot punch holes. */
-static int write_zeroes(struct host_file *f, uint64_t off, uint64_t len)
-{
-	static const uint8_t zeroes[65536];
-	int64_t size = host_file_size(f);
-
-	if (size < 0)
-		return -1;
-	if (off >= (uint64_t)size)
-		return 0;
-	len = MIN(len, (uint64_t)size - off);
-	while (len) {
-		int64_t n = host_file_pwrite(f, zeroes, MIN(len, sizeof(zeroes)), off);
-
-		if (n <= 0)
-			return n ? -1 : host_fail_with(ENOSPC);
-		off += (uint64_t)n;
-		len -= (uint64_t)n;
-	}
-	return 0;
-}
-
-int host_file_punch(struct host_file *f, uint64_t off, uint64_t len)
-{
-	static const int modes[] = {FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-				    FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE};
-
-	if (!len)
-		return 0;
-	if (off > INT64_MAX || len > INT64_MAX - off)
-		return host_fail_with(EFBIG);
-	for (unsigned i = 0; i < ARRAY_LEN(modes); i++) {
-		if (!RETRY_EINTR(fallocate(f->fd, modes[i], (off_t)off, (off_t)len)))
-			return 0;
-		if (errno != EOPNOTSUPP && errno != ENOSYS && errno != EINVAL && errno != ENODEV)
-			return host_fail();
-	}
-	return write_zeroes(f, off, len);
 }

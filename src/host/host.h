@@ -44,13 +44,22 @@ bool host_set_gs_base(uint64_t base);
 
 /* Files. */
 struct host_file;
-enum { HOST_FILE_READ = 1, HOST_FILE_WRITE = 2, HOST_FILE_CREATE = 4 };
+enum { HOST_FILE_READ = 1, HOST_FILE_WRITE = 2, HOST_FILE_CREATE = 4, HOST_FILE_DIRECT = 8 /* past the host's cache */ };
+/* A block device that is opened for writing is the caller's alone, and not mounted: else the error is EBUSY. */
 struct host_file *host_file_open(const char *path, unsigned flags);
 /* An unnamed temporary file in the host's temporary folder, for snapshot=on. */
 struct host_file *host_file_temp(void);
 void host_file_close(struct host_file *f);
 int64_t host_file_size(struct host_file *f); /* also of block devices */
 bool host_file_is_regular(struct host_file *f);
+/*
+ * Locks the file for reading, which others may as well, or for writing, until it is closed. 1: another process, or
+ * another host_file here, stands against it; 0: locked; -1: the file system has no locks. QEMU minds these locks, and
+ * we mind its own.
+ */
+int host_file_lock(struct host_file *f, bool write);
+/* What offsets and lengths must be multiples of; 1 but for HOST_FILE_DIRECT. */
+unsigned host_file_alignment(struct host_file *f);
 /* Whole transfers: -1 on error, else bytes done (fewer only at the end of the file). */
 int64_t host_file_pread(struct host_file *f, void *buf, uint64_t len, uint64_t off);
 int64_t host_file_pwrite(struct host_file *f, const void *buf, uint64_t len, uint64_t off);
@@ -61,8 +70,9 @@ struct host_iovec {
 int64_t host_file_preadv(struct host_file *f, const struct host_iovec *iov, unsigned n, uint64_t off);
 int64_t host_file_pwritev(struct host_file *f, const struct host_iovec *iov, unsigned n, uint64_t off);
 int host_file_sync(struct host_file *f);
-int host_file_punch(struct host_file *f, uint64_t off,
-		    uint64_t len); /* discard: the range reads as zeroes afterwards */
+/* The range reads as zeroes afterwards. punch: its room on the host is given back, where that is possible. */
+int host_file_punch(struct host_file *f, uint64_t off, uint64_t len);
+int host_file_zero(struct host_file *f, uint64_t off, uint64_t len);
 /* Reads a whole file into memory owned by the caller (free). NULL: error. */
 void *host_file_slurp(const char *path, size_t *len);
 /*
