@@ -1,18 +1,32 @@
-/* Raw disk images. */
-#include "dev/blk_overlay.h"
+/* What a disk is on, chosen by what the user named. */
+#include "dev/blk_image.h"
+
+#include "host/thread.h"
 
 #include <inttypes.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
+/*
+ * A small write to the host's cache is a copy and takes a few microseconds, less than a thread needs to wake up. Hosts
+ * do not say beforehand whether it will be more than that (most file systems have no RWF_NOWAIT for it), as when too
+ * much waits to be written back. So it is tried; and when one took long, the next are left to the threads for a time
+ * that makes the processor's loss a small part.
+ */
+#define QUICK_MAX KiB(64)
+#define SLOW_NS 500000u
+#define REST_FACTOR 50u
+
 struct blk_image {
-	struct host_file *file;
-	struct blk_overlay *overlay; /* snapshot=on, or NULL */
-	uint64_t size;
+	struct blk_backend *be;
 	bool readonly;
+	unsigned block_size;
 	atomic_bool warned;
-	char path[];
+	_Atomic uint64_t rest_until; /* no quick writes before this time */
+	void (*done)(void *opaque, struct host_io *list);
+	void *opaque;
+	char name[];
 };
 
 unsigned blk_iov_slice(const struct host_iovec *iov, unsigned n, uint64_t skip, uint64_t len, struct host_iovec *out)
@@ -32,142 +46,196 @@ unsigned blk_iov_slice(const struct host_iovec *iov, unsigned n, uint64_t skip, 
 	return used;
 }
 
-static struct host_file *open_file(const char *path, bool write, struct error *err)
+/* The guest gets an I/O error each time; the user is told the first. */
+static void report(struct blk_image *image, const struct host_io *io)
 {
-	struct host_file *f = host_file_open(path, HOST_FILE_READ | (write ? HOST_FILE_WRITE : 0));
-	struct host_file *probe;
+	static const char *const what[] = {[HOST_IO_READ] = "read",
+					   [HOST_IO_WRITE] = "write",
+					   [HOST_IO_FLUSH] = "write out",
+					   [HOST_IO_DISCARD] = "discard",
+					   [HOST_IO_ZERO] = "write zeroes"};
 
-	if (f)
-		return f;
-	char why[128];
-	strncpy(why, host_error_text(), sizeof(why) - 1);
-	why[sizeof(why) - 1] = 0;
-	/* The same without writing tells a read-only file from one that is not there. */
-	probe = write ? host_file_open(path, HOST_FILE_READ) : NULL;
-	error_set(err, "cannot open disk image '%s'%s: %s%s", path, probe ? " for writing" : "", why,
-		  probe ? "; add ',readonly' or ',snapshot=on' to leave it as it is" : "");
-	host_file_close(probe);
-	return NULL;
+	if (io->error && !atomic_exchange(&image->warned, true))
+		log_warn("disk image '%s': cannot %s at byte %" PRIu64 ": %s; the guest gets an I/O error", image->name,
+			 what[io->op], io->off, host_io_error_text(io->error));
 }
 
-static bool check_size(struct blk_image *image, struct error *err)
+static void image_done(void *opaque, struct host_io *list)
 {
-	uint8_t first[BLK_SECTOR];
-	int64_t size = host_file_size(image->file);
+	struct blk_image *image = opaque;
 
-	if (size < 0)
-		return error_set(err, "cannot tell the size of disk image '%s': %s", image->path, host_error_text());
-	if (size == 0)
+	for (const struct host_io *io = list; io; io = io->next)
+		report(image, io);
+	image->done(image->opaque, list);
+}
+
+bool blk_format_find(const char *name, enum blk_format *format)
+{
+	static const char *const names[] = {[BLK_FORMAT_RAW] = "raw", [BLK_FORMAT_QCOW2] = "qcow2"};
+
+	*format = BLK_FORMAT_AUTO;
+	for (unsigned i = BLK_FORMAT_RAW; name && i < ARRAY_LEN(names); i++)
+		if (!strcmp(name, names[i]))
+			*format = i;
+	return !name || *format != BLK_FORMAT_AUTO;
+}
+
+static bool check_blocks(struct blk_image *image, const struct blk_image_config *c, struct error *err)
+{
+	unsigned needed = MAX(BLK_SECTOR, image->be->alignment);
+
+	image->block_size = c->block_size ? c->block_size : needed;
+	if (image->block_size < needed)
+		return error_set(err, "disk image '%s' has blocks of %u bytes%s: give blocksize=%u", image->name,
+				 needed, c->direct ? " under direct=on" : "", needed);
+	if (image->be->size % image->block_size)
 		return error_set(err,
-				 "disk image '%s' is empty; give it a size first, for example with 'truncate -s 8G'",
-				 image->path);
-	if (size % BLK_SECTOR)
-		return error_set(err,
-				 "disk image '%s' has %" PRId64
-				 " bytes, which is no multiple of %d; is it a raw image? "
-				 "Make it longer with 'truncate -s %%%d'",
-				 image->path, size, BLK_SECTOR, BLK_SECTOR);
-	image->size = size;
-	if (host_file_pread(image->file, first, sizeof(first), 0) != sizeof(first))
-		return error_set(err, "cannot read disk image '%s': %s", image->path, host_error_text());
+				 "disk image '%s' has %" PRIu64
+				 " bytes, which is no multiple of its blocks of %u: make it longer with 'truncate -s "
+				 "%%%u', or give blocksize=512",
+				 image->name, image->be->size, image->block_size, image->block_size);
 	return true;
 }
 
-struct blk_image *blk_image_open(const char *path, bool readonly, bool snapshot, struct error *err)
+struct blk_image *blk_image_on(struct blk_backend *be, const struct blk_image_config *config, const char *name,
+			       struct error *err)
 {
-	size_t len = strlen(path) + 1;
+	size_t len = strlen(name) + 1;
 	struct blk_image *image = calloc(1, sizeof(*image) + len);
 
 	if (!image) {
 		error_set(err, "out of memory");
+		be->ops->close(be);
 		return NULL;
 	}
-	memcpy(image->path, path, len);
-	image->readonly = readonly;
-	image->file = open_file(path, !readonly && !snapshot, err);
-	if (!image->file || !check_size(image, err))
-		goto fail;
-	if (snapshot && !readonly) {
-		image->overlay = blk_overlay_create(image->file, image->size, err);
-		if (!image->overlay)
-			goto fail;
-	}
-	return image;
-fail:
+	memcpy(image->name, name, len);
+	image->be = be;
+	image->readonly = config->readonly;
+	be->done = image_done;
+	be->opaque = image;
+	if (check_blocks(image, config, err))
+		return image;
 	blk_image_close(image);
 	return NULL;
+}
+
+static struct blk_backend *open_backend(const struct blk_image_config *config, struct error *err)
+{
+	struct blk_raw_config raw = {
+		.path = config->path,
+		.readonly = config->readonly || config->snapshot,
+		.direct = config->direct,
+		.blocking = config->snapshot && !config->readonly,
+	};
+	struct blk_backend *be = blk_raw_open(&raw, err);
+
+	return be && config->snapshot && !config->readonly ? blk_overlay_open(be, err) : be;
+}
+
+struct blk_image *blk_image_open(const struct blk_image_config *config, struct error *err)
+{
+	struct blk_backend *be = open_backend(config, err);
+
+	return be ? blk_image_on(be, config, config->path, err) : NULL;
 }
 
 void blk_image_close(struct blk_image *image)
 {
 	if (!image)
 		return;
-	blk_overlay_destroy(image->overlay);
-	host_file_close(image->file);
+	image->be->ops->close(image->be);
 	free(image);
+}
+
+void blk_image_start(struct blk_image *image, void (*done)(void *opaque, struct host_io *list), void *opaque)
+{
+	image->done = done;
+	image->opaque = opaque;
 }
 
 uint64_t blk_image_size(const struct blk_image *image)
 {
-	return image->size;
+	return image->be->size;
 }
 
-/* The guest gets an I/O error each time; the user is told the first. */
-static bool report(struct blk_image *image, bool ok, const char *what, uint64_t off)
+unsigned blk_image_block_size(const struct blk_image *image)
 {
-	if (!ok && !atomic_exchange(&image->warned, true))
-		log_warn("disk image '%s': cannot %s at byte %" PRIu64 ": %s", image->path, what, off,
-			 host_error_text());
-	return ok;
+	return image->block_size;
 }
 
-bool blk_image_read(struct blk_image *image, const struct host_iovec *iov, unsigned n, uint64_t off, uint64_t len)
+bool blk_image_readonly(const struct blk_image *image)
 {
-	bool ok = image->overlay ? blk_overlay_read(image->overlay, iov, n, off, len)
-				 : host_file_preadv(image->file, iov, n, off) == (int64_t)len;
-
-	return report(image, ok, "read", off);
+	return image->readonly;
 }
 
-bool blk_image_write(struct blk_image *image, const struct host_iovec *iov, unsigned n, uint64_t off, uint64_t len)
+bool blk_image_discards(const struct blk_image *image)
 {
-	if (image->readonly)
-		return false;
-	bool ok = image->overlay ? blk_overlay_write(image->overlay, iov, n, off, len)
-				 : host_file_pwritev(image->file, iov, n, off) == (int64_t)len;
-	return report(image, ok, "write", off);
+	return image->be->discards && !image->readonly;
 }
 
-bool blk_image_zero(struct blk_image *image, uint64_t off, uint64_t len)
+bool blk_image_zeroes(const struct blk_image *image)
 {
-	if (image->readonly)
-		return false;
-	bool ok = image->overlay ? blk_overlay_write(image->overlay, NULL, 0, off, len)
-				 : host_file_punch(image->file, off, len) == 0;
-	return report(image, ok, "write zeroes", off);
+	return image->be->zeroes && !image->readonly;
 }
 
-bool blk_image_flush(struct blk_image *image)
+static bool may_be_quick(struct blk_image *image, const struct host_io *io, uint64_t now)
 {
-	/* An overlay vanishes with the machine: nothing of it needs to be stable. */
-	if (image->readonly || image->overlay)
+	return image->be->quick && io->op == HOST_IO_WRITE && io->len <= QUICK_MAX &&
+	       now >= atomic_load_explicit(&image->rest_until, memory_order_relaxed);
+}
+
+static bool attempt(struct blk_image *image, struct host_io *io)
+{
+	struct blk_backend *be = image->be;
+
+	if (be->ops->attempt && be->ops->attempt(be, io))
 		return true;
-	return report(image, host_file_sync(image->file) == 0, "sync", 0);
+	if (io->op != HOST_IO_WRITE)
+		return false;
+	uint64_t now = host_now_ns();
+	if (!may_be_quick(image, io, now))
+		return false;
+	be->ops->run(be, io);
+	uint64_t end = host_now_ns();
+	if (end - now > SLOW_NS)
+		atomic_store_explicit(&image->rest_until, end + (end - now) * REST_FACTOR, memory_order_relaxed);
+	return true;
+}
+
+bool blk_image_try(struct blk_image *image, struct host_io *io)
+{
+	if (io->op == HOST_IO_FLUSH && image->readonly) {
+		io->error = 0;
+		return true;
+	}
+	if (!attempt(image, io))
+		return false;
+	report(image, io);
+	return true;
+}
+
+void blk_image_submit(struct blk_image *image, struct host_io *list)
+{
+	image->be->ops->submit(image->be, list);
 }
 
 void blk_image_state(struct blk_image *image, struct state_stream *s)
 {
-	uint64_t size = image->size;
-	bool overlay = image->overlay;
+	uint64_t size = image->be->size;
+	bool overlay = image->be->ops->state;
 
 	state_field(s, size);
 	state_flag(s, &overlay);
-	if (size != image->size || overlay != !!image->overlay)
+	if (size != image->be->size || overlay != !!image->be->ops->state)
 		s->failed = true;
 	if (s->failed)
 		return;
-	if (image->overlay)
-		blk_overlay_state(image->overlay, s);
-	else if (s->saving)
-		blk_image_flush(image);
+	if (overlay) {
+		image->be->ops->state(image->be, s);
+	} else if (s->saving && !image->readonly) {
+		struct host_io flush = {.op = HOST_IO_FLUSH};
+
+		image->be->ops->run(image->be, &flush);
+		report(image, &flush);
+	}
 }

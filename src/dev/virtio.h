@@ -7,8 +7,8 @@
  * device allows.
  *
  * virtio_device.lock protects everything but what is constant after creation. A virtual CPU's notification wakes the
- * device's threads, or is served at once by the kind (virtio_ops.notify) as far as that needs no waiting. Whoever serves
- * holds the lock but for the transfer itself (virtio_busy_begin, virtio_busy_end).
+ * device's threads, or is served at once by the kind (virtio_ops.notify) as far as that needs no waiting. Whoever
+ * serves holds the lock but for the transfer itself (virtio_busy_begin, virtio_busy_end).
  */
 #ifndef DOPPEL_DEV_VIRTIO_H
 #define DOPPEL_DEV_VIRTIO_H
@@ -119,8 +119,9 @@ struct virtio_ops {
 	 */
 	bool (*work)(struct virtio_device *dev);
 	/*
-	 * On the thread of a virtual CPU that notified the device, with the lock held: serves what needs no waiting, and
-	 * wakes the threads (virtio_wake) for the rest. As `work`, it may let go of the lock. NULL: wakes the threads.
+	 * On the thread of a virtual CPU that notified the device, with the lock held: serves what needs no waiting,
+	 * and wakes the threads (virtio_wake) for the rest. As `work`, it may let go of the lock. NULL: wakes the
+	 * threads.
 	 */
 	void (*notify)(struct virtio_device *dev);
 	/* The driver wrote to the device configuration (2.5); lock held. NULL: such writes are dropped. */

@@ -1,16 +1,16 @@
-/* virtio block device over PCI (virtio 1.2, 5.2), on a raw image file or a block device of the host. */
+/* virtio block device over PCI (virtio 1.2, 5.2). */
 #ifndef DOPPEL_DEV_VIRTIO_BLK_H
 #define DOPPEL_DEV_VIRTIO_BLK_H
 
 #include "bus/bus.h"
 #include "bus/memory.h"
+#include "dev/blk_image.h"
 #include "dev/pci.h"
 
 struct disk_config {
-	const char *path;
-	bool readonly;
-	bool snapshot;  /* writes go to a temporary file that vanishes with the VM; the image is only read */
-	const char *id; /* serial number, up to 20 characters are kept; NULL: none */
+	struct blk_image_config image;
+	const char *id;     /* serial number, up to 20 characters are kept; NULL: none */
+	uint64_t iops, bps; /* caps on requests and bytes a second; 0: none */
 };
 
 /*
@@ -20,5 +20,8 @@ struct disk_config {
  */
 bool virtio_blk_create(struct pci_bus *pci, struct guest_memory *mem, const struct disk_config *config,
 		       struct device *out, struct error *err);
+/* On a back end of one's own, which is taken over, also on failure; of config->image, path is its name. */
+bool virtio_blk_create_on(struct pci_bus *pci, struct guest_memory *mem, const struct disk_config *config,
+			  struct blk_backend *be, struct device *out, struct error *err);
 
 #endif

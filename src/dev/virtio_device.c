@@ -209,6 +209,7 @@ static void device_state(void *opaque, struct state_stream *s)
 
 static void device_end(struct virtio_device *dev)
 {
+	device_pause(dev); /* for good: what is under way ends before its queues go */
 	virtio_threads_stop(dev);
 	if (dev->spec->ops->stop)
 		dev->spec->ops->stop(dev);

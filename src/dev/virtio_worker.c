@@ -14,7 +14,9 @@ static void *worker(void *arg)
 	host_lock(&dev->lock);
 	while (!dev->stop) {
 		/* `work` says false only if it kept the lock since it looked: no notification is lost. */
-		if (!virtio_may_work(dev) || !dev->spec->ops->work(dev))
+		if (!virtio_may_work(dev))
+			host_cond_wait(&dev->work, &dev->lock);
+		else if (!dev->spec->ops->work(dev))
 			host_cond_wait_until(&dev->work, &dev->lock, dev->wake_at);
 	}
 	host_unlock(&dev->lock);

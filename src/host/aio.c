@@ -191,7 +191,8 @@ static void request_ended(struct host_aio *aio, struct host_io *io, int result)
 		ring_begin(aio, io);
 	else if (result >= 0 && transfer)
 		transfer_ended(aio, io, result);
-	else if (result < 0 && (io->op == HOST_IO_DISCARD || io->op == HOST_IO_ZERO) && result != -ENOSPC && result != -EIO)
+	else if (result < 0 && (io->op == HOST_IO_DISCARD || io->op == HOST_IO_ZERO) && result != -ENOSPC &&
+		 result != -EIO)
 		ring_run(aio, io); /* it knows other ways */
 	else
 		ring_ended(aio, io, -result);

@@ -106,21 +106,6 @@ struct host_file *host_file_temp(void)
 	return NULL;
 }
 
-void host_file_close(struct host_file *f)
-{
-	if (!f)
-		return;
-	close(f->fd);
-	free(f);
-}
-
-int64_t host_file_size(struct host_file *f)
-{
-	off_t end = lseek(f->fd, 0, SEEK_END);
-
-	return end < 0 ? host_fail() : end;
-}
-
 /*
  * Where QEMU locks an image (its block/file-posix.c): from 100 on a byte for each thing that someone does with it, from
  * 200 on one for each that others must not do. Reading is 0, writing 1, resizing 3. A reader here reads and does not
@@ -144,6 +129,24 @@ static int lock_bytes(struct host_file *f, int command, short type, off_t at, of
 	return command == F_OFD_GETLK && lock.l_type != F_UNLCK;
 }
 
+void host_file_close(struct host_file *f)
+{
+	if (!f)
+		return;
+	/* A ring may keep the file open for a while longer. */
+	if (f->locked)
+		lock_bytes(f, F_OFD_SETLK, F_UNLCK, LOCK_DOES, LOCK_BYTES);
+	close(f->fd);
+	free(f);
+}
+
+int64_t host_file_size(struct host_file *f)
+{
+	off_t end = lseek(f->fd, 0, SEEK_END);
+
+	return end < 0 ? host_fail() : end;
+}
+
 static int lock_to_read(struct host_file *f)
 {
 	static const struct {
@@ -164,6 +167,7 @@ static int lock_to_read(struct host_file *f)
 
 int host_file_lock(struct host_file *f, bool write)
 {
+	f->locked = true;
 	return write ? lock_bytes(f, F_OFD_SETLK, F_WRLCK, LOCK_DOES, LOCK_BYTES) : lock_to_read(f);
 }
 

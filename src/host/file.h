@@ -10,6 +10,7 @@
 struct host_file {
 	int fd;
 	mode_t mode;
+	bool locked;
 	/* HOST_FILE_DIRECT: what offsets and lengths, and what addresses must be multiples of; else 1. */
 	unsigned align, memory_align;
 	atomic_bool waits_to_write; /* its file system cannot say whether a write would wait */

@@ -1,6 +1,7 @@
 /* Time, randomness, the host's size, and the text of the last failure. */
 #include "host/host.h"
 #include "host/internal.h"
+#include "host/io.h"
 
 #include <asm/prctl.h>
 #include <sched.h>
@@ -28,6 +29,11 @@ int host_fail(void)
 bool host_failed_too_long(void)
 {
 	return last_error == EFBIG;
+}
+
+int host_error_number(void)
+{
+	return last_error;
 }
 
 const char *host_error_text(void)

@@ -44,7 +44,12 @@ bool host_set_gs_base(uint64_t base);
 
 /* Files. */
 struct host_file;
-enum { HOST_FILE_READ = 1, HOST_FILE_WRITE = 2, HOST_FILE_CREATE = 4, HOST_FILE_DIRECT = 8 /* past the host's cache */ };
+enum {
+	HOST_FILE_READ = 1,
+	HOST_FILE_WRITE = 2,
+	HOST_FILE_CREATE = 4,
+	HOST_FILE_DIRECT = 8 /* past the host's cache */
+};
 /* A block device that is opened for writing is the caller's alone, and not mounted: else the error is EBUSY. */
 struct host_file *host_file_open(const char *path, unsigned flags);
 /* An unnamed temporary file in the host's temporary folder, for snapshot=on. */

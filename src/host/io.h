@@ -35,6 +35,8 @@ struct host_io {
 	void *own;
 };
 
+/* The last failure on this thread, as an error number. */
+int host_error_number(void);
 /* "No space left on device" */
 const char *host_io_error_text(int error);
 
@@ -49,8 +51,9 @@ bool host_io_try(struct host_file *f, struct host_io *io);
 struct host_aio_config {
 	const char *name; /* of its threads */
 	struct host_file *file;
-	void (*run)(void *opaque, struct host_io *io); /* instead of on `file`: carries one out, on one of the threads */
-	bool no_ring;                                  /* threads also where the kernel has io_uring */
+	void (*run)(void *opaque,
+		    struct host_io *io); /* instead of on `file`: carries one out, on one of the threads */
+	bool no_ring;                    /* threads also where the kernel has io_uring */
 	void (*done)(void *opaque, struct host_io *list);
 	void *opaque;
 };

@@ -233,8 +233,18 @@ static bool make_disks(struct pc *pc, struct error *err)
 		const struct pc_disk *d = &pc->c.disk[i];
 		char id[20];
 		struct disk_config config = {
-			.path = d->path, .readonly = d->readonly, .snapshot = d->snapshot, .id = id};
+			.image = {d->path, BLK_FORMAT_AUTO, d->readonly, d->snapshot, d->direct, d->block_size},
+			.id = id,
+			.iops = d->iops,
+			.bps = d->bps,
+		};
 
+		if (!blk_format_find(d->format, &config.image.format))
+			return error_set(err, "disk image '%s': no format '%s': there are raw and qcow2", d->path,
+					 d->format);
+		if (d->block_size && d->block_size != BLK_SECTOR && d->block_size != PAGE_SIZE)
+			return error_set(err, "disk image '%s': blocks of %u bytes are not possible: give 512 or 4096",
+					 d->path, d->block_size);
 		snprintf(id, sizeof(id), "doppel-disk%u", i);
 		if (!virtio_blk_create(pc->pci, pc->c.mem, &config, &pc->device[pc->devices], err))
 			return false;

@@ -51,9 +51,13 @@ struct apic_bus;
 #define PC_DEBUG_EXIT 0xf4
 
 struct pc_disk {
-	const char *path; /* borrowed until pc_create returns */
+	const char *path;   /* or a URI; borrowed until pc_create returns */
+	const char *format; /* "raw", "qcow2", or NULL: by what it is */
 	bool readonly;
-	bool snapshot; /* writes are kept aside and lost at the end */
+	bool snapshot;       /* writes are kept aside and lost at the end */
+	bool direct;         /* past the host's cache */
+	unsigned block_size; /* 512 or 4096; 0: as small as the image allows */
+	uint64_t iops, bps;  /* caps on requests and bytes a second; 0: none */
 };
 
 struct pc_net {

@@ -37,7 +37,7 @@ static void make_disk(struct error *err)
 	if (!f || host_file_pwrite(f, zeroes, sizeof(zeroes), 0) != sizeof(zeroes))
 		rig_die("no disk image");
 	host_file_close(f);
-	if (!virtio_blk_create(rig.pci, &rig.mem, &(struct disk_config){path, false, true, "fuzz"}, &device[0], err))
+	if (!virtio_blk_create(rig.pci, &rig.mem, &(struct disk_config){.image = {.path = path, .snapshot = true}, .id = "fuzz"}, &device[0], err))
 		rig_die(err->text);
 	remove(path);
 }

@@ -76,7 +76,8 @@ static void attach(struct bench *b, const struct disk_config *c)
 static void start(struct bench *b, bool readonly, bool snapshot)
 {
 	make_image(b, BYTES);
-	attach(b, &(struct disk_config){b->path, readonly, snapshot, "serial-1"});
+	attach(b, &(struct disk_config){.image = {.path = b->path, .readonly = readonly, .snapshot = snapshot},
+					.id = "serial-1"});
 }
 
 static void end(struct bench *b)
@@ -405,13 +406,12 @@ TEST(snapshot_keeps_writes_aside)
 TEST(state_in_the_middle)
 {
 	static struct bench a, b;
+	static uint8_t memory[RIG_MEMORY];
 	struct guest_used used;
 
 	for (unsigned snapshot = 0; snapshot < 2; snapshot++) {
 		struct state_stream s = {.saving = true};
 		start(&a, false, snapshot);
-		memcpy(b.path, a.path, sizeof(b.path));
-		attach(&b, &(struct disk_config){a.path, false, snapshot, NULL});
 		memset(data(&a, 0), 0xcd, 0x3000);
 		CHECK_EQ(transfer(&a, OUT, 7, 0x3000), OK);
 		for (unsigned i = 0; i < SLOTS; i++)
@@ -419,15 +419,20 @@ TEST(state_in_the_middle)
 		a.r.dev.pause(a.r.dev.opaque);
 		a.r.dev.state(a.r.dev.opaque, &s);
 		CHECK(!s.failed);
+		memcpy(memory, rig_at(&a.r, 0, RIG_MEMORY), RIG_MEMORY);
+		memcpy(b.path, a.path, sizeof(b.path));
+		/* The image is locked: one machine ends before the other begins. */
+		rig_end(&a.r);
+		attach(&b, &(struct disk_config){.image = {.path = a.path, .snapshot = snapshot}});
 		b.r.dev.pause(b.r.dev.opaque);
-		memcpy(rig_at(&b.r, 0, RIG_MEMORY), rig_at(&a.r, 0, RIG_MEMORY), RIG_MEMORY);
+		memcpy(rig_at(&b.r, 0, RIG_MEMORY), memory, RIG_MEMORY);
 		struct state_stream l = {.data = s.data, .len = s.len};
 		b.r.dev.state(b.r.dev.opaque, &l);
 		CHECK(!l.failed && l.pos == l.len);
 		b.r.dev.resume(b.r.dev.opaque);
 		/* The driver goes on with b: some requests were served by a, the others are by b. */
-		a.d.r = &b.r;
 		b.d = a.d;
+		b.d.r = &b.r;
 		b.q = &b.d.q[0];
 		for (unsigned i = 0; i < SLOTS; i++)
 			REQUIRE(drv_take(&b.d, b.q, &used));
@@ -441,8 +446,7 @@ TEST(state_in_the_middle)
 			CHECK(l.failed);
 		}
 		free(s.data);
-		rig_end(&b.r);
-		end(&a);
+		end(&b);
 	}
 }
 
@@ -453,7 +457,7 @@ static void expect_refused(const struct disk_config *c, const char *word)
 
 	rig_init(&r);
 	CHECK(!virtio_blk_create(r.pci, &r.mem, c, &r.dev, &err));
-	if (!strstr(err.text, word) || !strstr(err.text, c->path))
+	if (!strstr(err.text, word) || !strstr(err.text, c->image.path))
 		UNIT_FAIL("'%s' does not say '%s'", err.text, word);
 	CHECK_EQ(cfg_read(&r, 1, 0, 4), 0xffffffff);
 	rig_end(&r);
@@ -463,14 +467,14 @@ TEST(images_that_cannot_be_opened)
 {
 	static struct bench b;
 
-	expect_refused(&(struct disk_config){.path = "/nonexistent/disk.img"}, "No such file");
-	expect_refused(&(struct disk_config){.path = "/"}, "directory");
-	expect_refused(&(struct disk_config){.path = "/", .readonly = true}, "directory");
+	expect_refused(&(struct disk_config){.image = {.path = "/nonexistent/disk.img"}}, "No such file");
+	expect_refused(&(struct disk_config){.image = {.path = "/"}}, "directory");
+	expect_refused(&(struct disk_config){.image = {.path = "/", .readonly = true}}, "directory");
 	make_image(&b, 513);
-	expect_refused(&(struct disk_config){.path = b.path}, "512");
+	expect_refused(&(struct disk_config){.image = {.path = b.path}}, "512");
 	remove(b.path);
 	make_image(&b, 0);
-	expect_refused(&(struct disk_config){.path = b.path, .snapshot = true}, "empty");
+	expect_refused(&(struct disk_config){.image = {.path = b.path, .snapshot = true}}, "empty");
 	remove(b.path);
 }
 
