@@ -5,8 +5,11 @@
 
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <x86intrin.h>
 
 #define NOT_QUEUED UINT32_MAX
+#define NS_PER_S 1000000000u
+#define SCALE_BITS 40 /* of struct vm_clock's ns_per_tick: an error of less than 1 in 10^12 */
 
 struct clock_timer {
 	struct vm_clock *clock;
@@ -18,54 +21,124 @@ struct clock_timer {
 };
 
 struct vm_clock {
-	struct host_mutex lock; /* of all that follows but `time` */
+	struct host_mutex lock; /* of all that follows but `time` and `due` */
 	struct host_cond wake;  /* the thread: an earlier deadline, a resume, the end */
 	struct host_cond idle;  /* who waits for `firing` to end */
 	struct host_thread thread;
 	struct clock_timer **heap;
 	uint32_t queued, timers, room; /* room for every timer there is: arming cannot fail */
-	struct clock_timer *firing;
+	struct clock_timer *firing;    /* by whoever: one at a time */
 	uint64_t sleeping_until; /* VM time up to which the thread sleeps by itself; 0 when it does not sleep */
 	bool paused, quit;
+	uint64_t ns_per_tick; /* of the TSC, as a fraction of SCALE_BITS bits; constant */
 
 	/*
-	 * What clock_now reads without the lock, as a sequence lock: `seq` is odd while the two are being changed. VM
-	 * time is host time less `offset`, or `frozen` while paused (else CLOCK_NEVER).
+	 * What clock_now reads without the lock, as a sequence lock: `seq` is odd while the two are being changed. The
+	 * VM's time began when the host's TSC was `base`; while paused it stands at TSC `frozen` (else CLOCK_NEVER).
 	 */
 	struct {
 		_Atomic uint32_t seq;
-		_Atomic uint64_t offset, frozen;
+		_Atomic uint64_t base, frozen;
 	} time;
+	_Atomic uint64_t due; /* clock_due_tsc */
 };
 
-uint64_t clock_now(const struct vm_clock *clock)
+/* Not before what is written above it has been done: the sequence lock relies on that. */
+static uint64_t tsc(void)
 {
-	uint64_t offset, frozen, now;
+	_mm_lfence();
+	return __rdtsc();
+}
+
+static uint64_t to_ns(const struct vm_clock *clock, uint64_t ticks)
+{
+	return (uint64_t)((unsigned __int128)ticks * clock->ns_per_tick >> SCALE_BITS);
+}
+
+/* The fewest ticks in which `ns` pass. */
+static uint64_t to_ticks(const struct vm_clock *clock, uint64_t ns)
+{
+	unsigned __int128 ticks = ((unsigned __int128)ns << SCALE_BITS) + clock->ns_per_tick - 1;
+
+	ticks /= clock->ns_per_tick;
+	return ticks > UINT64_MAX ? UINT64_MAX : (uint64_t)ticks;
+}
+
+/* The VM's time as the host's TSC where it stands or now, and where it began. */
+static uint64_t read_time(const struct vm_clock *clock, uint64_t *base)
+{
+	uint64_t frozen, now;
 	uint32_t seq;
 
 	do {
 		seq = atomic_load_explicit(&clock->time.seq, memory_order_acquire);
-		offset = atomic_load_explicit(&clock->time.offset, memory_order_acquire);
+		*base = atomic_load_explicit(&clock->time.base, memory_order_acquire);
 		frozen = atomic_load_explicit(&clock->time.frozen, memory_order_acquire);
-		now = host_now_ns();
+		now = tsc();
 	} while (seq & 1 || atomic_load_explicit(&clock->time.seq, memory_order_acquire) != seq);
-	return frozen != CLOCK_NEVER ? frozen : now - offset;
+	return frozen != CLOCK_NEVER ? frozen : now;
+}
+
+/* TSCs of different processors may differ by a few ticks: the time before the beginning is the beginning. */
+static uint64_t ticks_between(uint64_t base, uint64_t at)
+{
+	return (int64_t)(at - base) < 0 ? 0 : at - base;
+}
+
+uint64_t clock_now(const struct vm_clock *clock)
+{
+	return to_ns(clock, clock_ticks(clock));
+}
+
+uint64_t clock_ticks(const struct vm_clock *clock)
+{
+	uint64_t base, at = read_time(clock, &base);
+
+	return ticks_between(base, at);
+}
+
+uint64_t clock_base(const struct vm_clock *clock)
+{
+	return atomic_load(&clock->time.base);
+}
+
+uint64_t clock_ticks_ns(const struct vm_clock *clock, uint64_t ticks)
+{
+	unsigned __int128 ns = (unsigned __int128)ticks * clock->ns_per_tick;
+
+	return (uint64_t)((ns + BIT(SCALE_BITS) - 1) >> SCALE_BITS);
+}
+
+uint64_t clock_due_tsc(const struct vm_clock *clock)
+{
+	return atomic_load_explicit(&clock->due, memory_order_acquire);
+}
+
+/* After the first deadline, or time itself, may have changed; the lock is held. */
+static void publish(struct vm_clock *clock)
+{
+	uint64_t ticks = UINT64_MAX, base = clock->time.base;
+
+	if (clock->queued && !clock->paused)
+		ticks = to_ticks(clock, clock->heap[0]->deadline);
+	atomic_store_explicit(&clock->due, ticks > UINT64_MAX - base ? UINT64_MAX : base + ticks, memory_order_release);
 }
 
 /*
- * Between these two the time is changed; the caller holds the lock, so there is one writer. He reads the host's clock
- * in between too: what a reader took before is then not later than what he takes, and time never steps back.
+ * Between these two the time is changed; the caller holds the lock, so there is one writer. He reads the TSC in between
+ * too: what a reader took before is then not later than what he takes, and time never steps back.
  */
 static void change_begin(struct vm_clock *clock)
 {
 	atomic_fetch_add(&clock->time.seq, 1);
 }
 
-static void change_end(struct vm_clock *clock, uint64_t offset, uint64_t frozen)
+static void change_end(struct vm_clock *clock, uint64_t base, uint64_t frozen)
 {
-	atomic_store(&clock->time.offset, offset);
+	atomic_store(&clock->time.base, base);
 	atomic_store(&clock->time.frozen, frozen);
 	atomic_fetch_add(&clock->time.seq, 1);
+	publish(clock);
 }
 
 static void heap_put(struct vm_clock *clock, uint32_t at, struct clock_timer *t)
@@ -123,6 +196,7 @@ static void heap_remove(struct vm_clock *clock, struct clock_timer *t)
 static void fire(struct vm_clock *clock, struct clock_timer *t)
 {
 	heap_remove(clock, t);
+	publish(clock);
 	clock->firing = t;
 	host_unlock(&clock->lock);
 	t->fire(t->opaque);
@@ -131,13 +205,29 @@ static void fire(struct vm_clock *clock, struct clock_timer *t)
 	host_cond_broadcast(&clock->idle);
 }
 
+void clock_fire_due(struct vm_clock *clock, uint64_t at)
+{
+	host_lock(&clock->lock);
+	/* Each at most once: one that arms itself for the past does not keep the processor. */
+	for (uint32_t left = clock->timers; left && !clock->paused; left--) {
+		while (clock->firing)
+			host_cond_wait(&clock->idle, &clock->lock);
+		if (clock->paused || !clock->queued ||
+		    clock->heap[0]->deadline > to_ns(clock, ticks_between(clock->time.base, at)))
+			break;
+		fire(clock, clock->heap[0]);
+	}
+	host_unlock(&clock->lock);
+}
+
 static void sleep_until(struct vm_clock *clock, uint64_t deadline)
 {
-	uint64_t offset = atomic_load(&clock->time.offset);
-	bool never = deadline == CLOCK_NEVER || deadline > CLOCK_NEVER - 1 - offset;
+	uint64_t host = host_now_ns(), now = clock_now(clock);
+	uint64_t left = deadline > now ? deadline - now : 0;
 
 	clock->sleeping_until = deadline;
-	host_cond_wait_until(&clock->wake, &clock->lock, never ? UINT64_MAX : deadline + offset);
+	host_cond_wait_until(&clock->wake, &clock->lock,
+			     deadline == CLOCK_NEVER || left > UINT64_MAX - host ? UINT64_MAX : host + left);
 	clock->sleeping_until = 0;
 }
 
@@ -149,7 +239,9 @@ static void *timer_thread(void *opaque)
 	while (!clock->quit) {
 		struct clock_timer *next = clock->queued && !clock->paused ? clock->heap[0] : NULL;
 
-		if (next && next->deadline <= clock_now(clock))
+		if (clock->firing)
+			host_cond_wait(&clock->idle, &clock->lock);
+		else if (next && next->deadline <= clock_now(clock))
 			fire(clock, next);
 		else
 			sleep_until(clock, next ? next->deadline : CLOCK_NEVER);
@@ -164,12 +256,12 @@ struct vm_clock *clock_create(void)
 
 	if (!clock)
 		return NULL;
-	host_tsc_hz(); /* measured now, not at a device's first access */
+	clock->ns_per_tick = (uint64_t)(((unsigned __int128)NS_PER_S << SCALE_BITS) / host_tsc_hz());
 	host_mutex_init(&clock->lock);
 	host_cond_init(&clock->wake);
 	host_cond_init(&clock->idle);
 	change_begin(clock);
-	change_end(clock, host_now_ns(), CLOCK_NEVER);
+	change_end(clock, tsc(), CLOCK_NEVER);
 	if (host_thread_start(&clock->thread, "clock", timer_thread, clock))
 		return clock;
 	host_cond_destroy(&clock->idle);
@@ -209,47 +301,47 @@ void clock_pause(struct vm_clock *clock)
 {
 	host_lock(&clock->lock);
 	if (!clock->paused) {
-		uint64_t offset = clock->time.offset;
-
 		clock->paused = true;
 		change_begin(clock);
-		change_end(clock, offset, host_now_ns() - offset);
+		change_end(clock, clock->time.base, tsc());
 	}
 	wait_fired(clock, NULL);
 	host_unlock(&clock->lock);
 }
 
-void clock_resume(struct vm_clock *clock)
+uint64_t clock_resume(struct vm_clock *clock)
 {
+	uint64_t stood = 0;
+
 	host_lock(&clock->lock);
 	if (clock->paused) {
 		clock->paused = false;
 		change_begin(clock);
-		change_end(clock, host_now_ns() - clock->time.frozen, CLOCK_NEVER);
+		stood = tsc() - clock->time.frozen;
+		change_end(clock, clock->time.base + stood, CLOCK_NEVER);
 		host_cond_signal(&clock->wake);
 	}
 	host_unlock(&clock->lock);
+	return stood;
 }
 
 void clock_set(struct vm_clock *clock, uint64_t now)
 {
 	host_lock(&clock->lock);
 	change_begin(clock);
-	change_end(clock, host_now_ns() - now, clock->paused ? now : CLOCK_NEVER);
+	change_end(clock, (clock->paused ? clock->time.frozen : tsc()) - to_ticks(clock, now), clock->time.frozen);
 	host_cond_signal(&clock->wake);
 	host_unlock(&clock->lock);
 }
 
-void clock_lose(struct vm_clock *clock, uint64_t ns)
+uint64_t clock_lose(struct vm_clock *clock, uint64_t ticks)
 {
 	host_lock(&clock->lock);
-	if (!clock->paused) {
-		uint64_t offset = clock->time.offset;
-
-		change_begin(clock);
-		change_end(clock, offset + MIN(ns, host_now_ns() - offset), CLOCK_NEVER);
-	}
+	change_begin(clock);
+	ticks = clock->paused ? MIN(ticks, clock->time.frozen - clock->time.base) : 0;
+	change_end(clock, clock->time.base, clock->paused ? clock->time.frozen - ticks : CLOCK_NEVER);
 	host_unlock(&clock->lock);
+	return ticks;
 }
 
 uint64_t clock_tsc_hz(const struct vm_clock *clock)
@@ -307,6 +399,7 @@ void clock_timer_destroy(struct clock_timer *timer)
 	host_lock(&clock->lock);
 	timer->dying = true; /* else one that arms itself for the past could be caught firing each time that we look */
 	heap_remove(clock, timer);
+	publish(clock);
 	wait_fired(clock, timer);
 	clock->timers--;
 	host_unlock(&clock->lock);
@@ -322,6 +415,7 @@ void clock_timer_set(struct clock_timer *timer, uint64_t deadline)
 	timer->deadline = deadline;
 	if (deadline != CLOCK_NEVER && !timer->dying)
 		heap_add(clock, timer);
+	publish(clock);
 	/* A deadline that moved away costs no wake-up here: the thread wakes in vain at the old one, and sleeps on. */
 	if (deadline < clock->sleeping_until && !clock->paused)
 		host_cond_signal(&clock->wake);

@@ -62,7 +62,6 @@ struct apic_bus *apic_bus_create(const struct apic_bus_config *config)
 	if (!apics)
 		return NULL;
 	apics->config = *config;
-	apics->tsc_hz = MAX(clock_tsc_hz(config->clock), 1);
 	for (unsigned i = 0; i < config->cpus; i++) {
 		apics->lapic[i].bus = apics;
 		apics->lapic[i].id = i;

@@ -57,8 +57,8 @@ void lapic_mmio_write(struct lapic *apic, uint32_t off, unsigned len, uint64_t v
 uint64_t lapic_cr8(const struct lapic *apic);
 void lapic_set_cr8(struct lapic *apic, uint64_t value);
 
-/* Guest TSC = host TSC + offset: for the TSC deadline. Arms the timer anew. Any thread. */
-void lapic_set_tsc_offset(struct lapic *apic, int64_t offset);
+/* Guest TSC = clock_ticks() + offset: for the TSC deadline. Arms the timer anew. Any thread. */
+void lapic_set_tsc_offset(struct lapic *apic, uint64_t offset);
 /* When the timer fires next (by itself), in ns of the VM's clock, or CLOCK_NEVER. */
 uint64_t lapic_timer_deadline(struct lapic *apic);
 

@@ -63,7 +63,7 @@ struct lapic_timer {
 	bool counting;
 	uint64_t start, next, armed;
 	uint64_t tsc_deadline;
-	int64_t tsc_offset;
+	uint64_t tsc_offset;
 };
 
 struct lapic {
@@ -88,7 +88,6 @@ struct apic_bus {
 	struct apic_extint extint;
 	void (*eoi)(void *opaque, uint8_t vector);
 	void *eoi_opaque;
-	uint64_t tsc_hz;
 	_Atomic unsigned next_lowest; /* where the search for the lowest priority begins */
 	_Atomic bool lint1;
 	struct bus *attached;

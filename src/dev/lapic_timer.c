@@ -30,24 +30,22 @@ static uint64_t now(const struct lapic *apic)
 	return clock_now(apic->bus->config.clock);
 }
 
-static uint64_t guest_tsc(const struct lapic_timer *t)
+static uint64_t guest_tsc(const struct lapic *apic)
 {
-	return __builtin_ia32_rdtsc() + (uint64_t)t->tsc_offset;
+	return clock_ticks(apic->bus->config.clock) + apic->timer.tsc_offset;
 }
 
 /* The VM's time when the guest's TSC reaches the deadline, rounded up; a past deadline is now. */
 static uint64_t deadline_ns(const struct lapic *apic, uint64_t at)
 {
 	const struct lapic_timer *t = &apic->timer;
-	int64_t ticks = (int64_t)(t->tsc_deadline - guest_tsc(t));
-	unsigned __int128 ns;
+	uint64_t tsc = guest_tsc(apic);
 
-	if (t->tsc_deadline <= guest_tsc(t))
+	if (t->tsc_deadline <= tsc)
 		return at;
-	if (ticks < 0) /* more than half the TSC's range away: centuries */
+	if (t->tsc_deadline - tsc > INT64_MAX) /* more than half the TSC's range away: centuries */
 		return CLOCK_NEVER - 1;
-	ns = ((unsigned __int128)ticks * 1000000000u + apic->bus->tsc_hz - 1) / apic->bus->tsc_hz;
-	return ns > CLOCK_NEVER - 1 - at ? CLOCK_NEVER - 1 : at + (uint64_t)ns;
+	return clock_ticks_ns(apic->bus->config.clock, t->tsc_deadline - t->tsc_offset);
 }
 
 static bool expired(const struct lapic *apic, uint64_t at)
@@ -55,7 +53,7 @@ static bool expired(const struct lapic *apic, uint64_t at)
 	const struct lapic_timer *t = &apic->timer;
 
 	if (LVT_TIMER_MODE(timer_lvt(apic)) == TIMER_DEADLINE)
-		return t->tsc_deadline && t->tsc_deadline <= guest_tsc(t);
+		return t->tsc_deadline && t->tsc_deadline <= guest_tsc(apic);
 	return t->counting && t->next <= at;
 }
 
@@ -261,9 +259,8 @@ void lapic_timer_set_tsc_deadline(struct lapic *apic, uint64_t deadline)
 	change_end(apic, at, due);
 }
 
-void lapic_set_tsc_offset(struct lapic *apic, int64_t offset)
+void lapic_set_tsc_offset(struct lapic *apic, uint64_t offset)
 {
-	/* Not change_begin: after a pause the TSC has run on, and by the old offset a deadline would seem past. */
 	host_lock(&apic->timer.lock);
 	apic->timer.tsc_offset = offset;
 	change_end(apic, now(apic), false);

@@ -9,6 +9,7 @@
 #include "dev/pit_channel.h"
 #include "host/thread.h"
 
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -17,7 +18,7 @@
 
 /* Interrupts closer together than this are spread: a guest may program a count of 2. */
 #define PULSE_MIN_NS 50000u
-/* Overdue ones come at twice the pace, or at this one: a processor that runs little must get them while it runs. */
+/* How often an overdue one is tried that cannot be asked for yet, or was not taken. */
 #define OWED_PACE_NS 250000u
 /* Ticks that came too late to be interrupts of their own are made up for, up to this many. */
 #define OWED_MAX 4096u
@@ -29,7 +30,7 @@ struct pit8254 {
 	struct pit_channel ch[CHANNELS];
 	uint8_t port61;     /* bits 3:0 */
 	uint64_t next_edge; /* tick of channel 0's next interrupt, PIT_NEVER: none comes */
-	uint32_t owed;      /* interrupts that are overdue */
+	_Atomic uint32_t owed; /* interrupts that are overdue; changed under the lock */
 };
 
 static uint64_t now_ticks(const struct pit8254 *pit)
@@ -75,7 +76,7 @@ static void arm(struct pit8254 *pit)
 	if (pit->next_edge == PIT_NEVER && !pit->owed)
 		at = CLOCK_NEVER;
 	else if (pit->owed)
-		at = MAX(soonest, soonest - PULSE_MIN_NS + MIN(tick_ns(pit->ch[0].count) / 2, OWED_PACE_NS));
+		at = soonest - PULSE_MIN_NS + OWED_PACE_NS;
 	else if (pit_channel_is_periodic(&pit->ch[0]) && tick_ns(pit->ch[0].count) < PULSE_MIN_NS)
 		at = MAX(soonest, tick_ns(pit->next_edge));
 	else
@@ -115,13 +116,11 @@ static void advance(struct pit8254 *pit, uint64_t now)
 		pit_channel_settle(&pit->ch[i], now);
 }
 
-static void fire(void *opaque)
+/* A guest that counts its time in ticks gets each, however late its processor is in taking them. */
+static void deliver(struct pit8254 *pit)
 {
-	struct pit8254 *pit = opaque;
-
 	host_lock(&pit->lock);
 	advance(pit, now_ticks(pit));
-	/* A guest that counts its time in ticks gets each, however late its processor is in taking them. */
 	if (pit->owed && !irq_waits(&pit->config.irq)) {
 		pit->owed--;
 		irq_set(&pit->config.irq, false);
@@ -129,6 +128,17 @@ static void fire(void *opaque)
 	}
 	arm(pit);
 	host_unlock(&pit->lock);
+}
+
+static void fire(void *opaque)
+{
+	deliver(opaque);
+}
+
+void pit8254_interrupt_taken(struct pit8254 *pit)
+{
+	if (atomic_load_explicit(&pit->owed, memory_order_relaxed))
+		deliver(pit);
 }
 
 static void write_port(struct pit8254 *pit, unsigned port, uint8_t value)
@@ -147,10 +157,10 @@ static void write_port(struct pit8254 *pit, unsigned port, uint8_t value)
 		reprogrammed(pit, now);
 }
 
-static void polled(const struct pit8254 *pit, unsigned cpu, bool first)
+static void polled(const struct pit8254 *pit, unsigned cpu, bool set)
 {
 	if (pit->config.polled)
-		pit->config.polled(pit->config.opaque, cpu, first);
+		pit->config.polled(pit->config.opaque, cpu, set);
 }
 
 static uint64_t port_read(void *opaque, uint64_t off, unsigned len, unsigned cpu)
@@ -229,16 +239,18 @@ static void state(void *opaque, struct state_stream *s)
 {
 	struct pit8254 *pit = opaque;
 	uint64_t now;
+	uint32_t owed;
 
 	host_lock(&pit->lock);
 	now = now_ticks(pit);
 	advance(pit, now);
+	owed = pit->owed;
 	for (unsigned i = 0; i < CHANNELS; i++)
 		pit_channel_state(&pit->ch[i], s, now);
 	state_field(s, pit->port61);
-	state_field(s, pit->owed);
+	state_field(s, owed);
 	pit->port61 &= 0xf;
-	pit->owed = MIN(pit->owed, OWED_MAX);
+	pit->owed = MIN(owed, OWED_MAX);
 	if (!s->saving) {
 		pit->next_edge = pit_channel_edge_after(&pit->ch[0], now);
 		arm(pit);

@@ -17,15 +17,17 @@ struct pit8254_config {
 	struct vm_clock *clock;
 	struct irq_line irq; /* IRQ 0: channel 0's output */
 	/*
-	 * May be NULL. Processor `cpu` is about to look at a count, or at port 0x61: it may be measuring its TSC.
-	 * `first`: it sets the counter up for that. On its thread, no lock held.
+	 * May be NULL. Processor `cpu` is about to look at a count, or at port 0x61, or to `set` a counter: it may be
+	 * measuring its TSC. On its thread, no lock held.
 	 */
-	void (*polled)(void *opaque, unsigned cpu, bool first);
+	void (*polled)(void *opaque, unsigned cpu, bool set);
 	void *opaque;
 };
 
 /* Ports 0x40..0x43 and 0x61. NULL: no memory, no timer, or ports taken. */
 struct pit8254 *pit8254_create(const struct pit8254_config *config);
+/* A processor has taken an interrupt: if a tick is overdue, this is its moment. Cheap; any thread, no lock held. */
+void pit8254_interrupt_taken(struct pit8254 *pit);
 struct device pit8254_device(struct pit8254 *pit);
 
 #endif

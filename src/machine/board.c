@@ -129,10 +129,10 @@ static bool make_timers(struct pc *pc, struct error *err)
 		.opaque = pc->c.opaque,
 	};
 	struct rtc_config rtc = {.bus = pc->c.bus, .clock = pc->c.clock, .irq = board_isa_irq(pc, PC_RTC_IRQ)};
-	struct pit8254 *pit_dev = pit8254_create(&pit);
 	struct rtc *rtc_dev;
 
-	if (!KEEP(pc, pit_dev, pit8254_device(pit_dev), "8254 timer", err))
+	pc->pit = pit8254_create(&pit);
+	if (!KEEP(pc, pc->pit, pit8254_device(pc->pit), "8254 timer", err))
 		return false;
 	rtc_dev = rtc_create(&rtc);
 	return KEEP(pc, rtc_dev, rtc_device(rtc_dev), "CMOS clock", err);

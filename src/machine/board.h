@@ -11,6 +11,7 @@
 
 struct ioapic;
 struct pic8259;
+struct pit8254;
 struct uart16550;
 struct virtio_console;
 
@@ -19,6 +20,7 @@ struct pc {
 	struct apic_bus *apics;
 	struct ioapic *ioapic;
 	struct pic8259 *pic;
+	struct pit8254 *pit;
 	struct uart16550 *uart;
 	struct pci_bus *pci;
 	struct virtio_console *console;

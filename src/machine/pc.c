@@ -1,6 +1,7 @@
 /* The board's life: made, reset, saved, destroyed. */
 #include "machine/board.h"
 
+#include "dev/pit8254.h"
 #include "dev/uart16550.h"
 #include "dev/virtio_console.h"
 
@@ -93,6 +94,11 @@ void pc_state(struct pc *pc, struct state_stream *s)
 		else if (d->state)
 			d->state(d->opaque, s);
 	}
+}
+
+void pc_interrupt_taken(struct pc *pc)
+{
+	pit8254_interrupt_taken(pc->pit);
 }
 
 struct apic_bus *pc_apic(struct pc *pc)

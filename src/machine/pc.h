@@ -111,7 +111,7 @@ struct pc_config {
 	/* CPU `cpu` has something to look at (interrupt, NMI, INIT, SIPI) in its local APIC. Any thread. */
 	void (*kick)(void *opaque, unsigned cpu);
 	/* As in struct pit8254_config. May be NULL. */
-	void (*polled_timer)(void *opaque, unsigned cpu, bool first);
+	void (*polled_timer)(void *opaque, unsigned cpu, bool set);
 	void *opaque;
 };
 
@@ -145,6 +145,9 @@ void pc_state(struct pc *pc, struct state_stream *s);
 
 /* The local APICs: what the run loop asks for pending interrupts and tells of MSR and CR8 exits. */
 struct apic_bus *pc_apic(struct pc *pc);
+
+/* A processor has taken an interrupt, on whose thread this is called. */
+void pc_interrupt_taken(struct pc *pc);
 
 /* Hands over typed bytes; returns how many were taken (0: full, input_ready will be called). Any thread. */
 size_t pc_serial_input(struct pc *pc, const uint8_t *data, size_t len);

@@ -152,7 +152,6 @@ static bool make_clock(struct vm *vm, struct error *err)
 		return error_set(err, "cannot make the VM's clock: %s", host_error_text());
 	clock_pause(vm->clock);
 	vm->motion = VM_IS_STILL;
-	vm->stopped_tsc = __builtin_ia32_rdtsc();
 	return true;
 }
 
@@ -188,7 +187,7 @@ static bool make_parts(struct vm *vm, const struct vm_config *config, struct err
 	if (!make_consoles(vm, config, err) || !make_board(vm, config, err) || !pc_load(vm->pc, err))
 		return false;
 	for (unsigned i = 0; i < vm->cpus; i++)
-		vcpu_set_tsc_offset(&vm->vcpu[i], 0 - vm->stopped_tsc);
+		vcpu_set_tsc_lead(&vm->vcpu[i], 0);
 	vm_describe(vm);
 	return true;
 }

@@ -11,6 +11,21 @@ static void answer(struct vcpu *v)
 	v->completing = true;
 }
 
+/* The instruction does not run now, but after an interrupt that is due before it. */
+static bool deferred(struct vcpu *v, uint64_t tsc)
+{
+	if (!vcpu_interrupt_first(v, tsc))
+		return false;
+	v->cpu->exit = (struct x86_exit){0};
+	return true;
+}
+
+/* Before a device is read, which may tell the time. */
+static bool read_deferred(struct vcpu *v)
+{
+	return deferred(v, __builtin_ia32_rdtsc());
+}
+
 static void access_bus(struct vcpu *v, enum bus_space space)
 {
 	struct x86_exit *exit = &v->cpu->exit;
@@ -19,6 +34,8 @@ static void access_bus(struct vcpu *v, enum bus_space space)
 		bus_write(&v->vm->bus, space, exit->addr, exit->len, exit->data, v->index);
 		return;
 	}
+	if (read_deferred(v))
+		return;
 	exit->data = bus_read(&v->vm->bus, space, exit->addr, exit->len, v->index);
 	answer(v);
 }
@@ -38,7 +55,7 @@ static void write_msr(struct vcpu *v)
 	struct x86_exit *exit = &v->cpu->exit;
 
 	if (exit->addr == MSR_IA32_TSC || exit->addr == MSR_IA32_TSC_ADJUST) { /* the core has done it */
-		vcpu_set_tsc_offset(v, v->cpu->tsc_offset);
+		vcpu_set_tsc_lead(v, vcpu_tsc_lead(v));
 		return;
 	}
 	exit->fault = !lapic_msr_write(v->lapic, (uint32_t)exit->addr, exit->data);
@@ -54,6 +71,8 @@ static void handle_msr(struct vcpu *v)
 		write_msr(v);
 		return;
 	}
+	if (read_deferred(v))
+		return;
 	exit->fault = !lapic_msr_read(v->lapic, (uint32_t)exit->addr, &exit->data);
 	answer(v);
 }
@@ -67,6 +86,16 @@ static void handle_cr8(struct vcpu *v)
 		return;
 	}
 	exit->data = lapic_cr8(v->lapic);
+	answer(v);
+}
+
+static void handle_time(struct vcpu *v)
+{
+	struct x86_exit *exit = &v->cpu->exit;
+
+	if (deferred(v, exit->addr))
+		return;
+	exit->data = v->measure.on ? clock_ticks(v->vm->clock) + vcpu_tsc_lead(v) : exit->addr + v->cpu->tsc_offset;
 	answer(v);
 }
 
@@ -90,11 +119,19 @@ static void (*const handler[EXIT_KINDS])(struct vcpu *v) = {
 	[EXIT_NONE] = handle_nothing, [EXIT_INTERRUPTED] = handle_nothing,
 	[EXIT_IO] = handle_io,        [EXIT_MMIO] = handle_mmio,
 	[EXIT_MSR] = handle_msr,      [EXIT_CR8] = handle_cr8,
-	[EXIT_HLT] = handle_hlt,      [EXIT_SHUTDOWN] = handle_shutdown,
+	[EXIT_TIME] = handle_time,    [EXIT_HLT] = handle_hlt,
+	[EXIT_SHUTDOWN] = handle_shutdown,
 };
 
 void vcpu_handle_exit(struct vcpu *v)
 {
-	ENSURE(v->cpu->exit.kind < EXIT_KINDS);
-	handler[v->cpu->exit.kind](v);
+	enum x86_exit_kind kind = v->cpu->exit.kind;
+	bool looks = v->measure.on && (kind == EXIT_TIME || kind == EXIT_IO || kind == EXIT_MMIO || kind == EXIT_MSR);
+
+	ENSURE(kind < EXIT_KINDS);
+	if (looks)
+		vcpu_look(v, kind == EXIT_TIME);
+	handler[kind](v);
+	if (looks)
+		vcpu_looked(v);
 }

@@ -1,11 +1,6 @@
 /* Pausing: every processor's thread parks, devices' threads and consoles stop, and the guest's time stands still. */
 #include "vm/internal.h"
 
-static uint64_t host_tsc(void)
-{
-	return __builtin_ia32_rdtsc();
-}
-
 void vm_park(struct vm *vm)
 {
 	host_lock(&vm->lock);
@@ -33,20 +28,10 @@ void vm_hold_locked(struct vm *vm)
 		vcpu_request(&vm->vcpu[i], REQ_PAUSE);
 }
 
-static void stop_time(struct vm *vm)
+void vm_tsc_moved(struct vm *vm, uint64_t ticks)
 {
-	clock_pause(vm->clock);
-	vm->stopped_tsc = host_tsc();
-}
-
-/* The guest's TSC goes on where it stood: its offset falls by what the host's has gained meanwhile. */
-static void start_time(struct vm *vm)
-{
-	uint64_t lost = host_tsc() - vm->stopped_tsc;
-
 	for (unsigned i = 0; i < vm->cpus; i++)
-		vcpu_set_tsc_offset(&vm->vcpu[i], vm->cpu[i]->tsc_offset - lost);
-	clock_resume(vm->clock);
+		vm->cpu[i]->tsc_offset -= ticks;
 }
 
 static void hold_consoles(struct vm *vm, bool held)
@@ -67,7 +52,7 @@ static void be_still(struct vm *vm)
 	host_unlock(&vm->lock);
 	hold_consoles(vm, true);
 	pc_pause(vm->pc);
-	stop_time(vm);
+	clock_pause(vm->clock);
 	host_lock(&vm->lock);
 	vm->motion = VM_IS_STILL;
 	host_cond_broadcast(&vm->changed);
@@ -78,7 +63,7 @@ static void move_on(struct vm *vm)
 {
 	vm->motion = VM_CHANGES;
 	host_unlock(&vm->lock);
-	start_time(vm);
+	vm_tsc_moved(vm, clock_resume(vm->clock));
 	pc_resume(vm->pc);
 	hold_consoles(vm, false);
 	host_lock(&vm->lock);

@@ -21,6 +21,15 @@ enum vcpu_place {
 	PLACE_ASLEEP /* wake it */
 };
 
+/* measure.c. Ticks are those of clock_ticks. */
+struct measure {
+	bool on;         /* it polls the 8254: RDTSC is an exit */
+	unsigned looks;  /* so many more may be of the measurement */
+	uint64_t looked; /* ticks at the last look at the time */
+	uint64_t polled; /* ns at the last look at the 8254 */
+	uint64_t lost;   /* ticks */
+};
+
 struct vcpu {
 	struct vm *vm;
 	unsigned index;
@@ -45,7 +54,8 @@ struct vcpu {
 	bool window, nmi_window; /* the engine was asked to come back when interrupts, NMIs can be delivered */
 	bool completing; /* the instruction at hand has had its answer and has not retired: nothing may come between */
 	int16_t acked;   /* an interrupt taken from the APIC, not delivered yet; -1 none */
-	uint64_t polled_at, away; /* away.c */
+	struct measure measure;
+	unsigned deferred; /* times that the read at hand has waited for an interrupt */
 
 	_Atomic uint64_t interrupts, time_halted; /* asleep or parked, in ns */
 	_Atomic uint64_t started, ended;          /* its thread, by host_now_ns(); 0 not yet */
@@ -82,7 +92,6 @@ struct vm {
 	unsigned holds;   /* how many want the VM paused; 1 from the start, until vm_run */
 	unsigned parked;  /* threads that have stopped for that, or ended */
 	enum vm_motion motion;
-	uint64_t stopped_tsc; /* the host's when time stopped */
 	char *report;
 };
 
@@ -95,8 +104,15 @@ void vcpu_request(struct vcpu *v, unsigned request);
 /* Power-on state of what is here; the processor is parked, its struct x86_cpu has been reset by the board. */
 void vcpu_reset(struct vcpu *v);
 void vcpu_state(struct vcpu *v, struct state_stream *s);
-/* Guest TSC = host TSC + offset, in the processor and its APIC. */
-void vcpu_set_tsc_offset(struct vcpu *v, uint64_t offset);
+/* What the guest's TSC is ahead of clock_ticks(): 0 unless the guest has set it. In the processor and its APIC. */
+void vcpu_set_tsc_lead(struct vcpu *v, uint64_t lead);
+uint64_t vcpu_tsc_lead(const struct vcpu *v);
+
+/*
+ * The processor is about to read something that may tell the time, which is `tsc` of the host now. What is due before
+ * happens first. True: so does an interrupt that can be delivered now; the instruction is to run anew after it.
+ */
+bool vcpu_interrupt_first(struct vcpu *v, uint64_t tsc);
 
 /* exits.c: acts on cpu->exit. */
 void vcpu_handle_exit(struct vcpu *v);
@@ -111,8 +127,14 @@ void vm_hold_locked(struct vm *vm);
 void vm_hold_wait_locked(struct vm *vm);
 void vm_release_locked(struct vm *vm);
 
-/* away.c: struct pc_config's polled_timer; opaque is the VM. */
-void vm_polled_timer(void *opaque, unsigned cpu, bool first);
+/* clock_base has moved by so much: the guest's TSC is to go on where it was. No processor runs guest code. */
+void vm_tsc_moved(struct vm *vm, uint64_t ticks);
+
+/* measure.c: struct pc_config's polled_timer; opaque is the VM. */
+void vm_polled_timer(void *opaque, unsigned cpu, bool set);
+/* While measure.on, before and after the processor is shown a time, its TSC or a device's. */
+void vcpu_look(struct vcpu *v, bool tsc);
+void vcpu_looked(struct vcpu *v);
 
 /* net.c: puts what the config says of networks into *pc. What it returns holds what *pc points to; to be freed. */
 struct vm_nets *vm_nets_parse(const struct vm_config *config, struct pc_config *pc, struct error *err);

@@ -61,15 +61,14 @@ static void clock_state(struct vm *vm, struct state_stream *s)
 		clock_set(vm->clock, now);
 }
 
-/* The guest's TSC goes on from the value saved. Time stands still now, so the host's is that of the moment it stopped.
- */
+/* The guest's TSC goes on from the value saved. */
 static void tsc_state(struct vm *vm, struct state_stream *s)
 {
 	for (unsigned i = 0; i < vm->cpus; i++) {
-		uint64_t tsc = vm->stopped_tsc + vm->cpu[i]->tsc_offset;
+		uint64_t ticks = clock_ticks(vm->clock), tsc = ticks + vcpu_tsc_lead(&vm->vcpu[i]);
 		state_field(s, tsc);
 		if (!s->saving && !s->failed)
-			vcpu_set_tsc_offset(&vm->vcpu[i], tsc - vm->stopped_tsc);
+			vcpu_set_tsc_lead(&vm->vcpu[i], tsc - ticks);
 	}
 }
 

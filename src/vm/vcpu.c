@@ -63,15 +63,21 @@ void vcpu_reset(struct vcpu *v)
 {
 	v->wait_sipi = v->index != 0;
 	v->nmi = v->completing = false;
+	v->measure = (struct measure){0};
 	v->acked = -1;
 	v->cpu->halted = false;
 	vcpu_state_replaced(v);
 }
 
-void vcpu_set_tsc_offset(struct vcpu *v, uint64_t offset)
+void vcpu_set_tsc_lead(struct vcpu *v, uint64_t lead)
 {
-	v->cpu->tsc_offset = offset;
-	lapic_set_tsc_offset(v->lapic, (int64_t)offset);
+	v->cpu->tsc_offset = lead - clock_base(v->vm->clock);
+	lapic_set_tsc_offset(v->lapic, lead);
+}
+
+uint64_t vcpu_tsc_lead(const struct vcpu *v)
+{
+	return v->cpu->tsc_offset + clock_base(v->vm->clock);
 }
 
 void vcpu_state(struct vcpu *v, struct state_stream *s)
@@ -182,6 +188,23 @@ static bool inject(struct vcpu *v)
 	if (!delivered(v, v->vm->ops->interrupt(v->engine, (uint8_t)v->acked)))
 		return false;
 	v->acked = -1;
+	pc_interrupt_taken(v->vm->pc);
+	return true;
+}
+
+/* A guest whose handlers take longer than its timers' periods still gets on, after so many. */
+#define DEFERRED_MAX 5000
+
+bool vcpu_interrupt_first(struct vcpu *v, uint64_t tsc)
+{
+	if (tsc >= clock_due_tsc(v->vm->clock))
+		clock_fire_due(v->vm->clock, tsc);
+	if (v->completing || v->acked >= 0 || v->nmi || !x86_can_interrupt(v->cpu) || lapic_pending(v->lapic) == LAPIC_NONE ||
+	    v->deferred >= DEFERRED_MAX) {
+		v->deferred = 0;
+		return false;
+	}
+	v->deferred++;
 	return true;
 }
 
@@ -226,6 +249,8 @@ static bool vcpu_service(struct vcpu *v)
 			atomic_fetch_or(&v->requests, requests);
 			return true;
 		}
+		if (__builtin_ia32_rdtsc() >= clock_due_tsc(v->vm->clock))
+			clock_fire_due(v->vm->clock, __builtin_ia32_rdtsc());
 		take_events(v);
 		if (!v->wait_sipi && !inject(v))
 			continue;
@@ -246,6 +271,7 @@ static void vcpu_run_guest(struct vcpu *v)
 		atomic_store(&v->place, PLACE_MONITOR);
 		return;
 	}
+	v->cpu->tsc_due = v->measure.on ? 0 : clock_due_tsc(v->vm->clock);
 	v->vm->ops->run(v->engine);
 	atomic_store(&v->place, PLACE_MONITOR);
 	v->completing = v->cpu->mmio.count != 0;

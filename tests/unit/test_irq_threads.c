@@ -193,7 +193,7 @@ TEST(timers)
 	/* CPU 1's timer in TSC-deadline mode, its interrupts looked for by this thread too. */
 	wr(1, 0x320, 0x40042);
 	step = clock_tsc_hz(vm_clock) / 250;
-	CHECK(lapic_msr_write(apic_bus_lapic(apics, 1), 0x6e0, __builtin_ia32_rdtsc() + step));
+	CHECK(lapic_msr_write(apic_bus_lapic(apics, 1), 0x6e0, clock_ticks(vm_clock) + step));
 	from = clock_now(vm_clock);
 	while (clock_now(vm_clock) - from < 500000000) {
 		int v = wait_interrupt(0);
@@ -205,7 +205,7 @@ TEST(timers)
 		if (lapic_ack(apic_bus_lapic(apics, 1)) == 0x42) {
 			deadlines++;
 			wr(1, 0xb0, 0);
-			lapic_msr_write(apic_bus_lapic(apics, 1), 0x6e0, __builtin_ia32_rdtsc() + step);
+			lapic_msr_write(apic_bus_lapic(apics, 1), 0x6e0, clock_ticks(vm_clock) + step);
 		}
 	}
 	/* Generous: the host may be busy. */

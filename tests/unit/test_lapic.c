@@ -615,19 +615,13 @@ TEST(timer_too_fast)
 	end();
 }
 
-/* The test clock stands while the TSC runs on: the offset moves the guest's. */
-static uint64_t guest_tsc(int64_t offset)
-{
-	return __builtin_ia32_rdtsc() + (uint64_t)offset;
-}
-
 TEST(timer_tsc_deadline)
 {
 	uint64_t far;
 
 	begin();
 	enable_all();
-	lapic_set_tsc_offset(l[0], -(int64_t)__builtin_ia32_rdtsc());
+	pass(NS_PER_S);
 	CHECK(wrmsr(0, 0x6e0, 5)); /* not in this mode: ignored */
 	CHECK_EQ(rdmsr(0, 0x6e0), 0);
 	wr(0, 0x320, 0x40040);
@@ -635,22 +629,27 @@ TEST(timer_tsc_deadline)
 	CHECK_EQ(lapic_ack(l[0]), 0x40);
 	wr(0, 0xb0, 0);
 	CHECK_EQ(rdmsr(0, 0x6e0), 0);
-	far = BIT(50);
+	far = BIT(50) + 1;
 	CHECK(wrmsr(0, 0x6e0, far));
 	CHECK_EQ(rdmsr(0, 0x6e0), far);
-	CHECK(lapic_timer_deadline(l[0]) <= far / 2); /* 2 GHz */
-	CHECK(lapic_timer_deadline(l[0]) > far / 2 - 10 * NS_PER_S);
+	CHECK_EQ(lapic_timer_deadline(l[0]), far / 2 + 1); /* 2 GHz */
 	CHECK_EQ(rd(0, 0x390), 0);
 	wr(0, 0x380, 100); /* the count register is dead in this mode */
 	CHECK_EQ(rd(0, 0x380), 0);
-	pass(far); /* the thread fires, but the TSC is not there yet: armed anew, not delivered */
+	pass(far / 2 - NS_PER_S);
 	CHECK_EQ(lapic_pending(l[0]), LAPIC_NONE);
 	CHECK_EQ(rdmsr(0, 0x6e0), far);
-	lapic_set_tsc_offset(l[0], far); /* the guest moves its TSC beyond */
+	pass(1);
+	CHECK_EQ(lapic_ack(l[0]), 0x40);
+	wr(0, 0xb0, 0);
+	CHECK(wrmsr(0, 0x6e0, 2 * far));
+	lapic_set_tsc_offset(l[0], (uint64_t)-1000); /* the guest moves its TSC back, and the deadline away */
+	CHECK_EQ(lapic_timer_deadline(l[0]), far + 500);
+	lapic_set_tsc_offset(l[0], far); /* beyond it */
 	CHECK_EQ(lapic_ack(l[0]), 0x40);
 	wr(0, 0xb0, 0);
 	lapic_set_tsc_offset(l[0], 0);
-	CHECK(wrmsr(0, 0x6e0, guest_tsc(0) + far));
+	CHECK(wrmsr(0, 0x6e0, 2 * far));
 	CHECK(wrmsr(0, 0x6e0, 0)); /* disarmed */
 	CHECK_EQ(lapic_timer_deadline(l[0]), CLOCK_NEVER);
 	CHECK(wrmsr(0, 0x6e0, ~0ull)); /* never, in effect */

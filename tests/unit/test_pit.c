@@ -269,13 +269,13 @@ TEST(calibration)
 	end();
 }
 
-static unsigned looks, first_looks;
+static unsigned looks, sets;
 
-static void look(void *opaque, unsigned cpu, bool first)
+static void look(void *opaque, unsigned cpu, bool set)
 {
 	CHECK(opaque == &looks);
 	looks++;
-	first_looks += first;
+	sets += set;
 }
 
 TEST(tells_who_polls)
@@ -289,11 +289,11 @@ TEST(tells_who_polls)
 	REQUIRE(pit);
 	program(2, 0, 100);
 	CHECK_EQ(looks, 3);
-	CHECK_EQ(first_looks, 3);
+	CHECK_EQ(sets, 3);
 	inb(0x42);
 	inb(0x61);
 	CHECK_EQ(looks, 5);
-	CHECK_EQ(first_looks, 3);
+	CHECK_EQ(sets, 3);
 	d = pit8254_device(pit);
 	d.destroy(d.opaque);
 	teardown();

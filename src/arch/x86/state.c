@@ -51,6 +51,7 @@ static void reset_msrs(struct x86_cpu *cpu)
 	cpu->pat = 0x0007040600070406;
 	cpu->misc_enable = BIT(0) | BIT(11) | BIT(12); /* fast strings; no branch trace, no PEBS */
 	cpu->tsc_adjust = 0;
+	cpu->tsc_due = UINT64_MAX;
 	cpu->apic_base = 0xfee00000 | BIT(11) | (cpu->id ? 0 : BIT(8));
 	cpu->spec_ctrl = cpu->mcg_status = cpu->mcg_cap = 0;
 	reset_mtrrs(cpu);

@@ -153,6 +153,8 @@ enum x86_exit_kind {
 		     done by the core, which moves the local APIC's deadline; `len` is the instruction's length,
 		     by which x86_resume goes back when the monitor sets `fault` */
 	EXIT_CR8, /* MOV from/to CR8: the local APIC's task priority */
+	EXIT_TIME, /* RDTSC, RDTSCP, and the host's TSC, in `addr`, is past tsc_due. The monitor sees to what is due, and
+		      then has the guest read its TSC as it puts it in `data`, or anew */
 	EXIT_HLT, /* halted; rip is past the HLT */
 	EXIT_SHUTDOWN, /* triple fault */
 	EXIT_KINDS
@@ -231,7 +233,7 @@ struct x86_cpu {
 	uint64_t sysenter_cs, sysenter_esp, sysenter_eip;
 	uint64_t pat, mtrr_def_type, mtrr_fixed[11], mtrr_var[16];
 	uint64_t misc_enable, tsc_offset, tsc_adjust; /* guest TSC = host TSC + tsc_offset */
-	uint64_t tsc_seen;			      /* what RDTSC said last: the guest's TSC must not step back behind it */
+	uint64_t tsc_due; /* the host's TSC from which on reading it is an exit; UINT64_MAX: never. The monitor's */
 	uint64_t apic_base;                           /* IA32_APIC_BASE; the local APIC's mode is its bits 10 and 11 */
 	uint64_t spec_ctrl, mcg_status, mcg_cap;
 

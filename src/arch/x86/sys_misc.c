@@ -3,12 +3,17 @@
 
 #include <Zydis/Mnemonic.h>
 
-uint64_t guest_tsc(const struct x86_cpu *cpu)
+static uint64_t host_tsc(void)
 {
 	uint32_t lo, hi;
 
 	__asm__ volatile("rdtsc" : "=a"(lo), "=d"(hi));
-	return (lo | (uint64_t)hi << 32) + cpu->tsc_offset;
+	return lo | (uint64_t)hi << 32;
+}
+
+uint64_t guest_tsc(const struct x86_cpu *cpu)
+{
+	return host_tsc() + cpu->tsc_offset;
 }
 
 /* EDX:EAX, and the upper halves cleared. */
@@ -35,12 +40,33 @@ enum verdict sys_cpuid(struct x86_cpu *cpu, const struct x86_insn *insn)
 	return V_DONE;
 }
 
+/* What is due by the time to be read happens before: interrupts come in the order of time, however late we are. */
+static enum verdict read_time(struct x86_cpu *cpu, uint64_t *tsc)
+{
+	struct x86_exit *x = &cpu->exit;
+	uint64_t now;
+
+	if (x->kind == EXIT_TIME && x->completed) {
+		*tsc = x->data;
+		*x = (struct x86_exit){0};
+		return V_DONE;
+	}
+	now = host_tsc();
+	*tsc = now + cpu->tsc_offset;
+	if (now < cpu->tsc_due)
+		return V_DONE;
+	*x = (struct x86_exit){.kind = EXIT_TIME, .addr = now};
+	return V_EXIT;
+}
+
 enum verdict sys_rdtsc(struct x86_cpu *cpu, const struct x86_insn *insn)
 {
+	uint64_t tsc;
+
 	if (cpu->cr4 & CR4_TSD && cpu->cpl)
 		return raise_gp(cpu, 0);
-	cpu->tsc_seen = guest_tsc(cpu);
-	set_edx_eax(cpu, cpu->tsc_seen);
+	TRY(read_time(cpu, &tsc));
+	set_edx_eax(cpu, tsc);
 	return V_DONE;
 }
 

@@ -23,6 +23,7 @@ struct cold {
 	uint8_t kind;
 	uint8_t flags;             /* enum flags_at on arrival */
 	bool rcx_in_addr;          /* COLD_POLL from poll_quiet: RCX has to be taken back from H_ADDR */
+	bool rdx_in_delta;         /* COLD_STEP: RDX has to be taken back from H_DELTA */
 	uint16_t off;              /* COLD_MISS, COLD_POLL: of the instruction */
 	uint32_t arg;              /* COLD_MISS: description */
 	int64_t target;            /* COLD_FAR: offset from the page's start */

@@ -70,11 +70,15 @@ static bool inline_rdtsc(struct trans *t)
 	static const uint8_t rdtsc[] = {0x0f, 0x31};
 	struct emit *e = &t->e;
 	flags_clobber(t);
+	asm_mov(e, H_ADDR, RAX);
+	asm_mov(e, H_DELTA, RDX);
 	emit_bytes(e, rdtsc, sizeof(rdtsc));
 	asm_shift_imm(e, SH_SHL, 8, RDX, 32);
 	asm_rr(e, 0x0b, 8, RDX, RAX);
+	asm_rm(e, 0x3b, 8, RDX, true, -1, VCPU_OFF(cpu.tsc_due));
+	asm_mov(e, RAX, H_ADDR); /* as it was, if a timer that is due comes first */
+	cold_add(t, COLD_STEP, asm_jcc(e, CC_AE))->rdx_in_delta = true;
 	asm_rm(e, 0x03, 8, RDX, true, -1, VCPU_OFF(cpu.tsc_offset));
-	asm_store_gs(e, 8, RDX, VCPU_OFF(cpu.tsc_seen));
 	asm_rr(e, 0x8b, 4, RAX, RDX);
 	asm_shift_imm(e, SH_SHR, 8, RDX, 32);
 	return true;

@@ -218,6 +218,8 @@ static void cold_share(struct trans *t, const struct cold *c)
 
 static void cold_step(struct trans *t, const struct cold *c)
 {
+	if (c->rdx_in_delta)
+		asm_mov(&t->e, RDX, H_DELTA);
 	exit_code(t, TRX_STEP, c->off);
 }
 
