@@ -33,13 +33,6 @@ HARMLESS = [re.compile(p) for p in (
 )]
 
 
-# What a kernel prints when the host let it wait for milliseconds while it measured something; a busy host does that, and so do a real
-# PC's own system management interrupts.
-DISTURBED = re.compile(r'tsc: (Fast TSC calibration failed|Unable to calibrate against PIT)|PM-Timer running at invalid rate|'
-                       r'APIC calibration not consistent|hrtimer: interrupt took|could not calculate TSC khz|'
-                       r'Unstable clock detected, switching default tracing clock')
-
-
 def complaints(log):
     """The lines of a kernel's log that a real PC would not print, by their words or, in `dmesg -r`, by their level: warning or worse."""
     found = []
@@ -47,11 +40,7 @@ def complaints(log):
         level = RAW_LINE.match(line)
         if level and int(level.group(1)) & 7 <= 4 or KERNEL_LINE.match(line + '\n') and COMPLAINT.search(line):
             found.append(line)
-    return [line for line in found if not any(h.search(line) for h in HARMLESS) and not DISTURBED.search(line)]
-
-
-def disturbed(log):
-    return bool(DISTURBED.search(log))
+    return [line for line in found if not any(h.search(line) for h in HARMLESS)]
 
 
 def guest(*path):
