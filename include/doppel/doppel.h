@@ -16,7 +16,7 @@
  * ..._destroy of the same type. Strings passed in are copied. Strings passed out belong to the library: those of a VM
  * live as long as the VM. A config can be used for several VMs and freed as soon as they have been created.
  *
- * Threads. A config belongs to one thread at a time. doppel_vm_stop, _pause, _resume, _reset and _stats may be called
+ * Threads. A config belongs to one thread at a time. doppel_vm_stop, _pause, _resume, _reset, _balloon, _memory and _stats may be called
  * on a VM from any thread while doppel_vm_run runs on another; doppel_vm_destroy only after it has returned. Several
  *VMs may run in one process. Nothing in the library ends the process for what a guest or a user did.
  */
@@ -95,6 +95,12 @@ enum { DOPPEL_SHARE_READONLY = 1 };
  */
 DOPPEL_API void doppel_config_share(doppel_config *config, const char *path, const char *tag, unsigned flags);
 
+/*
+ * Whether the VM has a balloon, by which memory that the guest has free goes back to the host, and how many bytes it is
+ * to take from the guest at first. A new config has one that takes nothing.
+ */
+DOPPEL_API void doppel_config_balloon(doppel_config *config, bool balloon, uint64_t bytes);
+
 /* Flags of a VM. NO_REBOOT: a reboot ends it. DEBUG_EXIT: a write of v to port 0xf4 ends it with status (v << 1) | 1.
  */
 enum { DOPPEL_NO_REBOOT = 1, DOPPEL_DEBUG_EXIT = 2 };
@@ -138,6 +144,20 @@ DOPPEL_API void doppel_vm_pause(doppel_vm *vm);
 DOPPEL_API void doppel_vm_resume(doppel_vm *vm);
 /* As the reset button does; the kernel is loaded anew. */
 DOPPEL_API void doppel_vm_reset(doppel_vm *vm);
+
+/*
+ * Takes `bytes` of its memory from the guest, as far as its driver can give them, and gives others back. False: the VM
+ * has no balloon, or that is more than its memory.
+ */
+DOPPEL_API bool doppel_vm_balloon(doppel_vm *vm, uint64_t bytes);
+/* In bytes. What the guest says of itself is 0 as long as it has not, and may be a call old. */
+typedef struct doppel_memory {
+	uint64_t target, ballooned; /* what is to be taken from the guest, and what is */
+	uint64_t returned;          /* given back to the host since the start, ballooned or free; grows only */
+	uint64_t guest_free, guest_available, guest_total;
+} doppel_memory;
+/* `size` as for doppel_vm_stats. False: the VM has no balloon. */
+DOPPEL_API bool doppel_vm_memory(doppel_vm *vm, doppel_memory *memory, size_t size);
 
 /* What was chosen: "engine translate, CPU ..., 1 GiB of memory, 2 CPUs". */
 DOPPEL_API const char *doppel_vm_description(doppel_vm *vm);

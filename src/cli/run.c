@@ -7,7 +7,7 @@
 #include <string.h>
 
 struct run_options {
-	const char *kernel, *initrd, *append, *engine, *console, *virtio_console, *name, *debug, *symbols, *stats;
+	const char *kernel, *initrd, *append, *engine, *console, *virtio_console, *balloon, *name, *debug, *symbols, *stats;
 	uint64_t memory, code_cache;
 	unsigned cpus;
 	struct string_list disks, nets, shares;
@@ -36,6 +36,9 @@ static const struct option options[] = {
 	{"share", OPT_LIST, FIELD(shares), "FOLDER[:TAG][,readonly]",
 	 "shares a folder: 'mount -t virtiofs TAG /mnt' in the guest; TAG is\n"
 	 "share, share2, ... if not given; a comma in FOLDER is written twice"},
+	{"balloon", OPT_STRING, FIELD(balloon), "on|off|SIZE",
+	 "a balloon: memory that the guest has free goes back to the host\n"
+	 "(default: on); SIZE is taken from the guest altogether"},
 	{"console", OPT_STRING, FIELD(console), "WHERE",
 	 "where the first serial port leads: stdio (default; Ctrl-A H lists\n"
 	 "the keys), file=FILE, pty, unix=SOCKET or none"},
@@ -176,6 +179,17 @@ static bool add_share(doppel_config *config, const char *spec)
 	return good;
 }
 
+static bool set_balloon(doppel_config *config, const char *how)
+{
+	uint64_t bytes = 0;
+
+	if (how && strcmp(how, "on") != 0 && strcmp(how, "off") != 0 && !parse_size(how, &bytes))
+		return complain("--balloon '%s' is not on, off or a size: say how much to take, as --balloon 256M",
+				how);
+	doppel_config_balloon(config, !how || strcmp(how, "off") != 0, bytes);
+	return true;
+}
+
 static bool fill_config(doppel_config *config, const struct run_options *o)
 {
 	doppel_config_name(config, o->name);
@@ -194,6 +208,8 @@ static bool fill_config(doppel_config *config, const struct run_options *o)
 	doppel_config_flags(config, (o->no_reboot ? DOPPEL_NO_REBOOT : 0) | (o->debug_exit ? DOPPEL_DEBUG_EXIT : 0));
 	for (unsigned i = 0; i < o->nets.count; i++)
 		doppel_config_net(config, o->nets.item[i]);
+	if (!set_balloon(config, o->balloon))
+		return false;
 	for (unsigned i = 0; i < o->disks.count; i++)
 		if (!add_disk(config, o->disks.item[i]))
 			return false;

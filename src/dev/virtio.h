@@ -20,7 +20,7 @@
 
 #define VIRTQ_SIZE_MAX 256
 #define VIRTQ_SEGMENTS 256
-#define VIRTIO_QUEUES 3
+#define VIRTIO_QUEUES 5
 #define VIRTIO_THREADS 4
 
 /* Device status (2.1). */
@@ -43,6 +43,7 @@ enum virtio_type {
 	VIRTIO_TYPE_BLOCK = 2,
 	VIRTIO_TYPE_CONSOLE = 3,
 	VIRTIO_TYPE_ENTROPY = 4,
+	VIRTIO_TYPE_BALLOON = 5,
 	VIRTIO_TYPE_FS = 26,
 };
 

@@ -25,6 +25,8 @@ bool host_random(void *buf, size_t len);
 /* Anonymous zeroed memory, touched only when used; huge pages asked for where they help. NULL when there is none. */
 void *host_memory_alloc(uint64_t size);
 void host_memory_free(void *p, uint64_t size);
+/* Gives pages of such memory back to the host; used again, they are zeroes. */
+void host_memory_discard(void *p, uint64_t size);
 
 /*
  * Memory for generated code, seen twice: never writable and executable through one mapping. `near` pairs: rw and rx are

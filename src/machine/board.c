@@ -13,6 +13,7 @@
 #include "dev/reset.h"
 #include "dev/rtc.h"
 #include "dev/uart16550.h"
+#include "dev/virtio_balloon.h"
 #include "dev/virtio_blk.h"
 #include "dev/virtio_console.h"
 #include "dev/virtio_fs.h"
@@ -310,8 +311,18 @@ static bool make_virtio(struct pc *pc, struct error *err)
 	return make_nets(pc, err);
 }
 
+static bool make_balloon(struct pc *pc, struct error *err)
+{
+	if (pc->c.no_balloon)
+		return true;
+	pc->balloon = virtio_balloon_create(pc->pci, pc->c.mem, pc->c.balloon, &pc->device[pc->devices], err);
+	pc->devices += pc->balloon != NULL;
+	return pc->balloon;
+}
+
 bool board_create(struct pc *pc, struct error *err)
 {
 	return make_apics(pc, err) && make_pic(pc, err) && make_timers(pc, err) && make_power(pc, err) &&
-	       make_serial(pc, err) && make_debug_exit(pc, err) && make_pci(pc, err) && make_virtio(pc, err);
+	       make_serial(pc, err) && make_debug_exit(pc, err) && make_pci(pc, err) && make_virtio(pc, err) &&
+	       make_balloon(pc, err);
 }

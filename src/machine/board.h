@@ -13,6 +13,7 @@ struct ioapic;
 struct pic8259;
 struct pit8254;
 struct uart16550;
+struct virtio_balloon;
 struct virtio_console;
 
 struct pc {
@@ -24,6 +25,7 @@ struct pc {
 	struct uart16550 *uart;
 	struct pci_bus *pci;
 	struct virtio_console *console;
+	struct virtio_balloon *balloon;
 	bool keyboard, window64;
 
 	unsigned devices;

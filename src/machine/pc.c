@@ -3,6 +3,7 @@
 
 #include "dev/pit8254.h"
 #include "dev/uart16550.h"
+#include "dev/virtio_balloon.h"
 #include "dev/virtio_console.h"
 
 #include <stdlib.h>
@@ -104,6 +105,18 @@ void pc_interrupt_taken(struct pc *pc)
 struct apic_bus *pc_apic(struct pc *pc)
 {
 	return pc->apics;
+}
+
+bool pc_balloon_set(struct pc *pc, uint64_t bytes)
+{
+	return pc->balloon && virtio_balloon_set(pc->balloon, bytes);
+}
+
+bool pc_balloon_info(struct pc *pc, struct balloon_info *info)
+{
+	if (pc->balloon)
+		virtio_balloon_info(pc->balloon, info);
+	return pc->balloon;
 }
 
 size_t pc_serial_input(struct pc *pc, const uint8_t *data, size_t len)

@@ -14,6 +14,7 @@
 
 struct pc;
 struct apic_bus;
+struct balloon_info;
 
 #define PC_DISKS 16
 #define PC_NETS 4
@@ -100,6 +101,9 @@ struct pc_config {
 	struct pc_share share[PC_SHARES];
 	unsigned shares;
 
+	bool no_balloon;
+	uint64_t balloon; /* bytes to take from the guest at first */
+
 	struct pc_console serial; /* COM1 */
 	struct pc_console virtio; /* virtio console (hvc0); write NULL: none on this machine */
 	bool debug_exit;          /* isa-debug-exit at port 0xf4 */
@@ -152,5 +156,9 @@ void pc_interrupt_taken(struct pc *pc);
 /* Hands over typed bytes; returns how many were taken (0: full, input_ready will be called). Any thread. */
 size_t pc_serial_input(struct pc *pc, const uint8_t *data, size_t len);
 size_t pc_virtio_input(struct pc *pc, const uint8_t *data, size_t len);
+
+/* What the balloon takes from the guest, and how it goes. False: there is no balloon, or that is more than there is. */
+bool pc_balloon_set(struct pc *pc, uint64_t bytes);
+bool pc_balloon_info(struct pc *pc, struct balloon_info *info);
 
 #endif

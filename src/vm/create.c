@@ -118,6 +118,8 @@ static bool make_board(struct vm *vm, const struct vm_config *config, struct err
 		.cmdline = config->append,
 		.disks = config->disks,
 		.shares = config->shares,
+		.no_balloon = config->no_balloon,
+		.balloon = config->balloon,
 		.serial = vm_console_port(vm->console),
 		.debug_exit = config->debug_exit,
 		.power_off = on_power_off,

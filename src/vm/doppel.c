@@ -1,6 +1,7 @@
 /* libdoppel's public functions (doppel/doppel.h), over struct vm. */
 #include "doppel/doppel.h"
 
+#include "dev/virtio_balloon.h"
 #include "host/signals.h"
 #include "vm/vm.h"
 
@@ -175,6 +176,12 @@ void doppel_config_share(doppel_config *config, const char *path, const char *ta
 	share->readonly = flags & DOPPEL_SHARE_READONLY;
 }
 
+void doppel_config_balloon(doppel_config *config, bool balloon, uint64_t bytes)
+{
+	config->vm.no_balloon = !balloon;
+	config->vm.balloon = bytes;
+}
+
 void doppel_config_flags(doppel_config *config, unsigned flags)
 {
 	config->vm.no_reboot = flags & DOPPEL_NO_REBOOT;
@@ -283,6 +290,28 @@ void doppel_vm_resume(doppel_vm *vm)
 void doppel_vm_reset(doppel_vm *vm)
 {
 	vm_reset(vm->vm);
+}
+
+bool doppel_vm_balloon(doppel_vm *vm, uint64_t bytes)
+{
+	return vm_balloon(vm->vm, bytes);
+}
+
+bool doppel_vm_memory(doppel_vm *vm, doppel_memory *memory, size_t size)
+{
+	struct balloon_info info = {0};
+	bool has = vm_balloon_info(vm->vm, &info);
+	doppel_memory all = {
+		.target = info.target,
+		.ballooned = info.taken,
+		.returned = info.returned,
+		.guest_free = info.guest_free,
+		.guest_available = info.guest_available,
+		.guest_total = info.guest_total,
+	};
+
+	memcpy(memory, &all, MIN(size, sizeof(all)));
+	return has;
 }
 
 const char *doppel_vm_description(doppel_vm *vm)

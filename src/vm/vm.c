@@ -105,6 +105,16 @@ struct vm_end vm_run(struct vm *vm)
 	return vm->end;
 }
 
+bool vm_balloon(struct vm *vm, uint64_t bytes)
+{
+	return pc_balloon_set(vm->pc, bytes);
+}
+
+bool vm_balloon_info(struct vm *vm, struct balloon_info *info)
+{
+	return pc_balloon_info(vm->pc, info);
+}
+
 const char *vm_description(const struct vm *vm)
 {
 	return vm->description;

@@ -24,6 +24,8 @@ struct vm_config {
 	 */
 	const char *net[PC_NETS];
 	unsigned nets;
+	bool no_balloon;
+	uint64_t balloon; /* bytes to take from the guest at first */
 	struct pc_share share[PC_SHARES];
 	unsigned shares;
 	const char *engine;         /* "auto" or an engine's name */
@@ -82,6 +84,10 @@ void vm_reset(struct vm *vm);
  * stream saved by a machine of another shape (memory, CPUs, CPU features) sets s->failed and changes nothing.
  */
 void vm_state(struct vm *vm, struct state_stream *s);
+
+/* As pc.h's pc_balloon_...; any thread. */
+bool vm_balloon(struct vm *vm, uint64_t bytes);
+bool vm_balloon_info(struct vm *vm, struct balloon_info *info);
 
 void vm_stats(struct vm *vm, struct vm_stats *stats);
 /* All counters, those of each processor and what was hot, as JSON; the caller frees it. NULL: out of memory. */

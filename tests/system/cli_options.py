@@ -171,6 +171,9 @@ mistake('disk-word', ['--kernel', good, '--disk', good + ',readnly'], "'readnly'
 mistake('disk-snapshot-word', ['--kernel', good, '--disk', good + ',snapshot=maybe'], 'snapshot=on')
 mistake('disk-comma', ['--kernel', good, '--disk', 'a,,b'], 'a,b')
 mistake('disk-too-many', ['--kernel', good] + ['--disk', file('disk', bytes(4096))] * 17, 'disk', '16')
+for size in ['yes', '', '10X']:
+    mistake('balloon-%s' % (size or 'empty'), ['--kernel', good, '--balloon', size], '--balloon', 'off', '256M')
+mistake('balloon-much', ['--kernel', good, '--memory', '64M', '--balloon', '65M'], 'balloon', '64 MiB')
 mistake('share-missing', ['--kernel', good, '--share', missing], missing)
 mistake('share-file', ['--kernel', good, '--share', good + ':tag'], good)
 mistake('share-empty-name', ['--kernel', good, '--share', ':tag'], '--share')

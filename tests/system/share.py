@@ -106,7 +106,7 @@ def describe(top):
             kind = stat.S_IFMT(st.st_mode)
             what = [kind, stat.S_IMODE(st.st_mode)]
             if stat.S_ISREG(kind):
-                what += [st.st_size, st.st_mtime_ns, st.st_nlink, digest(path)]
+                what += [st.st_size, int(st.st_mtime), st.st_nlink, digest(path)]  # busybox keeps whole seconds
             elif stat.S_ISLNK(kind):
                 what = [kind, os.readlink(path)]
             found[os.path.relpath(path, top)] = what

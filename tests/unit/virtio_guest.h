@@ -141,7 +141,7 @@ static inline uint64_t bar_address(struct rig *r, unsigned slot, unsigned bar)
 
 /* ---- virtio ---- */
 
-#define DRV_QUEUES 4
+#define DRV_QUEUES 5
 
 struct drv_queue {
 	unsigned index, size;
