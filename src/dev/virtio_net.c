@@ -355,11 +355,11 @@ static const struct virtio_ops net_ops = {
 	.free = net_free,
 };
 
-#define NET_SPEC(queue_count)                                                                         \
-	{                                                                                             \
-		.name = "virtio-net", .type = VIRTIO_TYPE_NET, .pci_class = 0x020000,                 \
-		.queues = (queue_count), .queue_size = QUEUE_SIZE, .max_bytes = CHAIN_MAX,            \
-		.config_len = sizeof(struct net_config), .ops = &net_ops                              \
+#define NET_SPEC(queue_count)                                                                                  \
+	{                                                                                                      \
+		.name = "virtio-net", .type = VIRTIO_TYPE_NET, .pci_class = 0x020000, .queues = (queue_count), \
+		.queue_size = QUEUE_SIZE, .max_bytes = CHAIN_MAX, .config_len = sizeof(struct net_config),     \
+		.ops = &net_ops                                                                                \
 	}
 
 /* The control queue is of use only where there is something to control. */

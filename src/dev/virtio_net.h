@@ -9,8 +9,8 @@
 
 struct virtio_net_config {
 	uint8_t mac[6];
-	uint16_t mtu;      /* 0: the guest's choice */
-	uint64_t bps;      /* most bytes a second, each way; 0: no cap */
+	uint16_t mtu;         /* 0: the guest's choice */
+	uint64_t bps;         /* most bytes a second, each way; 0: no cap */
 	struct host_net *net; /* taken over, also on failure: closed with the device */
 };
 

@@ -1,7 +1,7 @@
 /*
  * Where a guest's network device leads on the host. A back end has a thread of its own, with a loop: it asks the client
- * (the device) for frames of the guest's, waits, and hands over frames for the guest. Everything but `wake` and what the
- * comments say happens on that thread.
+ * (the device) for frames of the guest's, waits, and hands over frames for the guest. Everything but `wake` and what
+ *the comments say happens on that thread.
  *
  *	user     a network of its own behind libslirp: what the guest sends leaves through this process's sockets
  *	tap      a network interface of the host's

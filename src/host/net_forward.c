@@ -22,6 +22,7 @@ static bool parse_ip(const char *text, size_t len, struct host_address *a)
 {
 	char copy[64];
 
+	a->v6 = false;
 	if (len >= 2 && text[0] == '[' && text[len - 1] == ']') {
 		a->v6 = true;
 		text++;

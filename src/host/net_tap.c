@@ -115,11 +115,8 @@ static void tap_close(struct host_net *net)
 	free(t);
 }
 
-static const struct host_net_ops tap_ops = {.start = tap_start,
-					    .wake = tap_wake,
-					    .send = tap_send,
-					    .guest_takes = tap_guest_takes,
-					    .close = tap_close};
+static const struct host_net_ops tap_ops = {
+	.start = tap_start, .wake = tap_wake, .send = tap_send, .guest_takes = tap_guest_takes, .close = tap_close};
 
 static const char *advice(int error)
 {
@@ -149,8 +146,9 @@ static bool attach(struct net_tap *t, const char *interface, struct error *err)
 				 sizeof(request.ifr_name) - 1);
 	/* Who may would make a new one by a mistyped name. */
 	if (!if_nametoindex(interface))
-		return error_set(err, "--net tap=%s: there is no such interface: make it (as root: ip tuntap add mode tap "
-				      "user NAME name %s)",
+		return error_set(err,
+				 "--net tap=%s: there is no such interface: make it (as root: ip tuntap add mode tap "
+				 "user NAME name %s)",
 				 interface, interface);
 	memcpy(request.ifr_name, interface, strlen(interface));
 	t->fd = open("/dev/net/tun", O_RDWR | O_CLOEXEC | O_NONBLOCK);

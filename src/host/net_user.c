@@ -303,9 +303,7 @@ static void unregister_fd(int fd, void *opaque)
 }
 
 /* There is a wake-up at each turn already. */
-static void notify(void *opaque)
-{
-}
+static void notify(void *opaque) {}
 
 static const SlirpCb callbacks = {
 	.send_packet = send_packet,

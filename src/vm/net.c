@@ -91,8 +91,11 @@ static const struct {
 	bool (*parse)(struct parse *p, const char *value);
 	bool tap; /* of both kinds */
 } words[] = {
-	{"hostfwd=", parse_forward, false}, {"mac=", parse_mac, true}, {"bps=", parse_bps, true},
-	{"mtu=", parse_mtu, false},         {"restrict=", parse_restrict, false},
+	{"hostfwd=", parse_forward, false},
+	{"mac=", parse_mac, true},
+	{"bps=", parse_bps, true},
+	{"mtu=", parse_mtu, false},
+	{"restrict=", parse_restrict, false},
 };
 
 static bool parse_word(struct parse *p, const char *word)
@@ -106,21 +109,23 @@ static bool parse_word(struct parse *p, const char *word)
 					 (int)len - 1, word);
 		return words[i].parse(p, word + len);
 	}
-	return error_set(p->err, "--net %s: unknown word '%s': there are hostfwd=, mac=, mtu=, restrict= and bps=",
-			 p->spec, word);
+	return error_set(p->err,
+			 "--net %s: unknown word '%s': there are hostfwd=, mac=, mtu=, restrict= and bps=", p->spec,
+			 word);
 }
 
 static bool parse_kind(struct parse *p, const char *kind)
 {
 	if (!strncmp(kind, "tap=", 4)) {
 		p->net->tap = kind + 4;
-		return host_random(p->net->mac + 3, 3) ||
-		       error_set(p->err, "no random numbers: %s", host_error_text());
+		return host_random(p->net->mac + 3, 3) || error_set(p->err, "no random numbers: %s", host_error_text());
 	}
 	if (!strcmp(kind, "none"))
-		return error_set(p->err, "--net %s: none stands alone: give it once and nothing else of --net", p->spec);
+		return error_set(p->err, "--net %s: none stands alone: give it once and nothing else of --net",
+				 p->spec);
 	return !strcmp(kind, "user") ||
-	       error_set(p->err, "--net %s: unknown network '%s': there are user, tap=INTERFACE and none", p->spec, kind);
+	       error_set(p->err, "--net %s: unknown network '%s': there are user, tap=INTERFACE and none", p->spec,
+			 kind);
 }
 
 /* `text` is a copy of the spec that is cut up. */

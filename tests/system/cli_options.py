@@ -2,7 +2,7 @@
 # timeout: 120
 """What the user can get wrong: each mistake is met at once with one line that names the thing and the fix, and status 2, and leaves
 every file as it was."""
-import os, struct, subprocess, sys
+import os, socket, struct, subprocess, sys
 
 from tiny import CLI_HLT, Checks, kernel
 
@@ -182,6 +182,30 @@ mistake('share-tag', ['--kernel', good, '--share', c.dir + ':' + 37 * 'x'], 'tag
 mistake('share-tag-empty', ['--kernel', good, '--share', c.dir + ':'], 'tag', ':TAG')
 mistake('share-tag-twice', ['--kernel', good, '--share', c.dir + ':a', '--share', c.dir + ':a'], 'tag', "'a'")
 mistake('share-too-many', ['--kernel', good] + ['--share', c.dir] * 9, 'shares', '8')
+for name, net, words in (
+        ('kind', 'bridge', ["'bridge'", 'user', 'tap=INTERFACE', 'none']), ('empty', '', ['user']), ('word', 'user,hostfw=x', ["'hostfw=x'", 'hostfwd=']),
+        ('forward', 'user,hostfwd=tcp::80', ["'-'", 'tcp:127.0.0.1:2222-:22']), ('protocol', 'user,hostfwd=sctp::80-:80', ['neither tcp nor udp']),
+        ('port', 'user,hostfwd=tcp::70000-:80', ['port', '65535']), ('port-guest', 'user,hostfwd=tcp::7000-:0', ['port', '65535']),
+        ('address', 'user,hostfwd=tcp:localhost:7000-:80', ['address', 'tcp:127.0.0.1']),
+        ('families', 'user,hostfwd=tcp:[::1]:7000-10.0.2.15:80', ['IPv4', 'IPv6']), ('mac', 'user,mac=52:54:00:12:34', ['mac=', '52:54:00:12:34:56']),
+        ('mac-group', 'user,mac=53:54:00:12:34:56', ['group', 'even']), ('bps', 'user,bps=fast', ['bps=fast', 'bps=10M']), ('bps-zero', 'user,bps=0', ['bps=0']),
+        ('mtu', 'user,mtu=100', ['mtu=100', '576']), ('restrict', 'user,restrict=yes', ['restrict=on']), ('none', 'none,mac=52:54:00:12:34:56', ['none']),
+        ('tap-missing', 'tap=doppel-none', ['doppel-none', 'no such interface', 'ip tuntap add']), ('tap-name', 'tap=' + 'x' * 16, ['15']),
+        ('tap-word', 'tap=x,mtu=1500', ['mtu', 'mac and bps']), ('tap-loopback', 'tap=lo', ['lo'])):
+    mistake('net-' + name, ['--kernel', good, '--net', net], '--net', *words)
+mistake('net-none-and-more', ['--kernel', good, '--net', 'none', '--net', 'user'], 'none')
+mistake('net-too-many', ['--kernel', good] + ['--net', 'user'] * 5, 'networks', '4')
+with socket.socket() as taken:
+    taken.bind(('127.0.0.1', 0))
+    taken.listen()
+    port = '%d' % taken.getsockname()[1]
+    mistake('net-port-in-use', ['--kernel', good, '--net', 'user,hostfwd=tcp::%s-:80' % port], port, 'in use', 'choose another')
+mistake('net-port-twice', ['--kernel', good, '--net', 'user,hostfwd=tcp::%s-:80,hostfwd=tcp::%s-:81' % (port, port)], port, 'in use')
+mistake('net-host-address', ['--kernel', good, '--net', 'user,hostfwd=tcp:192.0.2.1:%s-:80' % port], '192.0.2.1', 'assign')
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+    taken.bind(('127.0.0.1', 0))
+    port = '%d' % taken.getsockname()[1]
+    mistake('net-udp-port-in-use', ['--kernel', good, '--net', 'user,hostfwd=udp::%s-:80' % port], port, 'in use')
 mistake('engine', ['--kernel', good, '--engine', 'warp'], "'warp'", 'translate')
 mistake('console', ['--kernel', good, '--console', 'tty'], 'tty', 'stdio')
 mistake('console-file', ['--kernel', good, '--console', 'file=' + os.path.join(missing, 'x')], missing)

@@ -5,7 +5,7 @@
 
 All of it is in a network of the test's own (a namespace), so that nothing outside is spoken to, no port of the host's is taken, and
 there are a DNS server and a tap to be had. Where the host allows no namespace, what needs one is skipped."""
-import contextlib, fcntl, hashlib, http.client, http.server, os, re, shutil, socket, struct, subprocess, sys, tempfile, threading
+import contextlib, fcntl, hashlib, http.client, http.server, os, re, shutil, socket, struct, subprocess, sys, tempfile, threading, time
 
 from linux import PROMPT, READY, Checks, Machine, ended_well, make_initrd, verdict
 
@@ -173,6 +173,7 @@ def serve_in_guest(m, port, forwarded):
             got = b''
         if got:
             break
+        time.sleep(0.2)
     m.wait_for(PROMPT)
     return expect('upload', got.decode(), SUM)
 

@@ -1,4 +1,5 @@
-/* A UDP echo server for the guest, and its client: udp serve PORT | udp ask ADDRESS PORT BYTES COUNT. Prints "all came back". */
+/* A UDP echo server for the guest, and its client: udp serve PORT | udp ask ADDRESS PORT BYTES COUNT. Prints "all came
+ * back". */
 #include <arpa/inet.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -15,7 +15,9 @@
 #define F_STATUS BIT(16)
 #define F_CTRL BIT(17)
 #define PLAIN (F_VERSION_1 | F_EVENT_IDX | F_INDIRECT)
-#define ALL (PLAIN | F_CSUM | F_GUEST_CSUM | F_CTRL_OFFLOADS | F_MTU | F_MAC | F_GUEST_TSO4 | F_HOST_TSO4 | F_MRG | F_STATUS | F_CTRL)
+#define ALL                                                                                                     \
+	(PLAIN | F_CSUM | F_GUEST_CSUM | F_CTRL_OFFLOADS | F_MTU | F_MAC | F_GUEST_TSO4 | F_HOST_TSO4 | F_MRG | \
+	 F_STATUS | F_CTRL)
 #define RX 0
 #define TX 1
 #define CTRL 2
@@ -181,9 +183,8 @@ TEST(sends_from_pieces)
 	/* Header and data in one; split within the header; header alone. */
 	const struct guest_desc one[] = {{RIG_BUFFERS, HEADER + 5000, 0, 0}};
 	const struct guest_desc two[] = {{RIG_BUFFERS, 5, 0, 0}, {RIG_BUFFERS + 5, 7 + 5000, 0, 0}};
-	const struct guest_desc three[] = {{RIG_BUFFERS, HEADER, 0, 0},
-					   {RIG_BUFFERS + HEADER, 1, 0, 0},
-					   {RIG_BUFFERS + HEADER + 1, 4999, 0, 0}};
+	const struct guest_desc three[] = {
+		{RIG_BUFFERS, HEADER, 0, 0}, {RIG_BUFFERS + HEADER, 1, 0, 0}, {RIG_BUFFERS + HEADER + 1, 4999, 0, 0}};
 	const struct guest_desc *const form[] = {one, two, three};
 	for (unsigned i = 0; i < 3; i++) {
 		unsigned wakes = b.wakes;
