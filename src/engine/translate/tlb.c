@@ -12,7 +12,7 @@ static struct tr_vcpu *vcpu_of(struct x86_cpu *cpu)
 static void jc_clear(struct tr_vcpu *v, unsigned mode)
 {
 	for (unsigned i = 0; i < JC_ENTRIES; i++)
-		v->jc[mode][i].tag = JC_NONE;
+		v->jc[mode][i].tag = JC_NONE(i);
 }
 
 static void itlb_clear(struct tr_vcpu *v, unsigned mmu)
@@ -28,16 +28,16 @@ static void filter_clear(struct tr_vcpu *v, unsigned half)
 	v->exec_large[half] = false;
 }
 
-static struct jc_entry *jc_logged(struct tr_vcpu *v, unsigned i)
+static void jc_forget_logged(struct tr_vcpu *v, unsigned i)
 {
-	return &v->jc[v->jc_log[i] / JC_ENTRIES][v->jc_log[i] % JC_ENTRIES];
+	v->jc[v->jc_log[i] / JC_ENTRIES][v->jc_log[i] % JC_ENTRIES].tag = JC_NONE(v->jc_log[i]);
 }
 
 void jc_flush(struct tr_vcpu *v)
 {
 	if (v->jc_logged <= ARRAY_LEN(v->jc_log)) {
 		for (unsigned i = 0; i < v->jc_logged; i++)
-			jc_logged(v, i)->tag = JC_NONE;
+			jc_forget_logged(v, i);
 	} else {
 		for (unsigned m = 0; m < JC_MODES; m++)
 			jc_clear(v, m);
@@ -65,7 +65,7 @@ static void jc_flush_local(struct tr_vcpu *v)
 		for (unsigned i = 0; i < v->jc_logged; i++) {
 			unsigned mode = v->jc_log[i] / JC_ENTRIES;
 			if (mode == JC_USER || mode == JC_LEGACY)
-				jc_logged(v, i)->tag = JC_NONE;
+				jc_forget_logged(v, i);
 			else
 				v->jc_log[kept++] = v->jc_log[i];
 		}

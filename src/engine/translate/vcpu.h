@@ -39,11 +39,15 @@ enum { JC_USER, JC_KERNEL, JC_KERNEL_AC, JC_LEGACY, JC_MODES };
 #define JC_ENTRIES (1u << JC_BITS)
 
 struct jc_entry {
-	uint64_t tag; /* linear address; JC_NONE matches none */
+	uint64_t tag; /* linear address; JC_NONE of the entry's number matches none */
 	uint64_t host;
 };
 _Static_assert((JC_MODES << JC_BITS) <= 1 << 16 && (MMU_MODES << TLB_BITS) <= 1 << 16, "the logs hold 16-bit indices");
-#define JC_NONE 0x8000000000000000ull /* not canonical */
+/*
+ * Any address can be jumped to, this one too. But it is looked for in one entry only, 0 for the first and 1 for the one
+ * that stands there instead.
+ */
+#define JC_NONE(n) (0x8000000000000000ull | ((n) % JC_ENTRIES == 0))
 
 #define ITLB_ENTRIES 1024
 
