@@ -290,6 +290,8 @@ bool lapic_set_base(struct lapic *apic, uint64_t value)
 
 void lapic_state(struct lapic *apic, struct state_stream *s)
 {
+	bool extint = apic->extint_message;
+
 	state_atomic(s, apic->base);
 	state_atomic(s, apic->tpr);
 	state_atomic(s, apic->svr);
@@ -306,7 +308,10 @@ void lapic_state(struct lapic *apic, struct state_stream *s)
 	state_atomic(s, apic->esr);
 	state_atomic(s, apic->events);
 	state_atomic(s, apic->sipi_vector);
-	state_atomic(s, apic->extint_message);
+	state_flag(s, &extint);
+	apic->extint_message = extint;
 	state_field(s, apic->icr);
+	if (!s->saving)
+		lapic_regs_loaded(apic);
 	lapic_timer_state(apic, s);
 }

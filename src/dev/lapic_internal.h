@@ -134,6 +134,10 @@ void lapic_eoi(struct lapic *apic);
 uint32_t lapic_ppr(const struct lapic *apic);
 bool lapic_set_base(struct lapic *apic, uint64_t value);
 
+/* lapic_regs.c */
+/* Of what a stream had, what a guest could have written stays. */
+void lapic_regs_loaded(struct lapic *apic);
+
 /* apic_bus.c */
 enum apic_shorthand { SHORTHAND_NONE, SHORTHAND_SELF, SHORTHAND_ALL, SHORTHAND_OTHERS };
 /* An IPI from `from`; its dest counts for SHORTHAND_NONE. */

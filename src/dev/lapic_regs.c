@@ -187,6 +187,14 @@ static uint32_t writable(const struct lapic *apic, unsigned reg)
 	return regs[reg].writable;
 }
 
+void lapic_regs_loaded(struct lapic *apic)
+{
+	lapic_put(&apic->tpr, lapic_get(&apic->tpr) & writable(apic, REG_TPR));
+	lapic_put(&apic->svr, lapic_get(&apic->svr) & writable(apic, REG_SVR));
+	for (unsigned i = 0; i < LVTS; i++)
+		lapic_put(&apic->lvt[i], lapic_get(&apic->lvt[i]) & writable(apic, REG_LVT_TIMER + i));
+}
+
 /* The page answers where it is by default, in xAPIC mode. */
 static bool page_present(const struct lapic *apic)
 {

@@ -288,7 +288,7 @@ void lapic_timer_state(struct lapic *apic, struct state_stream *s)
 	left = t->next > at ? t->next - at : 0;
 	state_field(s, t->initial);
 	state_field(s, t->divide);
-	state_field(s, t->counting);
+	state_flag(s, &t->counting);
 	state_field(s, t->tsc_deadline);
 	state_field(s, gone);
 	state_field(s, left);
