@@ -3,7 +3,7 @@
 
 #include <inttypes.h>
 #include <string.h>
-#include <Zydis/Mnemonic.h>
+#include <Zydis/Zydis.h>
 
 static const char *const gpr_name[X86_GPRS] = {"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
 					       "r8",  "r9",  "r10", "r11", "r12", "r13", "r14", "r15"};
@@ -17,6 +17,20 @@ static const struct {
 	{"fip", 8, 8, 0, 1},      {"fdp", 16, 8, 0, 1},      {"mxcsr", 24, 4, 0, 1}, {"st", 32, 10, 16, 8},
 	{"xmm", 160, 16, 16, 16}, {"ymmh", 576, 16, 16, 16},
 };
+
+/* Flags that are left undefined may be anything, also what they were. */
+uint64_t flags_undefined(const struct x86_insn *insn)
+{
+	ZydisDecoder decoder;
+	ZydisDecodedInstruction zi;
+	ZydisDecoderContext ctx;
+
+	ZydisDecoderInit(&decoder, insn->mode == MODE_64 ? ZYDIS_MACHINE_MODE_LONG_64 : ZYDIS_MACHINE_MODE_LEGACY_32,
+			 insn->mode == MODE_64 ? ZYDIS_STACK_WIDTH_64 : ZYDIS_STACK_WIDTH_32);
+	if (!ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&decoder, &ctx, insn->bytes, insn->len, &zi)) || !zi.cpu_flags)
+		return 0;
+	return zi.cpu_flags->undefined;
+}
 
 /* Components in their initial state may have anything in memory. */
 static void fill_initial(uint8_t *xs)
@@ -159,6 +173,7 @@ void print_case(const struct diff_case *c, const struct diff_result *want, const
 	for (unsigned i = 0; i < X86_GPRS; i++)
 		printf("  %-3s %016" PRIx64 " -> %016" PRIx64 " %016" PRIx64 "\n", gpr_name[i], c->in.gpr[i],
 		       want->out.gpr[i], got->out.gpr[i]);
+	printf("  rip -> %" PRIx64 " %" PRIx64 "\n", want->out.rip, got->out.rip);
 	printf("  rflags %" PRIx64 " -> %" PRIx64 " %" PRIx64 ", mxcsr %02x%02x, fcw %02x%02x fsw %02x%02x\n",
 	       c->in.rflags, want->out.rflags, got->out.rflags, c->in.xsave[25], c->in.xsave[24], c->in.xsave[1],
 	       c->in.xsave[0], c->in.xsave[3], c->in.xsave[2]);

@@ -10,6 +10,7 @@
 #define DOPPEL_TESTS_DIFF_H
 
 #include "arch/x86/cpuid.h"
+#include "arch/x86/emulate.h"
 #include "arch/x86/insn.h"
 
 #include <stdio.h>
@@ -82,10 +83,23 @@ void guest_cpu_load(struct x86_cpu *cpu, const struct diff_case *c);
 void guest_cpu_store(const struct x86_cpu *cpu, struct diff_state *out);
 void guest_memory_load(struct guest_memory *mem, const struct diff_case *c);
 
+/* --- step.c, for those who look at each instruction: begin, then what it decoded, one by one, then the result --- */
+
+const struct x86_cpu *step_load(const struct diff_case *c);
+enum verdict step_one(const struct x86_insn *insn);
+void step_store(enum verdict last, struct diff_result *r);
+
 /* --- native.c --- */
 
 /* The handler of host faults that belong to the other back-ends is chained behind native's. */
-bool native_can_run(enum x86_mode mode);
+static inline bool native_can_run(enum x86_mode mode)
+{
+	uint32_t rights = 0, selector = 0x23;
+
+	/* Linux without ia32 emulation has no such segment. */
+	__asm__("lar %1, %0" : "+r"(rights) : "r"(selector) : "cc");
+	return mode == MODE_64 || (mode == MODE_32 && (rights & 0xf800) == 0xf800);
+}
 
 /* --- random.c --- */
 
@@ -141,9 +155,6 @@ bool generate_block(struct diff_case *c, const struct templates *all, uint64_t s
 /* Linear address of the first instruction's memory operand. */
 uint64_t case_linear(const struct diff_case *c);
 
-/* Flags that an instruction leaves undefined, by Zydis's tables. */
-uint64_t flags_undefined(const struct x86_insn *insn);
-
 /* --- facts.c --- */
 
 /* Whether the case, whose native result is `first`, bears out what the decoder says of it; else `why`. Changes the
@@ -156,6 +167,9 @@ bool check_facts(struct diff_case *c, const struct diff_result *first, char *why
 const char *not_reachable(uint16_t mnemonic, enum x86_mode mode);
 
 /* --- compare.c --- */
+
+/* Flags that an instruction leaves undefined, by Zydis's tables. */
+uint64_t flags_undefined(const struct x86_insn *insn);
 
 /* True when equal, or differing only in what `loose` allows; else `why` says the first difference. */
 bool compare_results(const struct diff_case *c, const struct diff_result *want, const struct diff_result *got,

@@ -14,20 +14,6 @@ static bool wrong(char *why, size_t size, const char *what, uint64_t detail)
 	return false;
 }
 
-/* Flags that are left undefined may be anything, also what they were. */
-uint64_t flags_undefined(const struct x86_insn *insn)
-{
-	ZydisDecoder decoder;
-	ZydisDecodedInstruction zi;
-	ZydisDecoderContext ctx;
-
-	ZydisDecoderInit(&decoder, insn->mode == MODE_64 ? ZYDIS_MACHINE_MODE_LONG_64 : ZYDIS_MACHINE_MODE_LEGACY_32,
-			 insn->mode == MODE_64 ? ZYDIS_STACK_WIDTH_64 : ZYDIS_STACK_WIDTH_32);
-	if (!ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&decoder, &ctx, insn->bytes, insn->len, &zi)) || !zi.cpu_flags)
-		return 0;
-	return zi.cpu_flags->undefined;
-}
-
 static uint64_t flags_read(const struct x86_insn *insn)
 {
 	return (insn->fl_read | (insn->fl_cond ? insn->fl_write : 0)) & FL_ARITH;

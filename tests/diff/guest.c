@@ -5,9 +5,6 @@
 
 #include <string.h>
 
-const enum page_kind window_kind[WINDOW_PAGES] = {PAGE_RW, PAGE_RW, PAGE_RO,   PAGE_NONE,
-						  PAGE_RW, PAGE_RW, PAGE_NONE, PAGE_RW};
-
 #define PML4 0x1000ull
 #define PDPT(n) (0x2000ull + (n)*PAGE_SIZE) /* 0: the lower half of the address space, 1: the upper */
 #define PD(n) (0x4000ull + (n)*PAGE_SIZE)

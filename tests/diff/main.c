@@ -140,6 +140,12 @@ static bool run_mode(const struct options *o, const struct backend *b, enum x86_
 	uint64_t seed = o->seed;
 	int bits = mode == MODE_64 ? 64 : 32;
 
+	const char *kind = o->facts ? "facts" : o->blocks ? "blocks" : "single";
+
+	if (!native_can_run(mode)) {
+		printf("skip diff/%s/%s%d: this host's kernel runs no %d-bit code\n", b->name, kind, bits, bits);
+		return true;
+	}
 	t.by_mnemonic = calloc(ZYDIS_MNEMONIC_MAX_VALUE + 1, sizeof(uint64_t));
 	t.any = calloc(ZYDIS_MNEMONIC_MAX_VALUE + 1, sizeof(uint64_t));
 	templates_init(&all, mode, model);
@@ -148,7 +154,6 @@ static bool run_mode(const struct options *o, const struct backend *b, enum x86_
 			one_case(&c, b, &t, o);
 		return !t.failed;
 	}
-	const char *kind = o->facts ? "facts" : o->blocks ? "blocks" : "single";
 	for (uint64_t tries = 0; t.run < o->cases && tries < o->cases * 20; tries++) {
 		if (case_of(&c, &all, seed++, mode, o, model))
 			one_case(&c, b, &t, o);

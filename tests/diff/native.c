@@ -5,10 +5,12 @@
  */
 #include "diff.h"
 
+#include <asm/prctl.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/auxv.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <ucontext.h>
 #include <unistd.h>
 
@@ -152,17 +154,15 @@ static bool native_start(const struct x86_cpuid_model *model)
 		return false;
 	memset(code_alias, 0xcc, PAGE_SIZE);
 	native_state.bases = getauxval(AT_HWCAP2) >> 1 & 1; /* HWCAP2_FSGSBASE */
+	if (syscall(SYS_arch_prctl, ARCH_GET_FS, &native_state.host_fs) ||
+	    syscall(SYS_arch_prctl, ARCH_GET_GS, &native_state.host_gs))
+		return false;
 	sigfillset(&sa.sa_mask);
 	for (unsigned i = 0; i < ARRAY_LEN(signals); i++) {
 		if (sigaction(signals[i], &sa, &chained[i]))
 			return false;
 	}
 	return true;
-}
-
-bool native_can_run(enum x86_mode mode)
-{
-	return mode != MODE_16;
 }
 
 static void run_native(const struct diff_case *c, struct diff_result *r)

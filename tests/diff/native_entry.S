@@ -10,6 +10,17 @@
 #define N_BASES 184
 #define N_COMPAT 188
 
+/* arch_prctl, where the kernel does not let programs set the bases themselves */
+#define ARCH_PRCTL 158
+#define SET_GS 0x1001
+#define SET_FS 0x1002
+	.macro set_base which, base
+	mov	\base, %rsi
+	mov	$\which, %edi
+	mov	$ARCH_PRCTL, %eax
+	syscall
+	.endm
+
 	.text
 	.hidden	native_run
 	.globl	native_run
@@ -38,7 +49,13 @@ native_run:
 	wrfsbase %rax
 	mov	N_GS(%rdi), %rax
 	wrgsbase %rax
+	jmp	2f
 1:
+	mov	%rdi, %r12
+	set_base SET_FS, N_FS(%r12)
+	set_base SET_GS, N_GS(%r12)
+	mov	%r12, %rdi
+2:
 	movl	$1, native_active(%rip)
 	mov	$0x2b, %eax
 	mov	%eax, %ds
@@ -91,14 +108,24 @@ native_signal:
 	andl	$~0x40000, (%rsp)
 	popfq
 	cmpl	$0, native_active(%rip)
-	je	1f
+	je	2f
 	cmpl	$0, native_state + N_BASES(%rip)
 	je	1f
 	mov	native_state + N_HOST_FS(%rip), %rax
 	wrfsbase %rax
 	mov	native_state + N_HOST_GS(%rip), %rax
 	wrgsbase %rax
+	jmp	2f
 1:
+	push	%rdi
+	push	%rsi
+	push	%rdx
+	set_base SET_FS, native_state + N_HOST_FS(%rip)
+	set_base SET_GS, native_state + N_HOST_GS(%rip)
+	pop	%rdx
+	pop	%rsi
+	pop	%rdi
+2:
 	jmp	native_signal_c
 
 	.section .note.GNU-stack, "", @progbits

@@ -8,6 +8,7 @@ static const struct {
 	const char *why;
 } unreachable[] = {
 	{ZYDIS_MNEMONIC_SYSCALL, "enters the host's kernel; tested by guest payloads"},
+	{ZYDIS_MNEMONIC_SYSEXIT, "processors differ in which fault it is; tested by guest payloads"},
 	{ZYDIS_MNEMONIC_SYSENTER, "enters the host's kernel; tested by guest payloads"},
 	{ZYDIS_MNEMONIC_INT, "enters the host's kernel; tested by guest payloads"},
 	{ZYDIS_MNEMONIC_INT1, "ends a case; tested by guest payloads"},

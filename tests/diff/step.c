@@ -7,6 +7,7 @@
 #include "host/guest_signals.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 static struct guest_memory mem;
 static struct x86_cpu *cpu;
@@ -25,7 +26,7 @@ static bool step_start(const struct x86_cpuid_model *model)
 	return true;
 }
 
-static enum verdict carry_out(const struct x86_insn *insn)
+enum verdict step_one(const struct x86_insn *insn)
 {
 	switch (insn->cls) {
 	case CLS_PLAIN:
@@ -52,7 +53,7 @@ static enum verdict run_to_end(const struct diff_case *c)
 	for (unsigned i = 0; i < 10000; i++) {
 		at = cpu->rip - c->in.rip;
 		x86_decode(&insn, c->code + at, c->len - at, c->mode, cpu->model);
-		v = carry_out(&insn);
+		v = step_one(&insn);
 		if (v == V_INJECT || v == V_EXIT)
 			return v;
 		at = cpu->rip - c->in.rip;
@@ -62,18 +63,27 @@ static enum verdict run_to_end(const struct diff_case *c)
 	return V_RETRY;
 }
 
-static void run_step(const struct diff_case *c, struct diff_result *r)
+const struct x86_cpu *step_load(const struct diff_case *c)
 {
-	enum verdict v;
-
+	memset(guest_memory_ptr(&mem, GUEST_CODE, PAGE_SIZE, true), 0xcc, PAGE_SIZE);
 	guest_memory_load(&mem, c);
 	guest_cpu_load(cpu, c);
-	v = run_to_end(c);
+	return cpu;
+}
+
+void step_store(enum verdict v, struct diff_result *r)
+{
 	r->vector = v == V_INJECT ? cpu->exc.vector : v == V_DONE ? -1 : -2;
 	r->error = v == V_INJECT && cpu->exc.has_error ? cpu->exc.error : 0;
 	r->cr2 = v == V_INJECT && cpu->exc.vector == X86_PF ? cpu->exc.cr2 : 0;
 	guest_cpu_store(cpu, &r->out);
 	r->memory = guest_memory_ptr(&mem, GUEST_WINDOW, WINDOW_SIZE, true);
+}
+
+static void run_step(const struct diff_case *c, struct diff_result *r)
+{
+	step_load(c);
+	step_store(run_to_end(c), r);
 }
 
 const struct backend backend_step = {"step", false, step_start, run_step};
