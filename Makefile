@@ -35,9 +35,9 @@ TIME = 60
 fuzz:
 	@tools/setup build fuzz
 	@[ -e build-fuzz/build.ninja ] || CC=clang meson setup -Dfuzz=true -Db_sanitize=address,undefined -Db_lundef=false build-fuzz
-	ninja -C build-fuzz tests/fuzz/fuzz_$(TARGET)
+	ninja -C build-fuzz tests/fuzz/fuzz_$(TARGET) tests/fuzz/native_child
 	@mkdir -p build-fuzz/corpus/$(TARGET)
-	build-fuzz/tests/fuzz/fuzz_$(TARGET) -max_total_time=$(TIME) -max_len=1024 -timeout=20 -rss_limit_mb=2048 \
+	build-fuzz/tests/fuzz/fuzz_$(TARGET) -max_total_time=$(TIME) -max_len=1024 -len_control=20 -timeout=20 -rss_limit_mb=2048 \
 		-artifact_prefix=build-fuzz/finding-$(TARGET)- $(ARGS) build-fuzz/corpus/$(TARGET) tests/fuzz/corpus/$(TARGET)
 
 # 100 boots in a row with 1 processor, and 100 with 4: takes a while.

@@ -12,6 +12,7 @@
 #include <signal.h>
 #include <sys/stat.h>
 #include <time.h>
+#include <ucontext.h>
 #include <unistd.h>
 
 #define INPUT_MAX 4096
@@ -41,8 +42,12 @@ static void keep_input(void)
 	fflush(stdout);
 }
 
-static void on_end(int sig)
+static void on_end(int sig, siginfo_t *info, void *context)
 {
+	const ucontext_t *uc = context;
+
+	fprintf(stderr, "fuzz: %s at %#llx, address %p, stack %#llx\n", strsignal(sig), uc->uc_mcontext.gregs[REG_RIP],
+		info->si_addr, uc->uc_mcontext.gregs[REG_RSP]);
 	keep_input();
 	signal(sig, SIG_DFL);
 	raise(sig);
@@ -218,12 +223,13 @@ static double seconds_now(void)
 static void prepare(const char *program)
 {
 	static const int signals[] = {SIGABRT, SIGSEGV, SIGBUS, SIGFPE, SIGILL};
+	struct sigaction sa = {.sa_sigaction = on_end, .sa_flags = SA_SIGINFO | SA_ONSTACK};
 
 	name = strrchr(program, '/') ? strrchr(program, '/') + 1 : program;
 	snprintf(kept, sizeof(kept), "%s.input", program);
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	for (size_t i = 0; i < ARRAY_LEN(signals); i++)
-		signal(signals[i], on_end);
+		sigaction(signals[i], &sa, NULL);
 	if (__sanitizer_set_death_callback)
 		__sanitizer_set_death_callback(keep_input);
 }

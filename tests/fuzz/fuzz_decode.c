@@ -32,8 +32,10 @@ static const char *rewrite(const struct x86_insn *insn, struct input *in)
 	uint8_t out[64];
 	struct emit e = {out, out + sizeof(out)};
 	unsigned choice = (unsigned)take(in, 1);
-	struct rewrite_map map = {
-		.mem_gs = choice & 1, .mem_base = (int8_t)(choice >> 4), .mem_index = -1, .mem_disp = (int32_t)take(in, 4)};
+	struct rewrite_map map = {.mem_gs = choice & 1,
+				  .mem_base = (int8_t)(choice >> 4),
+				  .mem_index = -1,
+				  .mem_disp = (int32_t)take(in, 4)};
 
 	for (unsigned i = 0; i < X86_GPRS; i++) {
 		uint8_t other = (uint8_t)take(in, 1);

@@ -16,9 +16,7 @@ doppel_vm *no_vm_create(const doppel_config *config, doppel_error *error)
 	return NULL;
 }
 
-void print_stats(doppel_vm *vm)
-{
-}
+void print_stats(doppel_vm *vm) {}
 
 /* What is said is of no interest here; libFuzzer writes to the descriptor, not to this stream. */
 static int hushed(int words, char **word)
