@@ -77,10 +77,22 @@ DOPPEL_API void doppel_config_profile(doppel_config *config, bool profile);
  * vmlinux. */
 DOPPEL_API void doppel_config_symbols(doppel_config *config, const char *path);
 
-/* Flags of a disk. SNAPSHOT: writes are kept aside and forgotten at the end. */
-enum { DOPPEL_DISK_READONLY = 1, DOPPEL_DISK_SNAPSHOT = 2 };
+/* Flags of a disk. SNAPSHOT: writes are kept aside and forgotten at the end. DIRECT: past the host's cache. */
+enum { DOPPEL_DISK_READONLY = 1, DOPPEL_DISK_SNAPSHOT = 2, DOPPEL_DISK_DIRECT = 4 };
 /* Adds a raw image file as the next virtio block device (vda, vdb, ...). */
 DOPPEL_API void doppel_config_disk(doppel_config *config, const char *path, unsigned flags);
+/* The same with all that can be said of a disk; what is 0 has its default. */
+typedef struct doppel_disk {
+	/* An image, a block device of the host, or a server: "nbd://HOST[:PORT]/EXPORT", "nbd+unix:///EXPORT?socket=PATH".
+	 */
+	const char *path;
+	const char *format; /* "raw" or "qcow2" (served by Debian's qemu-nbd); NULL: by name and contents */
+	unsigned flags;
+	unsigned block_size; /* what the guest is told: 512 or 4096; 0: as small as the image allows */
+	uint64_t iops, bps;  /* caps on requests and bytes a second */
+} doppel_disk;
+/* `size` is sizeof(doppel_disk) as the caller knows it: later versions add fields at the end. */
+DOPPEL_API void doppel_config_add_disk(doppel_config *config, const doppel_disk *disk, size_t size);
 
 /*
  * Adds a network device, as doppel(1)'s --net does: "user[,hostfwd=...][,mac=...]...", "tap=INTERFACE[,...]", or "none",

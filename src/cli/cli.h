@@ -12,6 +12,9 @@ struct command {
 
 int command_run(int argc, char **argv);
 
+/* Adds what --disk says to the config. False: a line has been printed. */
+bool config_disk(doppel_config *config, const char *spec);
+
 /* The counters of a VM that has ended, on standard error. */
 void print_stats(doppel_vm *vm);
 

@@ -95,6 +95,21 @@ bool parse_size(const char *text, uint64_t *bytes)
 	return true;
 }
 
+const char *next_part(const char *spec, char *part)
+{
+	for (;; spec++) {
+		if (*spec == ',' && spec[1] != ',')
+			break;
+		if (!*spec)
+			break;
+		if (*spec == ',')
+			spec++;
+		*part++ = *spec;
+	}
+	*part = 0;
+	return *spec ? spec + 1 : NULL;
+}
+
 static bool parse_number(const char *text, unsigned *number)
 {
 	char *end;

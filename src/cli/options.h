@@ -43,6 +43,11 @@ void options_help(const struct option *table);
 
 /* "512M" → bytes; false when it is not a size. */
 bool parse_size(const char *text, uint64_t *bytes);
+/*
+ * Takes the next part of "a,b,,c" up to a single comma into `part`, which has room for all of it (",," stands for a
+ * comma); returns what follows, NULL at the end.
+ */
+const char *next_part(const char *spec, char *part);
 /* The one of `count` words nearest to `word` by edit distance, or NULL if none is near. `stride`: bytes between two
  * pointers to words. */
 const char *nearest(const char *word, const void *words, size_t count, size_t stride);

@@ -23,10 +23,13 @@ static const struct option options[] = {
 	{"append", OPT_STRING, FIELD(append), "TEXT", "the kernel's command line (default: console=ttyS0)"},
 	{"memory", OPT_SIZE, FIELD(memory), "SIZE", "guest memory (default: 1G); sizes take K, M or G"},
 	{"cpus", OPT_NUMBER, FIELD(cpus), "N", "virtual CPUs, 1 to 64 (default: 1)"},
-	{"disk", OPT_LIST, FIELD(disks), "FILE[,readonly][,snapshot=on|off]",
-	 "raw disk image, as /dev/vda, the next as /dev/vdb, and so on;\n"
-	 "snapshot=on forgets the guest's writes at the end; a comma in\n"
-	 "FILE is written twice"},
+	{"disk", OPT_LIST, FIELD(disks), "FILE[,WORD]...",
+	 "disk image (raw or qcow2) or NBD server (nbd://HOST[:PORT]/EXPORT,\n"
+	 "nbd+unix:///EXPORT?socket=PATH), as /dev/vda, the next as /dev/vdb,\n"
+	 "and so on; a comma in FILE is written twice. WORDs: readonly,\n"
+	 "snapshot=on (writes are forgotten at the end), direct=on (past the\n"
+	 "host's cache), blocksize=512|4096, format=raw|qcow2, iops=N and\n"
+	 "bps=N (caps on requests and bytes a second)"},
 	{"net", OPT_LIST, FIELD(nets), "KIND[,OPTION]...",
 	 "a network device: user (default; the host's network by this\n"
 	 "process's own sockets), tap=INTERFACE of the host, or none;\n"
@@ -78,61 +81,6 @@ static int help(void)
 	     "Exit status: 0 the guest powered off, or Ctrl-A X; 2 a mistake in the command; 3 the guest crashed;\n"
 	     "128 + N ended by signal N; with --debug-exit, what the guest says.");
 	return STATUS_OK;
-}
-
-/* Takes the next part of "a,b,,c" up to a single comma into `part` (",," stands for a comma); returns what follows,
- * NULL at the end. */
-static const char *next_part(const char *spec, char *part)
-{
-	for (;; spec++) {
-		if (*spec == ',' && spec[1] != ',')
-			break;
-		if (!*spec)
-			break;
-		if (*spec == ',')
-			spec++;
-		*part++ = *spec;
-	}
-	*part = 0;
-	return *spec ? spec + 1 : NULL;
-}
-
-static bool disk_flag(const char *word, const char *path, unsigned *flags)
-{
-	if (!strcmp(word, "readonly"))
-		*flags |= DOPPEL_DISK_READONLY;
-	else if (!strcmp(word, "snapshot=on"))
-		*flags |= DOPPEL_DISK_SNAPSHOT;
-	else if (!strcmp(word, "snapshot=off"))
-		*flags &= ~(unsigned)DOPPEL_DISK_SNAPSHOT;
-	else
-		return complain("--disk %s: unknown word '%s': there are readonly, snapshot=on and snapshot=off (a "
-				"comma in the file's "
-				"name is written twice)",
-				path, word);
-	return true;
-}
-
-static bool add_disk(doppel_config *config, const char *spec)
-{
-	size_t size = strlen(spec) + 1;
-	char *path = malloc(size), *word = malloc(size);
-	unsigned flags = 0;
-	bool good = path && word;
-
-	if (good) {
-		const char *rest = next_part(spec, path);
-		good = path[0] || complain("--disk '%s' names no file", spec);
-		while (good && rest) {
-			rest = next_part(rest, word);
-			good = disk_flag(word, path, &flags);
-		}
-		if (good)
-			doppel_config_disk(config, path, flags);
-	}
-	free(path);
-	free(word);
-	return good;
 }
 
 static bool share_flag(const char *word, const char *path, unsigned *flags)
@@ -211,7 +159,7 @@ static bool fill_config(doppel_config *config, const struct run_options *o)
 	if (!set_balloon(config, o->balloon))
 		return false;
 	for (unsigned i = 0; i < o->disks.count; i++)
-		if (!add_disk(config, o->disks.item[i]))
+		if (!config_disk(config, o->disks.item[i]))
 			return false;
 	for (unsigned i = 0; i < o->shares.count; i++)
 		if (!add_share(config, o->shares.item[i]))

@@ -55,8 +55,10 @@ void doppel_config_free(doppel_config *config)
 			       config->vm.virtio_console, config->vm.debug,  config->vm.symbols};
 	for (size_t i = 0; i < ARRAY_LEN(owned); i++)
 		free((void *)(uintptr_t)owned[i]);
-	for (unsigned i = 0; i < config->vm.disks; i++)
+	for (unsigned i = 0; i < config->vm.disks; i++) {
 		free((void *)(uintptr_t)config->vm.disk[i].path);
+		free((void *)(uintptr_t)config->vm.disk[i].format);
+	}
 	for (unsigned i = 0; i < config->vm.nets; i++)
 		free((void *)(uintptr_t)config->vm.net[i]);
 	for (unsigned i = 0; i < config->vm.shares; i++) {
@@ -142,14 +144,29 @@ void doppel_config_profile(doppel_config *config, bool profile)
 
 void doppel_config_disk(doppel_config *config, const char *path, unsigned flags)
 {
+	const doppel_disk disk = {.path = path, .flags = flags};
+
+	doppel_config_add_disk(config, &disk, sizeof(disk));
+}
+
+void doppel_config_add_disk(doppel_config *config, const doppel_disk *disk, size_t size)
+{
+	doppel_disk d = {0};
+
+	memcpy(&d, disk, MIN(size, sizeof(d)));
 	if (config->vm.disks == PC_DISKS) {
 		config->too_many_disks = true;
 		return;
 	}
-	struct pc_disk *disk = &config->vm.disk[config->vm.disks++];
-	set_string(config, &disk->path, path);
-	disk->readonly = flags & DOPPEL_DISK_READONLY;
-	disk->snapshot = flags & DOPPEL_DISK_SNAPSHOT;
+	struct pc_disk *to = &config->vm.disk[config->vm.disks++];
+	set_string(config, &to->path, d.path);
+	set_string(config, &to->format, d.format);
+	to->readonly = d.flags & DOPPEL_DISK_READONLY;
+	to->snapshot = d.flags & DOPPEL_DISK_SNAPSHOT;
+	to->direct = d.flags & DOPPEL_DISK_DIRECT;
+	to->block_size = d.block_size;
+	to->iops = d.iops;
+	to->bps = d.bps;
 }
 
 void doppel_config_net(doppel_config *config, const char *net)

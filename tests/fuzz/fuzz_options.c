@@ -5,6 +5,7 @@
 #include "fuzz.h"
 
 #define doppel_vm_create no_vm_create
+#include "cli/disk.c"
 #include "cli/options.c"
 #include "cli/run.c"
 
