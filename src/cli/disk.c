@@ -61,9 +61,10 @@ static bool set_word(doppel_disk *disk, const char *word)
 
 static bool bad_word(const char *word, const char *path)
 {
-	return complain("--disk %s: unknown word '%s': there are readonly, snapshot=on|off, direct=on|off, "
-			"blocksize=512|4096, format=raw|qcow2, iops=N and bps=N (a comma in the file's name is written twice)",
-			path, word);
+	return complain(
+		"--disk %s: unknown word '%s': there are readonly, snapshot=on|off, direct=on|off, "
+		"blocksize=512|4096, format=raw|qcow2, iops=N and bps=N (a comma in the file's name is written twice)",
+		path, word);
 }
 
 bool config_disk(doppel_config *config, const char *spec)

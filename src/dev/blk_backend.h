@@ -41,10 +41,18 @@ struct blk_raw_config {
 	bool readonly;
 	bool direct;   /* past the host's cache */
 	bool blocking; /* only attempt and run will be used */
+	bool probe;    /* opened to be closed again: it need not be a raw image */
 };
 
 /* NULL: err names the file and the fix. */
 struct blk_backend *blk_raw_open(const struct blk_raw_config *config, struct error *err);
+struct blk_nbd_config {
+	const char *uri;   /* or NULL: */
+	const char *qcow2; /* an image that qemu-nbd is started for */
+	bool readonly, direct;
+};
+
+struct blk_backend *blk_nbd_open(const struct blk_nbd_config *config, struct error *err);
 /* Takes `base` over, also when it fails. */
 struct blk_backend *blk_overlay_open(struct blk_backend *base, struct error *err);
 

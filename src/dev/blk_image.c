@@ -1,7 +1,7 @@
 /* What a disk is on, chosen by what the user named. */
 #include "dev/blk_image.h"
 
-#include "host/thread.h"
+#include "host/nbd.h"
 
 #include <inttypes.h>
 #include <stdatomic.h>
@@ -119,6 +119,94 @@ struct blk_image *blk_image_on(struct blk_backend *be, const struct blk_image_co
 	return NULL;
 }
 
+static bool ends_in(const char *path, const char *end)
+{
+	size_t len = strlen(path), n = strlen(end);
+
+	return len >= n && !strcmp(path + len - n, end);
+}
+
+/* Whether the file begins as a qcow2 image does; false also when it cannot be read: whoever opens it says why. */
+static bool has_qcow2_magic(const char *path)
+{
+	static const uint8_t magic[4] = {'Q', 'F', 'I', 0xfb};
+	struct host_file *f = host_file_open(path, HOST_FILE_READ);
+	uint8_t found[4];
+	bool has = f && host_file_pread(f, found, sizeof(found), 0) == sizeof(found) &&
+		   !memcmp(found, magic, sizeof(magic));
+
+	host_file_close(f);
+	return has;
+}
+
+/*
+ * A guest can write whatever it likes into its raw disk, the beginning of a qcow2 image too, and in there the name of
+ * any file of the host as what lies below. So contents alone never make an image qcow2: its name or the user must say
+ * the same.
+ */
+static bool find_format(const struct blk_image_config *c, enum blk_format *format, struct error *err)
+{
+	bool magic = has_qcow2_magic(c->path), named = ends_in(c->path, ".qcow2");
+	struct host_file *f = NULL;
+
+	*format = c->format;
+	if (c->format == BLK_FORMAT_RAW)
+		return true;
+	if (c->format == BLK_FORMAT_AUTO) {
+		*format = magic && named ? BLK_FORMAT_QCOW2 : BLK_FORMAT_RAW;
+		if (magic && !named)
+			return error_set(err,
+					 "disk image '%s' begins as a qcow2 image: give format=qcow2 if it is one, or "
+					 "format=raw "
+					 "if it is the guest's own disk as it stands",
+					 c->path);
+	}
+	if (magic || !(named || c->format == BLK_FORMAT_QCOW2) || !(f = host_file_open(c->path, HOST_FILE_READ)))
+		return true;
+	host_file_close(f);
+	return error_set(err, "disk image '%s' is no qcow2 image: give format=raw to use it as it stands", c->path);
+}
+
+/* Does what an open of a raw image would do first, for errors of the same kind; qemu-nbd then locks the image itself.
+ */
+static bool qcow2_ready(const struct blk_image_config *c, struct error *err)
+{
+	struct blk_raw_config raw = {
+		.path = c->path, .readonly = c->readonly || c->snapshot, .blocking = true, .probe = true};
+	struct blk_backend *be = blk_raw_open(&raw, err);
+
+	if (!be)
+		return false;
+	be->ops->close(be);
+	return host_program_exists("qemu-nbd") ||
+	       error_set(
+		       err,
+		       "disk image '%s' is qcow2, and qemu-nbd, which reads those, is not installed: it is in Debian's "
+		       "package qemu-utils",
+		       c->path);
+}
+
+static struct blk_backend *open_remote(const struct blk_image_config *c, bool uri, struct error *err)
+{
+	struct blk_nbd_config nbd = {
+		.uri = uri ? c->path : NULL,
+		.qcow2 = uri ? NULL : c->path,
+		.readonly = c->readonly || c->snapshot,
+		.direct = c->direct,
+	};
+
+	if (uri && c->direct) {
+		error_set(err, "disk '%s': direct=on is for image files; leave it out, its server decides", c->path);
+		return NULL;
+	}
+	if (uri && c->format == BLK_FORMAT_QCOW2) {
+		error_set(err, "disk '%s': its server gives out the disk, not an image: leave format=qcow2 out",
+			  c->path);
+		return NULL;
+	}
+	return uri || qcow2_ready(c, err) ? blk_nbd_open(&nbd, err) : NULL;
+}
+
 static struct blk_backend *open_backend(const struct blk_image_config *config, struct error *err)
 {
 	struct blk_raw_config raw = {
@@ -127,8 +215,13 @@ static struct blk_backend *open_backend(const struct blk_image_config *config, s
 		.direct = config->direct,
 		.blocking = config->snapshot && !config->readonly,
 	};
-	struct blk_backend *be = blk_raw_open(&raw, err);
+	bool uri = host_is_nbd_uri(config->path);
+	enum blk_format format = config->format;
+	struct blk_backend *be;
 
+	if (!uri && !find_format(config, &format, err))
+		return NULL;
+	be = uri || format == BLK_FORMAT_QCOW2 ? open_remote(config, uri, err) : blk_raw_open(&raw, err);
 	return be && config->snapshot && !config->readonly ? blk_overlay_open(be, err) : be;
 }
 

@@ -155,7 +155,8 @@ struct blk_backend *blk_raw_open(const struct blk_raw_config *config, struct err
 	r->file = open_file(config, err);
 	if (r->file)
 		r->be.alignment = host_file_alignment(r->file);
-	if (r->file && lock(r, config, err) && check_size(r, config->path, err) && check_read(r, config->path, err) &&
+	if (r->file && lock(r, config, err) &&
+	    (config->probe || (check_size(r, config->path, err) && check_read(r, config->path, err))) &&
 	    start(r, config, err))
 		return &r->be;
 	raw_close(&r->be);

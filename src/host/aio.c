@@ -154,28 +154,13 @@ static void ring_begin(struct host_aio *aio, struct host_io *io)
 	ring_push(aio, sqe, io);
 }
 
-/* Takes `len` bytes off the front of the pieces. */
-static void consume(struct host_io *io, size_t len)
-{
-	io->moved += len;
-	while (io->n && len >= io->iov->len) {
-		len -= io->iov->len;
-		io->iov++;
-		io->n--;
-	}
-	if (len) {
-		io->iov->base = (char *)io->iov->base + len;
-		io->iov->len -= len;
-	}
-}
-
 static void transfer_ended(struct host_aio *aio, struct host_io *io, int result)
 {
 	if (result == 0) {
 		ring_ended(aio, io, HOST_IO_ENDED);
 		return;
 	}
-	consume(io, result);
+	host_io_consume(io, result);
 	if (io->moved >= io->len)
 		ring_ended(aio, io, 0);
 	else

@@ -125,6 +125,27 @@ static void copy_pieces(struct cursor *c, uint8_t *buf, size_t len, bool in)
 	}
 }
 
+void host_io_copy(const struct host_io *io, uint8_t *buf, size_t len, bool in)
+{
+	struct cursor c = {.iov = io->iov, .n = io->n};
+
+	copy_pieces(&c, buf, len, in);
+}
+
+void host_io_consume(struct host_io *io, size_t len)
+{
+	io->moved += len;
+	while (io->n && len >= io->iov->len) {
+		len -= io->iov->len;
+		io->iov++;
+		io->n--;
+	}
+	if (len && io->n) {
+		io->iov->base = (char *)io->iov->base + len;
+		io->iov->len -= len;
+	}
+}
+
 /* O_DIRECT with pieces that lie where it cannot move them: through a buffer that lies right. */
 static int64_t transfer_by_copy(struct host_file *f, transfer_fn fn, const struct host_iovec *iov, unsigned n,
 				uint64_t off)

@@ -31,8 +31,12 @@ struct host_io {
 	struct host_iovec *iov; /* READ and WRITE: `len` bytes in `n` pieces; used up on the way */
 	unsigned n;
 	struct host_io *next;
-	uint64_t moved; /* used by who carries it out */
-	void *own;
+	void *own; /* the caller's */
+
+	/* Who carries it out has these; the caller leaves them 0. */
+	uint64_t moved;
+	unsigned tries;
+	bool *waiter;
 };
 
 /* The last failure on this thread, as an error number. */
