@@ -1,6 +1,6 @@
 """What the workloads run in. An engine is named KIND[@PROGRAM][:SWITCH+SWITCH...]: `native`, `qemu`, `uml`, `doppel`,
 `doppel@/tmp/other/doppel`, `doppel:no-link`."""
-import os, re, select, shutil, signal, subprocess, tempfile, time
+import os, re, select, shutil, signal, struct, subprocess, tempfile, time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 GUESTS = os.path.realpath(os.environ.get('DOPPEL_GUESTS', os.path.join(ROOT, 'guests')))
@@ -11,6 +11,8 @@ IMAGE = os.path.join(BENCH, 'root.ext4')
 SCRATCH = os.path.join(BENCH, 'scratch.img')
 INIT = '/opt/bench/session'
 
+TICK = os.sysconf('SC_CLK_TCK')
+
 # In a mount namespace of its own, so that nothing stays mounted; $1 is the guests' folder.
 NATIVE = '''mount --bind "$1/bench/opt" "$1/root/opt"
 mount --rbind /dev "$1/root/dev"
@@ -20,6 +22,76 @@ if [ -f "$2" ]; then touch "$1/root/opt/bench/scratch" && mount --bind "$2" "$1/
 shift 2
 exec chroot "$GUEST" %s "$@"
 ''' % INIT
+
+# Seconds that a guest is given to become quiet, and for which it is then watched.
+IDLE_SETTLE, IDLE_WATCH = 4, 10
+
+
+def host_busy():
+    """Seconds that all CPUs have worked together, for whomever."""
+    user, nice, system, idle, iowait, irq, softirq, steal = [int(n) / TICK for n in open('/proc/stat').readline().split()[1:9]]
+    return user + nice + system + irq + softirq + steal
+
+
+def processes(leader):
+    """The processes of a session, as [pid, fields of /proc/PID/stat behind the name]."""
+    for pid in filter(str.isdigit, os.listdir('/proc')):
+        try:
+            with open('/proc/%s/stat' % pid) as f:
+                fields = f.read().rpartition(')')[2].split()
+        except OSError:
+            continue
+        if int(fields[3]) == leader:
+            yield int(pid), fields
+
+
+def session_time(leader):
+    """Seconds of CPU that a session's processes have taken, with those that have ended."""
+    return sum(sum(int(n) for n in fields[11:15]) for _, fields in processes(leader)) / TICK
+
+
+def memory(leader):
+    """Bytes of the host's memory that a session has: (in the largest mapping, which is the guest's memory; all else)."""
+    total, largest, size = 0, 0, 0
+    for pid, _ in processes(leader):
+        try:
+            text = open('/proc/%d/smaps' % pid).read()
+        except OSError:
+            continue
+        for kib, pss in re.findall(r'^Size: +(\d+) kB$.*?^Pss: +(\d+) kB$', text, re.M | re.S):
+            total += int(pss)
+            if int(kib) > size:
+                size, largest = int(kib), 0
+            if int(kib) == size:
+                largest += int(pss)
+    return largest << 10, (total - largest) << 10
+
+
+def first_kernel(path):
+    """A multiboot kernel of 8 MiB, as large as Linux, whose first instructions write a byte to the first serial port."""
+    base, size = 0x100000, 8 << 20
+    header = struct.pack('<III', 0x1badb002, 0, -0x1badb002 & 0xffffffff)
+    code = bytes.fromhex('66baf803 b021 ee 66ba0406 66b80034 66ef fa f4'.replace(' ', ''))  # out 0x3f8, '!'; power off by ACPI; cli; hlt
+    elf = struct.pack('<16sHHIIIIIHHHHHH', b'\x7fELF\x01\x01\x01', 2, 3, 1, base + 12, 52, 0, 0, 52, 32, 1, 0, 0, 0)
+    elf += struct.pack('<IIIIIIII', 1, 4096, base, base, size, size, 7, 4096)
+    with open(path, 'wb') as f:
+        f.write(elf.ljust(4096, b'\0') + header + code)
+        f.truncate(4096 + size)
+
+
+class Peer:
+    """The other end of the workloads of the network: a program on the host's loopback interface."""
+
+    def __enter__(self):
+        self.process = subprocess.Popen([os.path.join(BENCH, 'opt', 'bench', 'peer')], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.port = int(self.process.stdout.readline())
+        return self
+
+    def __exit__(self, *_):
+        self.process.stdin.close()
+        self.process.wait()
+        self.process.stdout.close()
+
 
 NAMES = {'native': 'native', 'doppel': 'doppel', 'qemu': 'QEMU TCG', 'uml': 'User-mode Linux'}
 
@@ -32,6 +104,7 @@ class Result:
         self.engine, self.rows, self.host_rows, self.failed, self.log = engine, {}, {}, {}, []
         self.kernel, self.status, self.wall, self.timeout, self.initialized, self.ended = None, None, None, False, None, False
         self.load, self.begun, self.running = os.getloadavg()[0], time.monotonic(), None
+        self.foreign, self.leader, self.before = {}, None, None
 
     def line(self, text, start):
         now = time.monotonic()
@@ -43,9 +116,11 @@ class Result:
             return
         if word[0] == 'bench-begin':
             self.begun, self.running = now, word[1]
+            self.before = (host_busy(), session_time(self.leader))
         elif word[0] == 'bench' and len(word) == 3 and re.fullmatch(r'\d+\.\d+', word[2]):
             self.rows.setdefault(word[1], []).append(float(word[2]))
             self.host_rows.setdefault(word[1], []).append(round(now - self.begun, 6))
+            self.foreign.setdefault(word[1], []).append(self._others(now - self.begun))
         elif word[0] == 'bench-fail' and len(word) == 3:
             self.failed[word[1]] = word[2]
         elif word[0] == 'bench-kernel':
@@ -54,6 +129,11 @@ class Result:
             self.initialized = now - start
         elif word[0] == 'bench-end':
             self.ended = True
+
+    def _others(self, seconds):
+        """How many CPUs other programs than this kept busy meanwhile."""
+        busy, own = host_busy() - self.before[0], session_time(self.leader) - self.before[1]
+        return round(max(busy - own, 0) / max(seconds, 0.01), 2)
 
     def doubtful_clock(self):
         """Workloads that the host's clock saw take another time: the guest's clock is wrong, then."""
@@ -69,6 +149,8 @@ class Engine:
         self.name, self.kind, self.options = name, m[1], options
         self.program = m[2] or {'native': 'unshare', 'doppel': options.doppel, 'qemu': 'qemu-system-x86_64', 'uml': 'linux.uml'}[m[1]]
         self.debug = m[3].replace('+', ',') if m[3] else options.debug
+        self.cpus = options.cpus
+        self.port = None
 
     def title(self):
         return NAMES[self.kind] + self.name[len(self.kind):]
@@ -82,11 +164,19 @@ class Engine:
         text = subprocess.run([self.program, {'doppel': 'version'}.get(self.kind, '--version')], capture_output=True, text=True).stdout
         return text.splitlines()[0].strip() if text else ''
 
-    def session(self, orders, log=None, timeout=240):
+    def can(self, workload):
+        """User-mode Linux has neither a network without further programs, nor more than one CPU."""
+        return self.kind != 'uml' or not (workload.startswith('net-') or workload in ('loops', 'make-j2'))
+
+    def session(self, orders, log=None, timeout=240, cpus=None):
         """Runs the workloads once, as `orders` (bench.scale=... and so on) say, and gives up one that takes longer than `timeout` seconds,
         with the rest. Everything on the console goes to the file `log` as well."""
         self._preload()
-        with tempfile.TemporaryDirectory(prefix='bench-') as folder:
+        self.cpus = cpus or self.options.cpus
+        with tempfile.TemporaryDirectory(prefix='bench-') as folder, Peer() as peer:
+            self.port = peer.port
+            if self.kind != 'uml':
+                orders = orders + ['bench.peer=%s:%d' % ('127.0.0.1' if self.kind == 'native' else '10.0.2.2', peer.port)]
             return getattr(self, '_' + self.kind)(orders, folder, False, timeout, log)
 
     def boot(self, timeout=60):
@@ -96,6 +186,44 @@ class Engine:
         with tempfile.TemporaryDirectory(prefix='bench-') as folder:
             return getattr(self, '_' + self.kind)(['rdinit=/mark'], folder, True, timeout)
 
+    def idle(self, settle=IDLE_SETTLE, watch=IDLE_WATCH):
+        """A guest that sleeps after its boot: the share of a CPU that it takes, and bytes of memory (the guest's, all else)."""
+        found = {}
+
+        def look(leader):
+            time.sleep(settle)
+            before, start = session_time(leader), time.monotonic()
+            time.sleep(watch)
+            found['cpu'] = (session_time(leader) - before) / (time.monotonic() - start)
+            found['guest'], found['else'] = memory(leader)
+
+        if self.kind == 'native':
+            return None
+        with tempfile.TemporaryDirectory(prefix='bench-') as folder:
+            getattr(self, '_' + self.kind)(['rdinit=/idle'], folder, True, 60, watch=look)
+        return found or None
+
+    def first(self, timeout=20):
+        """Seconds from the start of the program to the guest's first instructions, which write a byte."""
+        if self.kind not in ('doppel', 'qemu'):
+            return None
+        with tempfile.TemporaryDirectory(prefix='bench-') as folder:
+            kernel = os.path.join(folder, 'first')
+            first_kernel(kernel)
+            if self.kind == 'doppel':
+                command = [self.program, 'run', '--quiet', '--kernel', kernel, '--memory', '1G']
+            else:
+                command = [self.program, '-accel', 'tcg', '-machine', 'q35', '-m', '1G', '-nodefaults', '-no-user-config', '-display', 'none',
+                           '-serial', 'stdio', '-kernel', kernel]
+            start = time.monotonic()
+            p = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, close_fds=False)
+            ready = select.select([p.stdout], [], [], timeout)[0]
+            took = time.monotonic() - start
+            seen = ready and os.read(p.stdout.fileno(), 1)
+            p.kill()
+            p.communicate()
+            return took if seen else None
+
     def _native(self, orders, folder, boot, timeout, log=None):
         loop = None
         try:
@@ -104,7 +232,7 @@ class Engine:
             pass
         command = [self.program, '--mount'] + ([] if os.getuid() == 0 else ['--map-root-user'])
         command += ['sh', '-euc', NATIVE, 'sh', GUESTS, loop or SCRATCH, 'bench.disk=' + (loop or '/opt/bench/scratch')] + orders
-        allowed = set(sorted(os.sched_getaffinity(0))[-self.options.cpus:])
+        allowed = set(sorted(os.sched_getaffinity(0))[-self.cpus:])
         try:
             result = self._run(command, timeout, log, env={'PATH': os.environ['PATH'], 'GUEST': os.path.join(GUESTS, 'root')},
                                cpus=allowed)
@@ -134,30 +262,31 @@ class Engine:
             return 'console=ttyS0 quiet panic=-1 ' + ' '.join(orders)
         return 'console=ttyS0 quiet panic=-1 root=/dev/vda init=%s bench.disk=/dev/vdb %s' % (INIT, ' '.join(orders))
 
-    def _doppel(self, orders, folder, boot, timeout, log=None):
-        command = [self.program, 'run', '--kernel', KERNEL, '--initrd', INITRD, '--memory', '1G', '--cpus', str(self.options.cpus),
+    def _doppel(self, orders, folder, boot, timeout, log=None, watch=None):
+        command = [self.program, 'run', '--kernel', KERNEL, '--initrd', INITRD, '--memory', '1G', '--cpus', str(self.cpus),
                    '--append', self._append(orders, boot), '--no-reboot', '--stats']
         if not boot:
-            command += ['--disk', IMAGE + ',snapshot=on', '--disk', SCRATCH]
+            command += ['--disk', IMAGE + ',snapshot=on', '--disk', SCRATCH, '--net', 'user']
         if self.debug:
             command += ['--debug', self.debug]
-        return self._run(command, timeout, log)
+        return self._run(command, timeout, log, watch=watch)
 
-    def _qemu(self, orders, folder, boot, timeout, log=None):
-        command = [self.program, '-accel', 'tcg', '-machine', 'q35', '-cpu', 'max', '-m', '1G', '-smp', str(self.options.cpus),
+    def _qemu(self, orders, folder, boot, timeout, log=None, watch=None):
+        command = [self.program, '-accel', 'tcg', '-machine', 'q35', '-cpu', 'max', '-m', '1G', '-smp', str(self.cpus),
                    '-nodefaults', '-no-user-config', '-no-reboot', '-display', 'none', '-serial', 'stdio', '-kernel', KERNEL, '-initrd', INITRD,
                    '-append', self._append(orders, boot)]
         if not boot:
-            command += ['-drive', 'file=%s,format=raw,if=virtio,snapshot=on' % IMAGE, '-drive', 'file=%s,format=raw,if=virtio' % SCRATCH]
-        return self._run(command, timeout, log)
+            command += ['-drive', 'file=%s,format=raw,if=virtio,snapshot=on' % IMAGE, '-drive', 'file=%s,format=raw,if=virtio' % SCRATCH,
+                        '-nic', 'user,model=virtio-net-pci']
+        return self._run(command, timeout, log, watch=watch)
 
-    def _uml(self, orders, folder, boot, timeout, log=None):
+    def _uml(self, orders, folder, boot, timeout, log=None, watch=None):
         command = [self.program, 'mem=1G', 'con=null', 'con0=null,fd:1', 'quiet', 'uml_dir=' + folder + '/']
         if boot:
             command += ['initrd=' + INITRD] + orders
         else:
             command += ['ubd0=%s/cow,%s' % (folder, IMAGE), 'ubd1=' + SCRATCH, 'root=/dev/ubda', 'rw', 'init=' + INIT, 'bench.disk=/dev/ubdb'] + orders
-        return self._run(command, timeout, log, env=dict(os.environ, TMPDIR='/dev/shm'))
+        return self._run(command, timeout, log, env=dict(os.environ, TMPDIR='/dev/shm'), watch=watch)
 
     def _prepare(self, cpus):
         """In the child, before it begins: the CPUs that it may use, and its priority, which Linux may keep by session as well."""
@@ -169,14 +298,18 @@ class Engine:
                 with open('/proc/self/autogroup', 'w') as f:
                     f.write('%d' % self.options.nice)
 
-    def _run(self, command, timeout, log, env=None, cpus=None):
+    def _run(self, command, timeout, log, env=None, cpus=None, watch=None):
+        """`watch` is called with the session's leader when /init has begun, and the machine is ended after it."""
         result = Result(self, log)
         result.command = command
         start = time.monotonic()
         p = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=env,
                              preexec_fn=lambda: self._prepare(cpus), start_new_session=True)
+        result.leader = p.pid
         try:
-            self._read(p, result, start, timeout)
+            self._read(p, result, start, timeout, watch is not None)
+            if watch and result.initialized:
+                watch(p.pid)
         finally:
             # Children of its own (User-mode Linux has some) end with it: it is the leader of their session.
             try:
@@ -187,7 +320,7 @@ class Engine:
         result.wall = time.monotonic() - start
         return result
 
-    def _read(self, p, result, start, timeout):
+    def _read(self, p, result, start, timeout, only_init):
         os.set_blocking(p.stdout.fileno(), False)
         rest = b''
         while True:
@@ -208,4 +341,6 @@ class Engine:
             *lines, rest = (rest + piece).split(b'\n')
             for line in lines:
                 result.line(line.decode(errors='replace').strip(), start)
+            if only_init and result.initialized:
+                return
         p.wait(timeout=10)

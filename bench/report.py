@@ -9,20 +9,46 @@ WORK = {
     'bytes': ('one-byte read, write', 2), 'getpid': ('getpid', 2), 'pipe': ('pipe ping-pong', 5), 'futex': ('futex ping-pong', 5),
     'mmap': ('page faults, mmap', 5), 'find': ('find', 6), 'tar': ('tar', 6), 'disk-seq-read': ('disk, sequential reads', 2),
     'disk-seq-write': ('disk, sequential writes', 2), 'disk-rand-read': ('disk, random reads', 2),
-    'disk-rand-write': ('disk, random writes', 2),
+    'disk-rand-write': ('disk, random writes', 2), 'net-send': ('TCP stream out', None), 'net-receive': ('TCP stream in', None),
+    'net-ask': ('TCP requests out', None), 'net-answer': ('TCP requests in', None),
 }
-BOOT_AIM = 0.7
+# What is no time over native: what it is and its unit, the aim (at most, or with '>' at least), digits behind the point.
+EXTRA = {
+    'boot': ('boot to init, s', '<', 0.7, 2), 'first': ('first guest instruction, ms', '<', 20, 1),
+    'memory': ('memory beside the guest\'s, MiB', '<', 48, 0), 'idle': ('idle guest, % of a CPU', '<', 1, 2),
+    'loops': ('two CPUs over one: loops', '>', 1.8, 2), 'make-j2': ('two CPUs over one: make -j2', '>', 1.8, 2),
+}
+# Those that are run with one CPU and with two.
+PAIRS = ('loops', 'make-j2')
 MEAN_AIM = 3.0
+QEMU_AIM = 4.5
+# More than so many CPUs at work for others: the timing is disturbed.
+FOREIGN = 0.5
 COLORS = ('#1f6fb4', '#d9822b', '#5b9a4a', '#8a5fb0', '#b04a5f', '#4a9a98')
 
 
+def quiet(run, name):
+    """The seconds of a workload while nobody else worked, if there are any; else all. With them, how many were taken otherwise."""
+    seconds, foreign = run['rows'].get(name, []), run.get('foreign', {}).get(name, [])
+    good = [s for s, f in zip(seconds, foreign) if f <= FOREIGN] if len(foreign) == len(seconds) else seconds
+    return seconds, good
+
+
 def middles(runs, middle):
-    """{engine: {workload: seconds}}"""
-    times = {}
+    """{engine: {workload: seconds}}: of the timings that were not disturbed, where at least three are there."""
+    every, calm = {}, {}
     for run in runs:
-        for name, seconds in run['rows'].items():
-            times.setdefault(run['engine'], {}).setdefault(name, []).extend(seconds)
-    return {e: {n: middle(v) for n, v in rows.items()} for e, rows in times.items()}
+        for name in run['rows']:
+            seconds, good = quiet(run, name)
+            every.setdefault(run['engine'], {}).setdefault(name, []).extend(seconds)
+            calm.setdefault(run['engine'], {}).setdefault(name, []).extend(good)
+    return {e: {n: middle(calm[e][n] if len(calm[e][n]) >= 3 else v) for n, v in rows.items()} for e, rows in every.items()}
+
+
+def disturbed(runs):
+    """How many timings were taken while others worked, and how many there are."""
+    pairs = [quiet(run, name) for run in runs for name in run['rows']]
+    return sum(len(a) - len(b) for a, b in pairs), sum(len(a) for a, b in pairs)
 
 
 def ratios(middle, base):
@@ -35,10 +61,14 @@ def mean(values):
     return statistics.geometric_mean(values) if values else None
 
 
-def common(ratio):
-    """The workloads that every engine has: means over these can be compared."""
-    sets = [set(rows) for rows in ratio.values()]
-    return [n for n in WORK if sets and all(n in s for s in sets)]
+def means(ratio):
+    """By engine: the geometric mean over the workloads that it and the first two engines have, and how many those are."""
+    first = list(ratio)[:2]
+    found = {}
+    for e in ratio:
+        names = [n for n in WORK if n in ratio[e] and all(n in ratio[other] for other in first)]
+        found[e] = (mean(ratio[e][n] for n in names), len(names))
+    return found
 
 
 def number(value, form='%.2f'):
@@ -61,22 +91,85 @@ def table(results):
         row = [text, number(middle[base].get(n), '%.3f')] + [number(ratio[e].get(n)) for e in engines]
         if both:
             row.append(number(ratio[pair[1]][n] / ratio[pair[0]][n], '%.1f') if all(n in ratio[e] for e in pair) else '–')
-        lines.append('| ' + ' | '.join(row + ['≤ %g' % aim]) + ' |')
-    shared = common(ratio)
-    means = [mean(ratio[e][n] for n in shared) for e in engines]
-    row = ['**geometric mean of %d**' % len(shared), ''] + ['**%s**' % number(m) for m in means]
-    if both:
-        first, second = (means[engines.index(e)] for e in pair)
-        row.append('**%s**' % number(second / first if first and second else None, '%.1f'))
-    lines.append('| ' + ' | '.join(row + ['≤ %g' % MEAN_AIM]) + ' |')
-    middle_of = min if results['statistic'] == 'minimum' else statistics.median
-    boots = {e: middle_of(b) for e, b in results['boots'].items() if b}
-    if boots:
-        row = ['boot to init, s', ''] + [number(boots.get(e)) for e in engines]
+        lines.append('| ' + ' | '.join(row + ['≤ %g' % aim if aim else '']) + ' |')
+    over = means(ratio)
+    if over:
+        row = ['**geometric mean of %d**' % max(n for _, n in over.values()), '']
+        row += ['**%s**%s' % (number(m), '' if n == over[engines[0]][1] else ' of %d' % n) for m, n in over.values()]
         if both:
-            row.append(number(boots[pair[1]] / boots[pair[0]], '%.1f') if all(e in boots for e in pair) else '–')
-        lines.append('| ' + ' | '.join(row + ['≤ %g s' % BOOT_AIM]) + ' |')
+            first, second = (over[e][0] for e in pair)
+            row.append('**%s**' % number(second / first if first and second else None, '%.1f'))
+        lines.append('| ' + ' | '.join(row + ['≤ %g' % MEAN_AIM]) + ' |')
+    for n, (text, direction, aim, digits) in EXTRA.items():
+        values = extras(results, n)
+        if not values:
+            continue
+        form = '%%.%df' % digits
+        row = [text, number(values.get(base), form)] + [number(values.get(e), form) for e in engines] + ([''] if both else [])
+        lines.append('| ' + ' | '.join(row + ['%s %g' % ('≤' if direction == '<' else '≥', aim)]) + ' |')
     return '\n'.join(lines) + '\n'
+
+
+def extras(results, name):
+    """{engine: value} of one of EXTRA."""
+    middle = min if results['statistic'] == 'minimum' else statistics.median
+    if name not in PAIRS:
+        return {e: middle(v[name]) for e, v in results['extra'].items() if v.get(name)}
+    found = {}
+    for e, v in results['extra'].items():
+        one, two = v.get(name + '/1'), v.get(name + '/2')
+        if one and two:
+            found[e] = middle(one) / middle(two)
+    return found
+
+
+def remarks(results):
+    """What a reader must know about the circumstances, as lines."""
+    bad, all_of_them = disturbed(results['runs'])
+    lines = []
+    if bad:
+        lines.append('%d of %d timings were taken while other programs kept more than %g CPU busy%s.' % (
+            bad, all_of_them, FOREIGN, '; medians are of the rest where at least three are left'))
+    short = [WORK[n][0] for n, s in results['medians'].get(results['base'], {}).items() if n in WORK and s < 0.1 and not results['quick']]
+    if short:
+        lines.append('Native times under 0.1 s say little: %s.' % ', '.join(short))
+    if results['statistic'] == 'minimum':
+        lines.append('The least of the timings, not the median.')
+    return lines
+
+
+def aims(results):
+    """[(met, text)] for each aim; met is None where it was not measured."""
+    ratio = ratios(results['medians'], results['base'])
+    kind = {k: next((e for e in ratio if e.startswith(k)), None) for k in ('doppel', 'qemu', 'uml')}
+    ours = ratio.get(kind['doppel'], {})
+    over = means(ratio)
+    found = []
+
+    def check(text, value, limit, least=False, form='%.2f'):
+        met = None if value is None else value >= limit if least else value <= limit
+        found.append((met, '%s: %s, aim %s %g' % (text, number(value, form), '≥' if least else '≤', limit)))
+
+    doppel, qemu = (over.get(kind[k], (None, 0))[0] for k in ('doppel', 'qemu'))
+    check('geometric mean over native', doppel, MEAN_AIM)
+    check('geometric mean faster than QEMU TCG', qemu / doppel if doppel and qemu else None, QEMU_AIM, least=True)
+    for n, (text, aim) in WORK.items():
+        if aim:
+            check(text, ours.get(n), aim)
+        for other in ('qemu', 'uml'):
+            theirs = ratio.get(kind[other], {}).get(n)
+            if theirs and n in ours and ours[n] > theirs:
+                found.append((False, '%s: %s, slower than %s with %s' % (text, number(ours[n]), results['titles'][kind[other]], number(theirs))))
+    for n, (text, direction, aim, digits) in EXTRA.items():
+        check(text, extras(results, n).get(kind['doppel']), aim, direction == '>', '%%.%df' % digits)
+    return found
+
+
+def aims_text(results):
+    words = {True: 'met', False: 'MISSED', None: 'not measured'}
+    found = aims(results)
+    lines = ['%-13s %s' % (words[met], text) for met, text in found]
+    return '\n'.join(lines + ['%d met, %d missed, %d not measured' % tuple(sum(m is w for m, _ in found) for w in (True, False, None))]) + '\n'
 
 
 def text(x, y, what, **attributes):
@@ -89,9 +182,9 @@ def plot(results):
     ratio = ratios(results['medians'], results['base'])
     engines = list(ratio)
     names = [n for n in WORK if any(n in ratio[e] for e in engines)]
-    shared = common(ratio)
+    over = means(ratio)
     rows = [(WORK[n][0], [ratio[e].get(n) for e in engines]) for n in names]
-    rows.append(('geometric mean', [mean(ratio[e][n] for n in shared) for e in engines]))
+    rows.append(('geometric mean', [over[e][0] for e in engines]))
     thick, gap, left, top, wide = 9, 9, 170, 64, 640
     high = len(engines) * thick + gap
     low, most = 0.5, max([v for _, r in rows for v in r if v] + [2]) * 1.3

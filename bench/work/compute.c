@@ -1,7 +1,10 @@
 /* Floating point and vectors: loops that stay in user code. */
 #include <errno.h>
 #include <math.h>
+#include <stdint.h>
 #include <stdlib.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "work.h"
 
@@ -87,4 +90,33 @@ void work_matrix_avx(unsigned long n)
 		die("AVX2 and FMA");
 	}
 	products(n, multiply_avx);
+}
+
+/* Two processes that have nothing to do with each other, each with n times a million steps of a generator of numbers.
+ */
+void work_loops(unsigned long n)
+{
+	int status;
+
+	for (int i = 0; i < 2; i++) {
+		pid_t child = fork();
+
+		if (child < 0)
+			die("fork");
+		if (!child) {
+			volatile uint64_t end;
+			uint64_t x = 88172645463325252u + (uint64_t)i;
+
+			for (unsigned long step = 0; step < n * 1000000; step++) {
+				x ^= x << 13;
+				x ^= x >> 7;
+				x ^= x << 17;
+			}
+			end = x;
+			_exit(end ? 0 : 1);
+		}
+	}
+	while (wait(&status) > 0)
+		if (status)
+			die("loop");
 }

@@ -31,40 +31,50 @@ struct work {
 	/* Shell commands, where it is not C: what is to be done, $N times, and before that, untimed, what prepares it.
 	 */
 	const char *command, *prepare;
+	int on_request; /* only where it is named: how much two CPUs do more than one */
 };
 
 static const struct work table[] = {
-	{"lua", 225, NULL, "lua5.4 " DIR "/work.lua $N", NULL},
-	{"perl", 75, NULL, "perl " DIR "/work.pl $N", NULL},
-	{"python", 90, NULL, "python3 " DIR "/work.py $N", NULL},
-	{"gzip", 120, NULL, "gzip -c /tmp/data >/dev/null", DATA " >/tmp/data"},
-	{"xz", 20, NULL, "xz -T1 -c /tmp/data >/dev/null", DATA " >/tmp/data"},
+	{"lua", 225, NULL, "lua5.4 " DIR "/work.lua $N", NULL, 0},
+	{"perl", 75, NULL, "perl " DIR "/work.pl $N", NULL, 0},
+	{"python", 90, NULL, "python3 " DIR "/work.py $N", NULL, 0},
+	{"gzip", 120, NULL, "gzip -c /tmp/data >/dev/null", DATA " >/tmp/data", 0},
+	{"xz", 20, NULL, "xz -T1 -c /tmp/data >/dev/null", DATA " >/tmp/data", 0},
 	{"sha256", 20, NULL,
 	 "i=0; while [ $i -lt $N ]; do set -- \"$@\" /tmp/data; i=$((i + 1)); done; sha256sum \"$@\" >/dev/null",
-	 "cat " DIR "/data >/tmp/data"},
-	{"float", 12000, work_float, NULL, NULL},
-	{"matrix-sse", 10000, work_matrix_sse, NULL, NULL},
-	{"matrix-avx", 4000, work_matrix_avx, NULL, NULL},
+	 "cat " DIR "/data >/tmp/data", 0},
+	{"float", 12000, work_float, NULL, NULL, 0},
+	{"matrix-sse", 10000, work_matrix_sse, NULL, NULL, 0},
+	{"matrix-avx", 4000, work_matrix_avx, NULL, NULL, 0},
 	{"sort", 120, NULL, "LC_ALL=C sort --parallel=1 -S 200M /tmp/data >/dev/null",
-	 DATA " | tr ' ' '\\n' >/tmp/data"},
+	 DATA " | tr ' ' '\\n' >/tmp/data", 0},
 	{"gcc", 3, NULL,
 	 "cd " DIR "/lua && set -- lstrlib.c lgc.c lcode.c ltable.c lparser.c lapi.c ldebug.c lvm.c && "
 	 "i=0; while [ $i -lt $N ]; do gcc -O2 -c $1 -o /tmp/out.o || exit 1; i=$((i + 1)); shift; done",
-	 NULL},
-	{"fork-exec", 400, work_fork_exec, NULL, NULL},
-	{"bytes", 800000, work_bytes, NULL, NULL},
-	{"getpid", 3000000, work_getpid, NULL, NULL},
-	{"pipe", 60000, work_pipe, NULL, NULL},
-	{"futex", 60000, work_futex, NULL, NULL},
-	{"mmap", 40, work_mmap, NULL, NULL},
+	 NULL, 0},
+	{"fork-exec", 400, work_fork_exec, NULL, NULL, 0},
+	{"bytes", 800000, work_bytes, NULL, NULL, 0},
+	{"getpid", 3000000, work_getpid, NULL, NULL, 0},
+	{"pipe", 60000, work_pipe, NULL, NULL, 0},
+	{"futex", 60000, work_futex, NULL, NULL, 0},
+	{"mmap", 40, work_mmap, NULL, NULL, 0},
 	{"find", 8, NULL, "i=0; while [ $i -lt $N ]; do find /usr -type f -size +1k >/dev/null; i=$((i + 1)); done",
-	 NULL},
+	 NULL, 0},
 	{"tar", 15, NULL,
-	 "i=0; while [ $i -lt $N ]; do tar -C /usr/share -cf - perl | cat >/dev/null; i=$((i + 1)); done", NULL},
-	{"disk-seq-read", 25000, work_seq_read, NULL, NULL},
-	{"disk-seq-write", 25000, work_seq_write, NULL, NULL},
-	{"disk-rand-read", 25000, work_rand_read, NULL, NULL},
-	{"disk-rand-write", 25000, work_rand_write, NULL, NULL},
+	 "i=0; while [ $i -lt $N ]; do tar -C /usr/share -cf - perl | cat >/dev/null; i=$((i + 1)); done", NULL, 0},
+	{"disk-seq-read", 25000, work_seq_read, NULL, NULL, 0},
+	{"disk-seq-write", 25000, work_seq_write, NULL, NULL, 0},
+	{"disk-rand-read", 25000, work_rand_read, NULL, NULL, 0},
+	{"disk-rand-write", 25000, work_rand_write, NULL, NULL, 0},
+	{"net-send", 24000, work_net_send, NULL, NULL, 0},
+	{"net-receive", 24000, work_net_receive, NULL, NULL, 0},
+	{"net-ask", 15000, work_net_ask, NULL, NULL, 0},
+	{"net-answer", 15000, work_net_answer, NULL, NULL, 0},
+	{"loops", 250, work_loops, NULL, NULL, 1},
+	{"make-j2", 8, NULL,
+	 "[ $N -gt 1 ] || N=2; mkdir -p /tmp/out && " DIR "/make -s -j2 -C " DIR "/lua -f " DIR
+	 "/tree.mk N=$N && rm -r /tmp/out",
+	 NULL, 1},
 };
 
 void die(const char *what)
@@ -154,7 +164,7 @@ static void measure(const struct work *w, int repetitions, unsigned long scale, 
 static int wanted(const struct work *w, char **names)
 {
 	if (!*names)
-		return 1;
+		return !w->on_request;
 	for (; *names; names++)
 		if (!strcmp(*names, w->name))
 			return 1;
