@@ -57,7 +57,11 @@ DOPPEL_API void doppel_config_free(doppel_config *config);
 DOPPEL_API void doppel_config_name(doppel_config *config, const char *name); /* default "doppel" */
 DOPPEL_API void doppel_config_kernel(doppel_config *config, const char *path);
 DOPPEL_API void doppel_config_initrd(doppel_config *config, const char *path);
-DOPPEL_API void doppel_config_append(doppel_config *config, const char *command_line); /* default "console=ttyS0" */
+/*
+ * The kernel's command line. Unless a word of it says console=, the console is put in front: console=ttyS0 (or hvc0,
+ * when the virtio console is the only one or is on stdio). console=null means none.
+ */
+DOPPEL_API void doppel_config_append(doppel_config *config, const char *command_line);
 DOPPEL_API void doppel_config_memory(doppel_config *config, uint64_t bytes);
 DOPPEL_API void doppel_config_cpus(doppel_config *config, unsigned cpus);
 /* "auto" or "translate". */
@@ -113,9 +117,11 @@ DOPPEL_API void doppel_config_share(doppel_config *config, const char *path, con
  */
 DOPPEL_API void doppel_config_balloon(doppel_config *config, bool balloon, uint64_t bytes);
 
-/* Flags of a VM. NO_REBOOT: a reboot ends it. DEBUG_EXIT: a write of v to port 0xf4 ends it with status (v << 1) | 1.
+/*
+ * Flags of a VM. NO_REBOOT: a reboot ends it. DEBUG_EXIT: a write of v to port 0xf4 ends it with status (v << 1) | 1.
+ * STOP_ON_PANIC: so does a panic of its kernel, told through the device pvpanic, unless a crash kernel takes over.
  */
-enum { DOPPEL_NO_REBOOT = 1, DOPPEL_DEBUG_EXIT = 2 };
+enum { DOPPEL_NO_REBOOT = 1, DOPPEL_DEBUG_EXIT = 2, DOPPEL_STOP_ON_PANIC = 4 };
 DOPPEL_API void doppel_config_flags(doppel_config *config, unsigned flags);
 
 /* Builds the machine and loads the kernel; nothing runs yet. NULL: `error` (which may be NULL) says why. */
@@ -133,14 +139,25 @@ typedef enum doppel_end_reason {
 	DOPPEL_END_QUIT,       /* by a key on the console */
 	DOPPEL_END_STOPPED,    /* by doppel_vm_stop */
 	DOPPEL_END_SIGNAL,     /* by a signal; see doppel_vm_stop_on_signals */
+	DOPPEL_END_PANIC,      /* by the guest, under DOPPEL_STOP_ON_PANIC */
 } doppel_end_reason;
 
 typedef struct doppel_end {
 	doppel_end_reason reason;
-	/* What doppel(1) exits with: 0 power-off, reboot, quit, stop; 2 failed; 3 crash; 128 + signal; debug-exit's. */
+	/* What doppel(1) exits with: 0 power-off, reboot, quit, stop; 2 failed; 3 crash; 4 panic; 128 + signal;
+	 * debug-exit's. */
 	int status;
 	int signal; /* of DOPPEL_END_SIGNAL */
 } doppel_end;
+
+/* What a guest did that one may want to know. */
+typedef enum doppel_event {
+	DOPPEL_EVENT_PANIC,         /* its kernel panicked; told once until a reboot */
+	DOPPEL_EVENT_PANIC_HANDLED, /* the same, and a crash kernel of the guest's own takes over */
+	DOPPEL_EVENT_REBOOT,        /* it reboots, or would under DOPPEL_NO_REBOOT */
+} doppel_event;
+/* Before doppel_vm_run. `event` is called by the thread in doppel_vm_run, which the guest need not wait for. */
+DOPPEL_API void doppel_vm_on_event(doppel_vm *vm, void (*event)(void *opaque, doppel_event event), void *opaque);
 
 /*
  * Runs the VM on threads of its own until it ends; the caller waits meanwhile. `end` (which may be NULL) says why it
@@ -175,6 +192,12 @@ DOPPEL_API bool doppel_vm_memory(doppel_vm *vm, doppel_memory *memory, size_t si
 DOPPEL_API const char *doppel_vm_description(doppel_vm *vm);
 /* After the VM has ended: why, in full, for people: several lines; "" when there is nothing to say. */
 DOPPEL_API const char *doppel_vm_report(doppel_vm *vm);
+
+/*
+ * How the VM is right now, for people: its CPUs, memory, exits, devices; several lines, to be freed by free(). NULL:
+ * out of memory. Any thread, until the VM has ended; it is paused meanwhile.
+ */
+DOPPEL_API char *doppel_vm_show(doppel_vm *vm);
 
 /* Counters since the VM was created, summed over its CPUs. Times in nanoseconds. */
 typedef struct doppel_stats {

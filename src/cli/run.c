@@ -7,7 +7,8 @@
 #include <string.h>
 
 struct run_options {
-	const char *kernel, *initrd, *append, *engine, *console, *virtio_console, *balloon, *name, *debug, *symbols, *stats;
+	const char *kernel, *initrd, *append, *engine, *console, *virtio_console, *balloon, *name, *debug, *symbols, *stats,
+		*on_panic;
 	uint64_t memory, code_cache;
 	unsigned cpus;
 	struct string_list disks, nets, shares;
@@ -20,7 +21,9 @@ static const struct option options[] = {
 	{"kernel", OPT_STRING, FIELD(kernel), "FILE",
 	 "kernel to boot: a bzImage (vmlinuz), or an ELF file for PVH or multiboot"},
 	{"initrd", OPT_STRING, FIELD(initrd), "FILE", "initial RAM disk"},
-	{"append", OPT_STRING, FIELD(append), "TEXT", "the kernel's command line (default: console=ttyS0)"},
+	{"append", OPT_STRING, FIELD(append), "TEXT",
+	 "the kernel's command line; unless it says console=,\n"
+	 "console=ttyS0 is put in front"},
 	{"memory", OPT_SIZE, FIELD(memory), "SIZE", "guest memory (default: 1G); sizes take K, M or G"},
 	{"cpus", OPT_NUMBER, FIELD(cpus), "N", "virtual CPUs, 1 to 64 (default: 1)"},
 	{"disk", OPT_LIST, FIELD(disks), "FILE[,WORD]...",
@@ -52,6 +55,9 @@ static const struct option options[] = {
 	{"code-cache", OPT_SIZE, FIELD(code_cache), "SIZE",
 	 "memory for translated code (default: the engine's choice)"},
 	{"no-reboot", OPT_FLAG, FIELD(no_reboot), NULL, "end when the guest reboots"},
+	{"on-panic", OPT_STRING, FIELD(on_panic), "WHAT",
+	 "when the guest's kernel panics, which is told: go-on (default), or\n"
+	 "stop, with status 4"},
 	{"debug-exit", OPT_FLAG, FIELD(debug_exit), NULL,
 	 "a write of V to port 0xf4 ends doppel with status (V << 1) | 1"},
 	{"name", OPT_STRING, FIELD(name), "NAME", "the machine's name in messages (default: doppel)"},
@@ -79,7 +85,8 @@ static int help(void)
 	options_help(options);
 	puts("\n"
 	     "Exit status: 0 the guest powered off, or Ctrl-A X; 2 a mistake in the command; 3 the guest crashed;\n"
-	     "128 + N ended by signal N; with --debug-exit, what the guest says.");
+	     "4 its kernel panicked (--on-panic stop); 128 + N ended by signal N; with --debug-exit, what the guest "
+	     "says.");
 	return STATUS_OK;
 }
 
@@ -138,12 +145,22 @@ static bool set_balloon(doppel_config *config, const char *how)
 	return true;
 }
 
+static bool panic_flag(const char *what, unsigned *flags)
+{
+	if (!what || !strcmp(what, "go-on"))
+		return true;
+	*flags |= DOPPEL_STOP_ON_PANIC;
+	return !strcmp(what, "stop") || complain("--on-panic '%s' is unknown: there are go-on and stop", what);
+}
+
 static bool fill_config(doppel_config *config, const struct run_options *o)
 {
+	unsigned flags = (o->no_reboot ? DOPPEL_NO_REBOOT : 0) | (o->debug_exit ? DOPPEL_DEBUG_EXIT : 0);
+
 	doppel_config_name(config, o->name);
 	doppel_config_kernel(config, o->kernel);
 	doppel_config_initrd(config, o->initrd);
-	doppel_config_append(config, o->append ? o->append : "console=ttyS0");
+	doppel_config_append(config, o->append);
 	doppel_config_memory(config, o->memory);
 	doppel_config_cpus(config, o->cpus);
 	doppel_config_engine(config, o->engine);
@@ -153,11 +170,13 @@ static bool fill_config(doppel_config *config, const struct run_options *o)
 	doppel_config_debug(config, o->debug);
 	doppel_config_symbols(config, o->symbols);
 	doppel_config_profile(config, o->stats && !strcmp(o->stats, "json"));
-	doppel_config_flags(config, (o->no_reboot ? DOPPEL_NO_REBOOT : 0) | (o->debug_exit ? DOPPEL_DEBUG_EXIT : 0));
 	for (unsigned i = 0; i < o->nets.count; i++)
 		doppel_config_net(config, o->nets.item[i]);
 	if (!set_balloon(config, o->balloon))
 		return false;
+	if (!panic_flag(o->on_panic, &flags))
+		return false;
+	doppel_config_flags(config, flags);
 	for (unsigned i = 0; i < o->disks.count; i++)
 		if (!config_disk(config, o->disks.item[i]))
 			return false;
@@ -182,7 +201,26 @@ static doppel_vm *create(const struct run_options *o)
 	return vm;
 }
 
-static int run(const struct run_options *o)
+/* A panic is told even to those who want to hear of errors only. */
+static void tell(void *opaque, doppel_event event)
+{
+	const struct run_options *o = opaque;
+
+	switch (event) {
+	case DOPPEL_EVENT_PANIC:
+		complain("the guest's kernel panicked");
+		break;
+	case DOPPEL_EVENT_PANIC_HANDLED:
+		complain("the guest's kernel panicked; its crash kernel takes over");
+		break;
+	case DOPPEL_EVENT_REBOOT:
+		if (!o->quiet)
+			complain("the guest reboots");
+		break;
+	}
+}
+
+static int run(struct run_options *o)
 {
 	doppel_vm *vm = create(o);
 
@@ -191,6 +229,7 @@ static int run(const struct run_options *o)
 	if (!o->quiet)
 		fprintf(stderr, "doppel: %s\n", doppel_vm_description(vm));
 	doppel_vm_stop_on_signals(vm);
+	doppel_vm_on_event(vm, tell, o);
 	int status = doppel_vm_run(vm, NULL);
 	const char *report = doppel_vm_report(vm);
 	if (report[0])

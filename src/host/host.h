@@ -27,6 +27,8 @@ void *host_memory_alloc(uint64_t size);
 void host_memory_free(void *p, uint64_t size);
 /* Gives pages of such memory back to the host; used again, they are zeroes. */
 void host_memory_discard(void *p, uint64_t size);
+/* How many bytes of it the host has given pages to. */
+uint64_t host_memory_resident(const void *p, uint64_t size);
 
 /*
  * Memory for generated code, seen twice: never writable and executable through one mapping. `near` pairs: rw and rx are

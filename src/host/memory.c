@@ -48,6 +48,22 @@ void *host_memory_alloc(uint64_t size)
 	return p;
 }
 
+uint64_t host_memory_resident(const void *p, uint64_t size)
+{
+	unsigned char there[4096];
+	uint64_t pages = 0, step = sizeof(there) * PAGE_SIZE;
+
+	for (uint64_t off = 0; off < size; off += step) {
+		uint64_t len = MIN(step, size - off);
+
+		if (mincore((char *)(uintptr_t)p + off, len, there))
+			return 0;
+		for (uint64_t i = 0; i < (len + PAGE_SIZE - 1) / PAGE_SIZE; i++)
+			pages += there[i] & 1;
+	}
+	return pages * PAGE_SIZE;
+}
+
 void host_memory_free(void *p, uint64_t size)
 {
 	if (p)

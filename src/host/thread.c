@@ -163,6 +163,16 @@ void host_thread_join(struct host_thread *t)
 	ENSURE(!pthread_join(t->t, NULL));
 }
 
+uint64_t host_thread_time_of(const struct host_thread *t)
+{
+	struct timespec ts;
+	clockid_t clock;
+
+	if (pthread_getcpuclockid(t->t, &clock) || clock_gettime(clock, &ts))
+		return 0;
+	return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
+}
+
 bool host_thread_is_current(const struct host_thread *t)
 {
 	return pthread_equal(pthread_self(), t->t);

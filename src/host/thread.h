@@ -41,6 +41,8 @@ void host_rwunlock(struct host_rwlock *l);
 /* Starts fn(arg) on a thread named `name` (15 characters are kept). Ordinary signals are blocked on it. */
 bool host_thread_start(struct host_thread *t, const char *name, void *(*fn)(void *), void *arg);
 void host_thread_join(struct host_thread *t);
+/* How long *t, which has been started and not joined, has been running on a processor, in ns; 0: it has ended. */
+uint64_t host_thread_time_of(const struct host_thread *t);
 /* Whether this thread is *t. */
 bool host_thread_is_current(const struct host_thread *t);
 

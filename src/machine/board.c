@@ -10,6 +10,7 @@
 #include "dev/ioapic.h"
 #include "dev/pic8259.h"
 #include "dev/pit8254.h"
+#include "dev/pvpanic.h"
 #include "dev/reset.h"
 #include "dev/rtc.h"
 #include "dev/uart16550.h"
@@ -320,9 +321,21 @@ static bool make_balloon(struct pc *pc, struct error *err)
 	return pc->balloon;
 }
 
+static bool make_pvpanic(struct pc *pc, struct error *err)
+{
+	struct pvpanic_config config = {.pci = pc->pci, .panicked = pc->c.panicked, .opaque = pc->c.opaque};
+
+	if (!config.panicked)
+		return true;
+	if (!pvpanic_create(&config, &pc->device[pc->devices], err))
+		return false;
+	pc->devices++;
+	return true;
+}
+
 bool board_create(struct pc *pc, struct error *err)
 {
 	return make_apics(pc, err) && make_pic(pc, err) && make_timers(pc, err) && make_power(pc, err) &&
 	       make_serial(pc, err) && make_debug_exit(pc, err) && make_pci(pc, err) && make_virtio(pc, err) &&
-	       make_balloon(pc, err);
+	       make_balloon(pc, err) && make_pvpanic(pc, err);
 }

@@ -102,6 +102,11 @@ void pc_interrupt_taken(struct pc *pc)
 	pit8254_interrupt_taken(pc->pit);
 }
 
+const char *pc_device_name(const struct pc *pc, unsigned index)
+{
+	return index < pc->devices ? pc->device[index].name : NULL;
+}
+
 struct apic_bus *pc_apic(struct pc *pc)
 {
 	return pc->apics;

@@ -112,6 +112,7 @@ struct pc_config {
 	void (*power_off)(void *opaque);
 	void (*reset)(void *opaque);
 	void (*debug_exited)(void *opaque, uint32_t value);
+	void (*panicked)(void *opaque, bool handled); /* see dev/pvpanic.h; NULL: no such device */
 	/* CPU `cpu` has something to look at (interrupt, NMI, INIT, SIPI) in its local APIC. Any thread. */
 	void (*kick)(void *opaque, unsigned cpu);
 	/* As in struct pit8254_config. May be NULL. */
@@ -146,6 +147,9 @@ void pc_resume(struct pc *pc);
 
 /* Saves or loads every device, one after another, by name. No processor runs meanwhile, and devices are paused. */
 void pc_state(struct pc *pc, struct state_stream *s);
+
+/* The devices' names in the order of their creation; NULL behind the last. */
+const char *pc_device_name(const struct pc *pc, unsigned index);
 
 /* The local APICs: what the run loop asks for pending interrupts and tells of MSR and CR8 exits. */
 struct apic_bus *pc_apic(struct pc *pc);

@@ -51,6 +51,8 @@ struct pc_console vm_console_port(struct vm_console *console)
 static void list_keys(void)
 {
 	fputs("\ndoppel: Ctrl-A X  quit\n"
+	      "doppel: Ctrl-A P  pause, or go on\n"
+	      "doppel: Ctrl-A S  show the machine's state\n"
 	      "doppel: Ctrl-A H  this list\n"
 	      "doppel: Ctrl-A Ctrl-A  send one Ctrl-A to the guest\n",
 	      stderr);
@@ -66,15 +68,41 @@ static size_t give(struct vm_console *console, const uint8_t *data, size_t len)
 	return took;
 }
 
+/* A person's keys: those typed while he himself has paused the machine are lost, so that the next Ctrl-A is seen. */
+static size_t give_keys(struct vm_console *console, const uint8_t *data, size_t len)
+{
+	return console->held && vm_is_key_paused(console->vm) ? len : give(console, data, len);
+}
+
+static void do_key(struct vm_console *console, uint8_t key)
+{
+	switch (key) {
+	case 'x':
+	case 'X':
+		vm_stop(console->vm, VM_END_QUIT, 0);
+		break;
+	case 'p':
+	case 'P':
+		vm_ask(console->vm, TODO_PAUSE);
+		break;
+	case 's':
+	case 'S':
+		vm_ask(console->vm, TODO_SHOW);
+		break;
+	case 'h':
+	case 'H':
+	case '?':
+		list_keys();
+		break;
+	}
+}
+
 /* The key after Ctrl-A. False: it is the guest's, who does not take it now. */
 static bool escape_key(struct vm_console *console, uint8_t key)
 {
-	if (key == CTRL_A && !give(console, &key, 1))
+	if (key == CTRL_A && !give_keys(console, &key, 1))
 		return false;
-	if (key == 'x' || key == 'X')
-		vm_stop(console->vm, VM_END_QUIT, 0);
-	else if (key == 'h' || key == 'H' || key == '?')
-		list_keys();
+	do_key(console, key);
 	console->escape = false;
 	return true;
 }
@@ -93,7 +121,7 @@ static size_t take_keys(struct vm_console *console, const uint8_t *data, size_t 
 		}
 		const uint8_t *stop = memchr(data + done, CTRL_A, len - done);
 		size_t run = stop ? (size_t)(stop - data) - done : len - done;
-		size_t took = run ? give(console, data + done, run) : 0;
+		size_t took = run ? give_keys(console, data + done, run) : 0;
 		done += took;
 		if (took < run)
 			break;

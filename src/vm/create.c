@@ -65,6 +65,7 @@ static void on_reset(void *opaque)
 {
 	struct vm *vm = opaque;
 
+	vm_ask(vm, TODO_REBOOT);
 	if (vm->no_reboot)
 		vm_stop(vm, VM_END_REBOOT, 0);
 	else
@@ -106,6 +107,7 @@ static bool make_engine(struct vm *vm, const struct vm_config *config, struct er
 
 static bool make_board(struct vm *vm, const struct vm_config *config, struct error *err)
 {
+	char *cmdline = vm_command_line(config);
 	struct pc_config pc = {
 		.clock = vm->clock,
 		.bus = &vm->bus,
@@ -115,7 +117,7 @@ static bool make_board(struct vm *vm, const struct vm_config *config, struct err
 		.cpu = vm->cpu,
 		.kernel = config->kernel,
 		.initrd = config->initrd,
-		.cmdline = config->append,
+		.cmdline = cmdline,
 		.disks = config->disks,
 		.shares = config->shares,
 		.no_balloon = config->no_balloon,
@@ -125,6 +127,7 @@ static bool make_board(struct vm *vm, const struct vm_config *config, struct err
 		.power_off = on_power_off,
 		.reset = on_reset,
 		.debug_exited = on_debug_exit,
+		.panicked = vm_panicked,
 		.kick = on_kick,
 		.polled_timer = vm_polled_timer,
 		.opaque = vm,
@@ -136,10 +139,11 @@ static bool make_board(struct vm *vm, const struct vm_config *config, struct err
 	memcpy(pc.share, config->share, sizeof(pc.share));
 	if (vm->virtio_console)
 		pc.virtio = vm_console_port(vm->virtio_console);
-	vm->pc = nets ? pc_create(&pc, err) : NULL;
+	vm->pc = nets && cmdline ? pc_create(&pc, err) : NULL;
 	free(nets);
+	free(cmdline);
 	if (!vm->pc)
-		return false;
+		return cmdline ? false : error_set(err, "out of memory");
 	pc_pause(vm->pc);
 	for (unsigned i = 0; i < vm->cpus; i++)
 		vm->vcpu[i].lapic = apic_bus_lapic(pc_apic(vm->pc), i);
@@ -211,6 +215,7 @@ struct vm *vm_create_with(const struct vm_config *config, const struct engine_op
 	vm->ops = engine;
 	vm->cpus = cpus;
 	vm->no_reboot = config->no_reboot;
+	vm->stop_on_panic = config->stop_on_panic;
 	vm->holds = 1;
 	if (make_parts(vm, config, err))
 		return vm;

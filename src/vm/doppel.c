@@ -21,6 +21,8 @@ struct doppel_config {
 
 struct doppel_vm {
 	struct vm *vm;
+	void (*event)(void *opaque, doppel_event event);
+	void *event_opaque;
 	bool on_signals;
 	char *stats; /* the last doppel_vm_stats_json */
 };
@@ -203,6 +205,7 @@ void doppel_config_flags(doppel_config *config, unsigned flags)
 {
 	config->vm.no_reboot = flags & DOPPEL_NO_REBOOT;
 	config->vm.debug_exit = flags & DOPPEL_DEBUG_EXIT;
+	config->vm.stop_on_panic = flags & DOPPEL_STOP_ON_PANIC;
 }
 
 static bool create(doppel_vm *vm, const doppel_config *config, struct error *err)
@@ -273,11 +276,32 @@ static doppel_end public_end(struct vm_end end)
 		return (doppel_end){DOPPEL_END_STOPPED, 0, 0};
 	case VM_END_SIGNAL:
 		return (doppel_end){DOPPEL_END_SIGNAL, 128 + (int)end.value, (int)end.value};
+	case VM_END_PANIC:
+		return (doppel_end){DOPPEL_END_PANIC, 4, 0};
 	case VM_END_NONE:
 	case VM_END_FAILED:
 		break;
 	}
 	return (doppel_end){DOPPEL_END_FAILED, 2, 0};
+}
+
+static void on_event(void *opaque, enum vm_event event)
+{
+	static const doppel_event public[] = {
+		[VM_EVENT_PANIC] = DOPPEL_EVENT_PANIC,
+		[VM_EVENT_PANIC_HANDLED] = DOPPEL_EVENT_PANIC_HANDLED,
+		[VM_EVENT_REBOOT] = DOPPEL_EVENT_REBOOT,
+	};
+	doppel_vm *vm = opaque;
+
+	vm->event(vm->event_opaque, public[event]);
+}
+
+void doppel_vm_on_event(doppel_vm *vm, void (*event)(void *opaque, doppel_event event), void *opaque)
+{
+	vm->event = event;
+	vm->event_opaque = opaque;
+	vm_on_event(vm->vm, event ? on_event : NULL, vm);
 }
 
 int doppel_vm_run(doppel_vm *vm, doppel_end *end)
@@ -334,6 +358,11 @@ bool doppel_vm_memory(doppel_vm *vm, doppel_memory *memory, size_t size)
 const char *doppel_vm_description(doppel_vm *vm)
 {
 	return vm_description(vm->vm);
+}
+
+char *doppel_vm_show(doppel_vm *vm)
+{
+	return vm_show(vm->vm);
 }
 
 const char *doppel_vm_report(doppel_vm *vm)

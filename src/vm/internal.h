@@ -77,7 +77,9 @@ struct vm {
 	unsigned cpus;
 	struct vcpu vcpu[VM_CPUS_MAX];
 	struct x86_cpu *cpu[VM_CPUS_MAX];
-	bool no_reboot, has_memory, has_bus;
+	bool no_reboot, stop_on_panic, has_memory, has_bus;
+	void (*event)(void *opaque, enum vm_event event);
+	void *event_opaque;
 
 	/*
 	 * For what follows. Devices may hold their own lock when they take it (power-off, reset); under it only
@@ -87,6 +89,9 @@ struct vm {
 	struct host_cond changed;
 	struct vm_end end;
 	bool want_reset;  /* its hold is counted in `holds` */
+	unsigned todo;    /* TODO_* bits */
+	bool panicked;    /* and nobody needs to be told again until a reset */
+	bool key_paused;  /* its hold is counted in `holds`; changed by the thread in vm_run, read by the consoles' */
 	bool over;        /* vm_run is past its loop: nobody stays parked */
 	unsigned threads; /* started */
 	unsigned holds;   /* how many want the VM paused; 1 from the start, until vm_run */
@@ -127,6 +132,23 @@ void vm_hold_locked(struct vm *vm);
 void vm_hold_wait_locked(struct vm *vm);
 void vm_release_locked(struct vm *vm);
 
+/* todo.c: what the thread in vm_run is asked to do. do_todo is called with the lock held and lets go of it. */
+enum {
+	TODO_PANIC = 1 << 0, /* tell of it, and of the next two */
+	TODO_PANIC_HANDLED = 1 << 1,
+	TODO_REBOOT = 1 << 2,
+	TODO_PAUSE = 1 << 3, /* pause, or go on: a person's key */
+	TODO_SHOW = 1 << 4,
+};
+void vm_ask(struct vm *vm, unsigned todo);
+void vm_do_todo_locked(struct vm *vm);
+bool vm_is_key_paused(struct vm *vm);
+/* struct pc_config's panicked; opaque is the VM. */
+void vm_panicked(void *opaque, bool handled);
+
+/* cmdline.c: the kernel's command line, to be freed. NULL: out of memory. */
+char *vm_command_line(const struct vm_config *config);
+
 /* clock_base has moved by so much: the guest's TSC is to go on where it was. No processor runs guest code. */
 void vm_tsc_moved(struct vm *vm, uint64_t ticks);
 
@@ -139,7 +161,14 @@ void vcpu_looked(struct vcpu *v);
 /* net.c: puts what the config says of networks into *pc. What it returns holds what *pc points to; to be freed. */
 struct vm_nets *vm_nets_parse(const struct vm_config *config, struct pc_config *pc, struct error *err);
 
-/* report.c. The text is kept in vm->report if there is none yet. */
+/* report.c: text that grows up to its buffer's size. */
+struct note {
+	char *p;
+	size_t size, len;
+};
+void say(struct note *t, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+/* The text is kept in vm->report if there is none yet. */
 void vm_report_crash(struct vcpu *v, const char *what);
 void vm_report_text(struct vm *vm, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 void vm_describe(struct vm *vm);

@@ -10,12 +10,7 @@
 
 #define REPORT_SIZE 16384
 
-struct text {
-	char *p;
-	size_t size, len;
-};
-
-__attribute__((format(printf, 2, 3))) static void say(struct text *t, const char *fmt, ...)
+void say(struct note *t, const char *fmt, ...)
 {
 	va_list ap;
 
@@ -26,7 +21,7 @@ __attribute__((format(printf, 2, 3))) static void say(struct text *t, const char
 		t->len = MIN(t->len + (size_t)n, t->size - 1);
 }
 
-static void say_gprs(struct text *t, const struct x86_cpu *cpu)
+static void say_gprs(struct note *t, const struct x86_cpu *cpu)
 {
 	static const char name[X86_GPRS][4] = {"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
 					       "r8",  "r9",  "r10", "r11", "r12", "r13", "r14", "r15"};
@@ -38,7 +33,7 @@ static void say_gprs(struct text *t, const struct x86_cpu *cpu)
 	    cpu->nmi_blocked ? "  NMI blocked" : "");
 }
 
-static void say_segments(struct text *t, const struct x86_cpu *cpu)
+static void say_segments(struct note *t, const struct x86_cpu *cpu)
 {
 	static const char name[X86_SEGS_ALL][4] = {"es", "cs", "ss", "ds", "fs", "gs", "ldt", "tr"};
 
@@ -51,7 +46,7 @@ static void say_segments(struct text *t, const struct x86_cpu *cpu)
 	    cpu->gdtr.limit, cpu->idtr.base, cpu->idtr.limit);
 }
 
-static void say_control(struct text *t, const struct x86_cpu *cpu)
+static void say_control(struct note *t, const struct x86_cpu *cpu)
 {
 	say(t, "  cr0 %08" PRIx64 "  cr2 %016" PRIx64 "  cr3 %016" PRIx64 "  cr4 %08" PRIx64 "\n", cpu->cr0, cpu->cr2,
 	    cpu->cr3, cpu->cr4);
@@ -64,7 +59,7 @@ static void say_control(struct text *t, const struct x86_cpu *cpu)
 
 /* Bytes at a linear address, as far as they can be read; what the look changes in the page tables does not matter any
  * more. */
-static void say_bytes(struct text *t, struct x86_cpu *cpu, const char *what, uint64_t va, unsigned count)
+static void say_bytes(struct note *t, struct x86_cpu *cpu, const char *what, uint64_t va, unsigned count)
 {
 	say(t, "  %s:", what);
 	for (unsigned i = 0; i < count; i++) {
@@ -78,7 +73,7 @@ static void say_bytes(struct text *t, struct x86_cpu *cpu, const char *what, uin
 	say(t, "\n");
 }
 
-static void say_cpu(struct text *t, struct vcpu *v)
+static void say_cpu(struct note *t, struct vcpu *v)
 {
 	struct x86_cpu *cpu = v->cpu;
 	uint64_t code = cpu->rip + (x86_code64(cpu) ? 0 : cpu->seg[SEG_CS].base);
@@ -110,7 +105,7 @@ static void keep_report(struct vm *vm, char *text)
 
 void vm_report_crash(struct vcpu *v, const char *what)
 {
-	struct text t = {malloc(REPORT_SIZE), REPORT_SIZE, 0};
+	struct note t = {malloc(REPORT_SIZE), REPORT_SIZE, 0};
 
 	if (!t.p)
 		return;

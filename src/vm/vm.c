@@ -50,7 +50,7 @@ static void do_reset(struct vm *vm)
 		vm_stop(vm, VM_END_FAILED, 0);
 	}
 	host_lock(&vm->lock);
-	vm->want_reset = false;
+	vm->want_reset = vm->panicked = false;
 	vm_release_locked(vm);
 }
 
@@ -88,11 +88,15 @@ struct vm_end vm_run(struct vm *vm)
 	start(vm);
 	host_lock(&vm->lock);
 	while (vm->end.reason == VM_END_NONE) {
-		if (vm->want_reset)
+		if (vm->todo)
+			vm_do_todo_locked(vm);
+		else if (vm->want_reset)
 			do_reset(vm);
 		else
 			host_cond_wait(&vm->changed, &vm->lock);
 	}
+	vm->todo &= TODO_PANIC | TODO_PANIC_HANDLED | TODO_REBOOT;
+	vm_do_todo_locked(vm);
 	vm->over = true;
 	post_all(vm, REQ_STOP);
 	host_cond_broadcast(&vm->changed);
@@ -113,6 +117,12 @@ bool vm_balloon(struct vm *vm, uint64_t bytes)
 bool vm_balloon_info(struct vm *vm, struct balloon_info *info)
 {
 	return pc_balloon_info(vm->pc, info);
+}
+
+void vm_on_event(struct vm *vm, void (*event)(void *opaque, enum vm_event event), void *opaque)
+{
+	vm->event = event;
+	vm->event_opaque = opaque;
 }
 
 const char *vm_description(const struct vm *vm)

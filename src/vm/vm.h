@@ -14,7 +14,8 @@
 
 /* Everything is borrowed until vm_create returns. NULL means the default, as does 0 for code_cache. */
 struct vm_config {
-	const char *name, *kernel, *initrd, *append;
+	const char *name, *kernel, *initrd;
+	const char *append; /* cmdline.c says what becomes of it */
 	uint64_t memory;
 	unsigned cpus;
 	struct pc_disk disk[PC_DISKS];
@@ -35,7 +36,7 @@ struct vm_config {
 	const char *debug;
 	const char *symbols;
 	bool profile;
-	bool no_reboot, debug_exit;
+	bool no_reboot, debug_exit, stop_on_panic;
 };
 
 enum vm_end_reason {
@@ -47,7 +48,8 @@ enum vm_end_reason {
 	VM_END_DEBUG_EXIT,
 	VM_END_QUIT,
 	VM_END_STOPPED,
-	VM_END_SIGNAL
+	VM_END_SIGNAL,
+	VM_END_PANIC
 };
 
 struct vm_end {
@@ -68,6 +70,10 @@ struct vm *vm_create(const struct vm_config *config, struct error *err);
 struct vm *vm_create_with(const struct vm_config *config, const struct engine_ops *engine, struct error *err);
 /* The VM is not running. NULL is accepted. */
 void vm_destroy(struct vm *vm);
+
+/* What the guest did that somebody may want to know; told by the thread in vm_run, with no lock held. */
+enum vm_event { VM_EVENT_PANIC, VM_EVENT_PANIC_HANDLED /* a crash kernel takes over */, VM_EVENT_REBOOT };
+void vm_on_event(struct vm *vm, void (*event)(void *opaque, enum vm_event event), void *opaque);
 
 /* Starts the processors' threads and waits until the VM has ended and they are gone. Once in a VM's life. */
 struct vm_end vm_run(struct vm *vm);
@@ -94,6 +100,8 @@ void vm_stats(struct vm *vm, struct vm_stats *stats);
 char *vm_stats_json(struct vm *vm);
 /* Any thread; not after vm_destroy. "engine translate, CPU AMD EPYC (…), 1 GiB of memory, 2 CPUs". */
 const char *vm_description(const struct vm *vm);
+/* How the VM is right now, for people: many lines, to be freed; NULL: out of memory. Pauses it meanwhile. Any thread. */
+char *vm_show(struct vm *vm);
 /* Why the VM crashed or failed, many lines; "" otherwise. After vm_run has returned. */
 const char *vm_report(const struct vm *vm);
 

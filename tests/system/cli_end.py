@@ -3,7 +3,7 @@
 """How a VM ends: exit statuses, the crash report, signals, the keys of the console, and the terminal afterwards."""
 import json, os, pty, re, select, signal, subprocess, sys, termios, time
 
-from tiny import CLI_HLT, DOPPEL, ECHO, POWER_OFF, RESET, SPIN, TRIPLE_FAULT, Checks, debug_exit, kernel, say
+from tiny import CLI_HLT, DOPPEL, ECHO, PANIC, POWER_OFF, RESET, SPIN, TRIPLE_FAULT, Checks, debug_exit, kernel, say
 
 c = Checks()
 
@@ -95,7 +95,12 @@ ends('crash', TRIPLE_FAULT, 3, err=['triple fault', r'rip 0+10[0-9a-f]{4}', 'cr0
 ends('crash-no-reboot', TRIPLE_FAULT, 3, '--no-reboot', err=['triple fault'])
 # The word at 2 MiB lives through a reset: 0x5a there, and it goes on; else puts it there and resets.
 AGAIN = bytes.fromhex('813d00002000 5a000000 7415 c70500002000 5a000000'.replace(' ', '')) + RESET
-ends('reboot', say('a') + AGAIN + POWER_OFF, 0, out=b'aa')
+ends('reboot', say('a') + AGAIN + POWER_OFF, 0, out=b'aa', err=['\ndoppel: the guest reboots\n$'])
+ends('reboot-quiet', say('a') + AGAIN + POWER_OFF, 0, '--quiet', out=b'aa', err=['^$'])
+ends('panic', say('a') + PANIC + say('b') + POWER_OFF, 0, out=b'ab', err=["\ndoppel: the guest's kernel panicked\n$"])
+ends('panic-go-on', PANIC + say('b') + POWER_OFF, 0, '--on-panic', 'go-on', '--quiet', out=b'b', err=["^doppel: the guest's kernel panicked\n$"])
+ends('panic-stop', say('a') + PANIC + SPIN, 4, '--on-panic', 'stop', '--quiet', out=b'a', err=["^doppel: the guest's kernel panicked\n$"])
+ends('panic-stop-not', say('a') + POWER_OFF, 0, '--on-panic', 'stop', '--quiet', out=b'a', err=['^$'])
 ends('pipe', ECHO + POWER_OFF, 0, '--quiet', out=b'hello', input=b'helloq')
 ends('pipe-ctrl-a', ECHO + POWER_OFF, 0, '--quiet', out=b'\x01x', input=b'\x01xq')
 out = os.path.join(c.dir, 'out')
@@ -148,6 +153,10 @@ terminal('key-quit', say('up') + SPIN, [b'\x01x'], 0, [b'up'])
 terminal('key-quit-halted', say('up') + CLI_HLT, [b'\x01X'], 0, [b'up'])
 terminal('key-quit-unread', say('up') + SPIN, [b'a' * 9000 + b'\x01x'], 0, [b'up'])
 terminal('key-help', say('up') + SPIN, [b'\x01h', b'\x01x'], 0, [b'up', b'Ctrl-A X'])
+terminal('key-pause', say('up') + ECHO + say('end') + POWER_OFF, [b'\x01p', b'lost\x01P', b'kept', b'q'], 0, [b'up', b'is paused', b'goes on', b'kept'])
+terminal('key-pause-quit', say('up') + SPIN, [b'\x01p', b'lost\x01x'], 0, [b'up', b'is paused'])
+terminal('key-show', say('up') + SPIN, [b'\x01s', b'\x01x'], 0, [b'up', b'CPU 0  runs, protected mode'])
+terminal('key-show-paused', say('up') + CLI_HLT, [b'\x01p', b'\x01S', b'\x01x'], 0, [b'up', b'is paused', b', paused'])
 terminal('key-ctrl-a', say('up') + ECHO + say('end') + POWER_OFF, [b'\x01\x01q'], 0, [b'up'])
 terminal('key-interrupt', say('up') + ECHO + say('end') + POWER_OFF, [b'\x03q'], 0, [b'up'])
 terminal('terminal-sigterm', say('up') + SPIN, [b'a'], 143, [b'up'], sig=signal.SIGTERM)

@@ -161,7 +161,7 @@ mistake('initrd-empty', ['--kernel', good, '--initrd', os.path.join(c.dir, 'empt
 mistake('initrd-larger', ['--kernel', good, '--memory', '64M', '--initrd', sparse('larger', 100 << 30)], 'larger', '64 MiB', '--memory')
 mistake('initrd-endless', ['--kernel', good, '--memory', '64M', '--initrd', '/dev/zero'], '/dev/zero', '64 MiB', '--memory')
 mistake('initrd-beside', ['--kernel', good, '--memory', '64M', '--initrd', sparse('beside', 63 << 20)], 'beside', '63 MiB', '--memory')
-mistake('append-long', ['--kernel', bzimage('long'), '--append', 'x' * 3000], '3000', '2047', '--append')
+mistake('append-long', ['--kernel', bzimage('long'), '--append', 'x' * 3000], '3014', '2047', '--append')
 mistake('disk-missing', ['--kernel', good, '--disk', missing], missing)
 mistake('disk-not-readable', ['--kernel', good, '--disk', locked], locked, 'Not a directory')
 mistake('disk-empty', ['--kernel', good, '--disk', os.path.join(c.dir, 'empty')], 'empty')
@@ -206,6 +206,7 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
     taken.bind(('127.0.0.1', 0))
     port = '%d' % taken.getsockname()[1]
     mistake('net-udp-port-in-use', ['--kernel', good, '--net', 'user,hostfwd=udp::%s-:80' % port], port, 'in use')
+mistake('on-panic', ['--kernel', good, '--on-panic', 'dance'], '--on-panic', "'dance'", 'go-on', 'stop')
 mistake('engine', ['--kernel', good, '--engine', 'warp'], "'warp'", 'translate')
 mistake('console', ['--kernel', good, '--console', 'tty'], 'tty', 'stdio')
 mistake('console-file', ['--kernel', good, '--console', 'file=' + os.path.join(missing, 'x')], missing)

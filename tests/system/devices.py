@@ -4,7 +4,7 @@
 """The devices under Debian's drivers: disks of each kind, entropy, the clocks, restart."""
 import hashlib, os, tempfile, time
 
-from linux import PROMPT, READY, Checks, Machine, complaints, ended_well, verdict
+from linux import PROMPT, READY, Checks, Machine, complaints, ended_well, make_initrd, verdict
 
 c = Checks()
 folder = tempfile.TemporaryDirectory()
@@ -139,6 +139,14 @@ def panic(m):
         return 'status %d' % status
 
 
+def panic_stop(m):
+    """The kernel's driver for pvpanic tells the monitor, which ends the machine if that is wished."""
+    m.wait_for(READY)
+    status = m.finish()
+    if status != 4 or 'Kernel panic' not in m.text():
+        return 'status %d' % status
+
+
 def random_bytes(n):
     return b''.join(hashlib.sha256(b'%d' % i).digest() for i in range(n // 32))
 
@@ -157,4 +165,8 @@ for name, append in (('msix', ''), ('intx', 'pci=nomsi'), ('intx_8259', 'pci=nom
                      ('no_acpi', 'acpi=off'), ('no_ecam', 'pci=nommconf')):
     c.check(name, verdict(reads_disk, Machine(name, 'generic', append=append, disks=(paths[1] + ',readonly',), options=('--no-reboot',))))
 c.check('panic', verdict(panic, Machine('panic', append='doppel.test=panic panic=1', options=('--no-reboot',))))
+make_initrd('cloud', os.path.join(folder.name, 'initrd.gz'), {})
+told = Machine('panic_stop', initrd=os.path.join(folder.name, 'initrd.gz'), append='doppel.test=panic', options=('--on-panic', 'stop'))
+c.check('panic_stop', verdict(panic_stop, told))
+c.check('panic_told', None if told.said == "doppel: the guest's kernel panicked\n" else repr(told.said))
 c.done()

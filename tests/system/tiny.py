@@ -11,6 +11,10 @@ POWER_OFF = bytes.fromhex('66ba0406 66b80034 66ef'.replace(' ', '')) + CLI_HLT  
 RESET = bytes.fromhex('66baf90c b006 ee'.replace(' ', '')) + CLI_HLT          # outb 6 to 0xcf9
 TRIPLE_FAULT = bytes.fromhex('6a00 6a00 0f011c24 0f0b'.replace(' ', ''))      # push 0; push 0; lidt [esp]; ud2
 
+# Finds the PCI function 1b36:0011 and writes 1 to its BAR 0.
+PANIC = bytes.fromhex('bb00000080 89d8 66baf80c ef 66bafc0c ed 3d361b1100 7408 81c300080000 ebe5'
+                      '8d4310 66baf80c ef 66bafc0c ed 24f0 c60001'.replace(' ', ''))
+
 
 def stack():
     return b'\xbc' + struct.pack('<I', BASE + 0x8000)  # mov esp, ...

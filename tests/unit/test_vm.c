@@ -2,7 +2,7 @@
 #include "dev/lapic.h"
 #include "host/host.h"
 #include "host/thread.h"
-#include "vm/vm.h"
+#include "vm/internal.h"
 
 #include "unit.h"
 
@@ -245,6 +245,97 @@ TEST(no_reboot)
 	run_to(make(1, reset_then_off, true), VM_END_REBOOT, 0);
 }
 
+/* What was told, a bit an event, and how often anything was. */
+static unsigned events, tellings;
+
+static void on_event(void *opaque, enum vm_event event)
+{
+	CHECK_EQ(opaque, (void *)&events);
+	events |= BIT(event);
+	tellings++;
+}
+
+static struct vm *watched(unsigned cpus, enum x86_exit_kind (*what)(struct fake_cpu *f), bool no_reboot)
+{
+	struct vm *vm = make(cpus, what, no_reboot);
+
+	events = tellings = 0;
+	vm_on_event(vm, on_event, &events);
+	return vm;
+}
+
+TEST(reboots_are_told)
+{
+	run_to(watched(1, reset_then_off, false), VM_END_POWER_OFF, 0);
+	CHECK_EQ(events, BIT(VM_EVENT_REBOOT));
+	CHECK_EQ(tellings, 3);
+	run_to(watched(1, reset_then_off, true), VM_END_REBOOT, 0);
+	CHECK_EQ(events, BIT(VM_EVENT_REBOOT));
+	CHECK_EQ(tellings, 1);
+	run_to(watched(1, power_off, false), VM_END_POWER_OFF, 0);
+	CHECK_EQ(tellings, 0);
+}
+
+static uint64_t panic_bar;
+
+/* Finds the function as a kernel does, without the processors' help. */
+static void find_pvpanic(struct vm *vm)
+{
+	for (unsigned slot = 0; slot < 32; slot++) {
+		bus_write(&vm->bus, BUS_PORT, 0xcf8, 4, 0x80000000 | slot << 11, 0);
+		if (bus_read(&vm->bus, BUS_PORT, 0xcfc, 4, 0) != 0x00111b36)
+			continue;
+		bus_write(&vm->bus, BUS_PORT, 0xcf8, 4, 0x80000010 | slot << 11, 0);
+		panic_bar = bus_read(&vm->bus, BUS_PORT, 0xcfc, 4, 0) & ~0xfull;
+		return;
+	}
+	UNIT_FAIL("no pvpanic");
+}
+
+/* Panics, reboots and panics again, each time over and over. */
+static enum x86_exit_kind panic_often(struct fake_cpu *f)
+{
+	f->step++;
+	if (f->step == 100)
+		return out(f, PC_RESET_PORT, 1, PC_RESET_VALUE);
+	return f->step < 200 ? access_exit(f, EXIT_MMIO, panic_bar, 1, true, 1) : power_off(f);
+}
+
+TEST(a_panic_is_told_once_a_boot)
+{
+	struct vm *vm = watched(1, panic_often, false);
+
+	find_pvpanic(vm);
+	run_to(vm, VM_END_POWER_OFF, 0);
+	CHECK_EQ(events, BIT(VM_EVENT_PANIC) | BIT(VM_EVENT_REBOOT));
+	CHECK_EQ(tellings, 3);
+}
+
+TEST(a_panic_ends_it_if_that_is_wished)
+{
+	struct vm *vm = watched(1, panic_often, false);
+
+	find_pvpanic(vm);
+	vm->stop_on_panic = true;
+	run_to(vm, VM_END_PANIC, 0);
+	CHECK_EQ(events, BIT(VM_EVENT_PANIC));
+}
+
+static enum x86_exit_kind crash_kernel(struct fake_cpu *f)
+{
+	return f->step++ ? power_off(f) : access_exit(f, EXIT_MMIO, panic_bar, 1, true, 2);
+}
+
+TEST(a_panic_that_a_crash_kernel_takes_goes_on)
+{
+	struct vm *vm = watched(1, crash_kernel, false);
+
+	find_pvpanic(vm);
+	vm->stop_on_panic = true;
+	run_to(vm, VM_END_POWER_OFF, 0);
+	CHECK_EQ(events, BIT(VM_EVENT_PANIC_HANDLED));
+}
+
 static enum x86_exit_kind crash(struct fake_cpu *f)
 {
 	return access_exit(f, EXIT_SHUTDOWN, 0, 0, false, 0);
@@ -324,6 +415,60 @@ static void *pause_often(void *arg)
 	}
 	vm_stop(h->vm, VM_END_STOPPED, 0);
 	return NULL;
+}
+
+/* Ctrl-A P: paused, shown while it is, and it goes on. */
+static void *pause_by_key(void *arg)
+{
+	struct helper *h = arg;
+
+	for (unsigned i = 0; i < 10; i++) {
+		vm_ask(h->vm, TODO_PAUSE);
+		while (!vm_is_key_paused(h->vm))
+			host_sleep_ns(100000);
+		vm_pause(h->vm); /* whoever waits for the pause has it afterwards */
+		vm_resume(h->vm);
+		unsigned runs = fakes[0]->runs;
+		host_sleep_ns(1000000);
+		char *text = vm_show(h->vm);
+		h->failed |= fakes[0]->runs != runs || !strstr(text, ", paused") || !strstr(text, "CPU 3");
+		free(text);
+		vm_ask(h->vm, TODO_PAUSE);
+		while (vm_is_key_paused(h->vm) || fakes[0]->runs == runs)
+			host_sleep_ns(100000);
+	}
+	vm_ask(h->vm, TODO_PAUSE); /* and it can be ended as it is */
+	while (!vm_is_key_paused(h->vm))
+		host_sleep_ns(100000);
+	vm_stop(h->vm, VM_END_QUIT, 0);
+	return NULL;
+}
+
+static enum x86_exit_kind count_runs(struct fake_cpu *f)
+{
+	return access_exit(f, EXIT_INTERRUPTED, 0, 0, false, 0);
+}
+
+TEST(pause_by_key)
+{
+	struct helper h;
+
+	with_helper(&h, pause_by_key, make(CPUS, count_runs, false), VM_END_QUIT);
+}
+
+TEST(show)
+{
+	struct vm *vm = make(2, halt, false);
+	char *text = vm_show(vm);
+
+	CHECK(strstr(text, "'doppel', up 0.0 s: engine fake"));
+	CHECK(strstr(text, "CPU 0  runs, protected mode, privilege level 0, rip 0000000000100010"));
+	CHECK(strstr(text, "CPU 1  waits to be started"));
+	CHECK(strstr(text, "memory: 16 MiB, of which the guest has touched"));
+	CHECK(strstr(text, "devices: local APICs, "));
+	CHECK(strstr(text, ", 16550A, "));
+	free(text);
+	vm_destroy(vm);
 }
 
 TEST(pause)
