@@ -30,29 +30,29 @@ bool guest_memory_init(struct guest_memory *mem, uint64_t size, struct error *er
 	*mem = (struct guest_memory){0};
 	if (!check_size(size, err))
 		return false;
-	mem->mapping = host_memory_alloc(size);
-	if (!mem->mapping)
+	if (!host_shared_alloc(&mem->shared, size))
 		return error_set(err, "cannot get %" PRIu64 "M of memory for the guest: %s; use a smaller --memory",
 				 size >> 20, host_error_text());
-	mem->mapping_size = size;
 	mem->pages = size >> PAGE_SHIFT;
 	mem->code = calloc(mem->pages, sizeof(*mem->code));
-	if (!mem->code) {
+	mem->populated = calloc(size / GUEST_MEMORY_CHUNK + 1, sizeof(*mem->populated));
+	if (!mem->code || !mem->populated) {
 		guest_memory_destroy(mem);
 		return error_set(err, "cannot get memory for the page table of %" PRIu64 "M; use a smaller --memory",
 				 size >> 20);
 	}
-	mem->range[mem->count++] = (struct guest_range){.gpa = 0, .size = low, .host = mem->mapping};
+	mem->range[mem->count++] = (struct guest_range){.gpa = 0, .size = low, .host = mem->shared.at};
 	if (size > low)
-		mem->range[mem->count++] = (struct guest_range){
-			.gpa = HOLE_END, .size = size - low, .host = (uint8_t *)mem->mapping + low};
+		mem->range[mem->count++] =
+			(struct guest_range){.gpa = HOLE_END, .size = size - low, .host = mem->shared.at + low};
 	return true;
 }
 
 void guest_memory_destroy(struct guest_memory *mem)
 {
-	host_memory_free(mem->mapping, mem->mapping_size);
+	host_shared_free(&mem->shared);
 	free((void *)mem->code);
+	free((void *)mem->populated);
 	*mem = (struct guest_memory){0};
 }
 
@@ -68,6 +68,14 @@ uint64_t guest_memory_page_index(const struct guest_memory *mem, uint64_t gpa)
 		before += r->size >> PAGE_SHIFT;
 	}
 	invariant_failed("the page is RAM", __FILE__, __LINE__);
+}
+
+void guest_memory_touch_slowly(struct guest_memory *mem, uint64_t chunk)
+{
+	uint64_t offset = chunk * GUEST_MEMORY_CHUNK;
+
+	atomic_store_explicit(&mem->populated[chunk], 1, memory_order_relaxed);
+	host_shared_populate(&mem->shared, offset, MIN(GUEST_MEMORY_CHUNK, mem->shared.size - offset));
 }
 
 static bool any_code(const struct guest_memory *mem, uint64_t first, uint64_t last)

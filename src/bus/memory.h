@@ -6,6 +6,7 @@
 #define DOPPEL_BUS_MEMORY_H
 
 #include "base/base.h"
+#include "host/shared.h"
 
 #include <stdatomic.h>
 
@@ -28,8 +29,8 @@ struct guest_memory {
 	_Atomic uint8_t *code;
 	void (*code_written)(void *opaque, uint64_t gpa, uint64_t len); /* set by the engine, or NULL */
 	void *code_opaque;
-	void *mapping; /* the host mapping, for destroy */
-	uint64_t mapping_size;
+	struct host_shared shared;  /* all RAM, ranges in order: engines may show pieces of it elsewhere as well */
+	_Atomic uint8_t *populated; /* by GUEST_MEMORY_CHUNK of it: see guest_memory_touch */
 };
 
 /* Lays out `size` bytes of RAM as a PC does: below the 3 GiB hole, the rest from 4 GiB. False: err says why. */
@@ -63,6 +64,19 @@ uint64_t guest_memory_page_index(const struct guest_memory *mem, uint64_t gpa);
 /* To be called after bytes were written through a pointer: tells the engine if a page among them holds translated code.
  */
 void guest_memory_wrote(struct guest_memory *mem, uint64_t gpa, uint64_t len);
+
+/*
+ * The page that `host` points into is about to be used. Asking the host for it and its neighbours in one go is several
+ * times cheaper than a page fault each. General registers only.
+ */
+#define GUEST_MEMORY_CHUNK KiB(128)
+void guest_memory_touch_slowly(struct guest_memory *mem, uint64_t chunk);
+static inline void guest_memory_touch(struct guest_memory *mem, const uint8_t *host)
+{
+	uint64_t chunk = (uint64_t)(host - mem->shared.at) / GUEST_MEMORY_CHUNK;
+	if (unlikely(!atomic_load_explicit(&mem->populated[chunk], memory_order_relaxed)))
+		guest_memory_touch_slowly(mem, chunk);
+}
 
 /* Copies; false (and nothing copied) unless the whole range is RAM. For devices and loaders. */
 bool guest_memory_read(const struct guest_memory *mem, uint64_t gpa, void *dst, uint64_t len);

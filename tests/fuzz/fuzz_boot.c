@@ -40,7 +40,7 @@ static void start(void)
 {
 	struct error err;
 
-	if (!mem.mapping && !guest_memory_init(&mem, MEMORY, &err))
+	if (!mem.shared.at && !guest_memory_init(&mem, MEMORY, &err))
 		found(err.text);
 }
 

@@ -31,7 +31,7 @@ static void rig_init(struct rig *r)
 {
 	struct error err;
 
-	if (!mem.mapping) {
+	if (!mem.shared.at) {
 		REQUIRE(guest_memory_init(&mem, MiB(4), &err));
 		REQUIRE(host_guest_signals_init(thunk_claim_fault));
 		REQUIRE(host_guest_signals_thread_enter());

@@ -1,0 +1,36 @@
+#include "host/shared.h"
+
+#include "host/internal.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+bool host_shared_alloc(struct host_shared *mem, uint64_t size)
+{
+	*mem = (struct host_shared){.fd = -1};
+	if (!size || align_up(size, PAGE_SIZE) < size)
+		return !host_fail_with(size ? ENOMEM : EINVAL);
+	size = align_up(size, PAGE_SIZE);
+	int fd = memfd_create("doppel-memory", MFD_CLOEXEC);
+	if (fd < 0)
+		return !host_fail();
+	void *p = MAP_FAILED;
+	if (!RETRY_EINTR(ftruncate(fd, (off_t)size)))
+		p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
+	if (p == MAP_FAILED) {
+		host_fail();
+		close(fd);
+		return false;
+	}
+	*mem = (struct host_shared){.at = p, .size = size, .fd = fd};
+	return true;
+}
+
+void host_shared_free(struct host_shared *mem)
+{
+	if (!mem->at)
+		return;
+	ENSURE(!munmap(mem->at, mem->size));
+	close(mem->fd);
+	*mem = (struct host_shared){.fd = -1};
+}

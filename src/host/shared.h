@@ -1,0 +1,35 @@
+/*
+ * Memory that can be seen at several addresses at once, and address space to see it in. The functions that say so may
+ * be called while a guest's vector state is live in the host's registers, and from fault handlers: they are compiled
+ * for general registers only and call the kernel directly.
+ */
+#ifndef DOPPEL_HOST_SHARED_H
+#define DOPPEL_HOST_SHARED_H
+
+#include "base/base.h"
+
+struct host_shared {
+	uint8_t *at; /* all of it, readable and writable */
+	uint64_t size;
+	int fd;
+};
+
+/* Zeroed memory, touched only when used. False: the reason is in host_error_text(). */
+bool host_shared_alloc(struct host_shared *mem, uint64_t size);
+void host_shared_free(struct host_shared *mem);
+/* Makes the host find the pages of [offset, offset + len) now, at once instead of one by one. A wish. General registers
+ * only. */
+void host_shared_populate(const struct host_shared *mem, uint64_t offset, uint64_t len);
+
+/*
+ * Address space of `size` bytes in which nothing is, with `margin` more of it on either side that stays so. 0 when
+ * there is none. General registers only.
+ */
+uint64_t host_window_reserve(uint64_t size, uint64_t margin);
+void host_window_release(uint64_t at, uint64_t size, uint64_t margin);
+/* Shows [offset, offset + len) of `mem` at `at`, in reserved space. General registers only. */
+bool host_window_show(const struct host_shared *mem, uint64_t at, uint64_t offset, uint64_t len, bool writable);
+/* Makes [at, at + len) empty again. General registers only. */
+bool host_window_hide(uint64_t at, uint64_t len);
+
+#endif
