@@ -65,6 +65,7 @@ static bool offer(int sig, const siginfo_t *info, ucontext_t *uc)
 	if (!classify(sig, info, uc, &ctx.fault))
 		return false;
 	ctx.address = ctx.fault == HOST_FAULT_MEMORY ? (uint64_t)info->si_addr : 0;
+	ctx.write = regs[REG_ERR] & 2; /* SDM Vol. 3A 4.7 */
 	ctx.rip = (uint64_t)regs[REG_RIP];
 	ctx.rflags = (uint64_t)regs[REG_EFL];
 	for (unsigned i = 0; i < 16; i++)

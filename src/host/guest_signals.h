@@ -26,6 +26,7 @@ enum host_fault {
 struct host_fault_context {
 	enum host_fault fault;
 	uint64_t address;
+	bool write; /* HOST_FAULT_MEMORY: the access was a write */
 	uint64_t gpr[16], rip, rflags;
 };
 

@@ -50,9 +50,9 @@ static void put_tables(void)
 		put_gate(i);
 }
 
-static bool translate_start(const struct x86_cpuid_model *model)
+static bool start(const struct x86_cpuid_model *model, const char *debug)
 {
-	struct engine_config config = {.mem = &mem, .model = model, .cpus = 1};
+	struct engine_config config = {.mem = &mem, .model = model, .cpus = 1, .debug = debug};
 	struct error err;
 
 	if (!guest_layout(&mem))
@@ -142,4 +142,15 @@ static void run_translate(const struct diff_case *c, struct diff_result *r)
 	forget_code(c);
 }
 
+static bool translate_start(const struct x86_cpuid_model *model)
+{
+	return start(model, "no-window");
+}
+
+static bool window_start(const struct x86_cpuid_model *model)
+{
+	return start(model, "eager-window");
+}
+
 const struct backend backend_translate = {"translate", true, translate_start, run_translate};
+const struct backend backend_window = {"window", true, window_start, run_translate};

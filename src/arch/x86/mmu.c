@@ -241,3 +241,16 @@ enum verdict mmu_translate(struct x86_cpu *cpu, uint64_t va, unsigned access, st
 	fill_mapping(cpu, &w, va, access, out);
 	return V_DONE;
 }
+
+bool mmu_probe(const struct x86_cpu *cpu, uint64_t va, unsigned access, struct x86_mapping *out)
+{
+	struct walk w;
+
+	if (!x86_long_mode(cpu) || !(cpu->cr0 & CR0_PG) || walk_tables(cpu, &w, va) >= 0 || !allowed(cpu, &w, access))
+		return false;
+	for (unsigned i = 0; i < w.count; i++)
+		if (!(w.entry[i] & PTE_A))
+			return false;
+	fill_mapping(cpu, &w, va, access, out);
+	return true;
+}

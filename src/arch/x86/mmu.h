@@ -31,6 +31,11 @@ struct x86_mapping {
  * V_INJECT: cpu->exc holds the #PF, with its error code and cr2 (a non-canonical address is x86_linear's to refuse).
  */
 enum verdict mmu_translate(struct x86_cpu *cpu, uint64_t va, unsigned access, struct x86_mapping *out);
+/*
+ * The same without consequences: true only if the access would be allowed and all accessed bits are set already, so
+ * that a TLB could hold the mapping now.
+ */
+bool mmu_probe(const struct x86_cpu *cpu, uint64_t va, unsigned access, struct x86_mapping *out);
 
 /*
  * Reads or writes `len` (1..64) bytes at linear address `va`. A range that crosses a page is checked whole before

@@ -75,6 +75,24 @@ void asm_rmx(struct emit *e, unsigned op, unsigned size, unsigned reg, unsigned 
 	operand_sib(e, reg, (int)base, (int)index, 1, disp);
 }
 
+void asm_load_gs_index(struct emit *e, unsigned reg, unsigned index, int32_t off)
+{
+	emit8(e, 0x65);
+	rex(e, 8, reg, index, 0);
+	emit8(e, 0x8b);
+	operand_sib(e, reg, -1, (int)index, 8, off);
+}
+
+void asm_rorx(struct emit *e, unsigned dst, unsigned src, uint8_t count)
+{
+	emit8(e, 0xc4);
+	emit8(e, (uint8_t)((dst < 8) << 7 | 1 << 6 | (src < 8) << 5 | 3));
+	emit8(e, 0xfb);
+	emit8(e, 0xf0);
+	modrm(e, 3, dst, src);
+	emit8(e, count);
+}
+
 void asm_store16_gs(struct emit *e, unsigned reg, int32_t off)
 {
 	emit8(e, 0x66);

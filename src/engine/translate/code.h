@@ -24,6 +24,7 @@ enum {
 	KEY_GATES = KEY_NO_FPU | KEY_NO_SSE | KEY_NO_AVX,
 	KEY_SS32 = 1 << 7,     /* legacy modes: stack pointer is ESP, not SP */
 	KEY_USER = 1 << 8,     /* CPL 3 */
+	KEY_WINDOW = 1 << 14,  /* user code that goes through windows (window.h) */
 	KEY_NOSHARE = 1 << 10, /* a variant of a block without shared TLB checks; the CPU's own key never has it */
 	KEY_RING12 = 1 << 11,  /* CPL 1 or 2 */
 	KEY_SMAP = 1 << 12,    /* CR4.SMAP */
@@ -121,9 +122,10 @@ struct tr_engine {
 	_Atomic int excl_pending;
 
 	void (*enter)(struct tr_vcpu *v, const uint8_t *pc);
-	const uint8_t *glue_exit, *glue_call, *glue_miss; /* executable view */
-	const uint8_t *glue_exit_stored; /* glue_exit, with the guest's registers in cpu.gpr already */
-	bool no_link, no_share, no_inline, step_only;     /* debug switches */
+	/* Executable view. glue_exit_stored: the guest's registers are in cpu.gpr already. */
+	const uint8_t *glue_exit, *glue_exit_stored, *glue_call, *glue_miss;
+	bool no_link, no_share, no_inline, no_window, eager_window, step_only; /* debug switches */
+	struct window_slots slots;
 	struct profile *profile; /* NULL when nobody asked */
 	struct engine_stats stats;
 };

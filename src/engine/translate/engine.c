@@ -28,11 +28,19 @@ static bool host_has_xsave(void)
 	return c & BIT(27); /* OSXSAVE */
 }
 
+static bool host_has_bmi2(void)
+{
+	uint32_t a = 7, b, c = 0, d;
+	__asm__("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
+	return b & BIT(8);
+}
+
 static void destroy(struct engine *e)
 {
 	struct tr_engine *eng = (struct tr_engine *)e;
 	eng->mem->code_written = NULL;
 	profile_destroy(eng);
+	window_destroy(eng);
 	code_destroy(eng);
 	free(eng);
 }
@@ -60,6 +68,8 @@ static struct engine *create(const struct engine_config *config, struct error *e
 	eng->no_share = has_switch(config->debug, "no-share");
 	eng->no_inline = has_switch(config->debug, "no-inline");
 	eng->no_link = has_switch(config->debug, "no-link");
+	eng->eager_window = has_switch(config->debug, "eager-window");
+	eng->no_window = has_switch(config->debug, "no-window") || !host_has_bmi2() || !window_init(eng);
 	if (!code_init(eng, MIN(MAX(cache, CODE_CACHE_MIN), CODE_CACHE_MAX), err) ||
 	    !profile_create(eng, config, err)) {
 		destroy((struct engine *)eng);
@@ -89,6 +99,7 @@ static struct engine_vcpu *vcpu_create(struct engine *e, unsigned index, struct 
 	v->index = index;
 	v->self = (uint64_t)(uintptr_t)v;
 	v->run_on = 1;
+	window_vcpu_init(v);
 	v->cpu.id = index;
 	v->cpu.mem = eng->mem;
 	v->cpu.model = eng->model;
@@ -107,6 +118,7 @@ static void vcpu_destroy(struct engine_vcpu *ev)
 {
 	struct tr_vcpu *v = (struct tr_vcpu *)ev;
 	v->engine->vcpu[v->index] = NULL;
+	window_vcpu_destroy(v);
 	host_memory_free(v, sizeof(*v));
 }
 

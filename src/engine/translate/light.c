@@ -144,6 +144,7 @@ static bool tlb_fill(struct tr_vcpu *v, unsigned mmu, uint64_t va, const struct 
 	_Atomic uint8_t *code = &v->engine->mem->code[guest_memory_page_index(v->engine->mem, gpa)];
 	bool write = m->writable && !readonly;
 
+	guest_memory_touch(v->engine->mem, host);
 	/* A translator on another thread marks the page first and then looks for write tags: one of us sees the other.
 	 */
 	atomic_store_explicit(&e->tag_write, TLB_NONE, memory_order_relaxed);

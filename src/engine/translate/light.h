@@ -72,7 +72,8 @@ void tlb_flush_page(struct x86_cpu *cpu, uint64_t va, int pcid);
 void tlb_flush_all(struct x86_cpu *cpu, bool global, int pcid);
 void tlb_space_changed(struct x86_cpu *cpu);
 void tlb_mode_changed(struct x86_cpu *cpu);
-void jc_flush(struct tr_vcpu *v); /* empties itlb too */
+void jc_flush(struct tr_vcpu *v);       /* empties itlb too */
+void jc_flush_local(struct tr_vcpu *v); /* what is not through global mappings, and all of user code */
 unsigned exec_hash(uint64_t page);
 /* No virtual CPU may write page `gpa` through its TLB any more. */
 void tlb_protect(struct tr_engine *eng, uint64_t gpa);

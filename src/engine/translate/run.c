@@ -102,11 +102,13 @@ static bool run_some(struct tr_vcpu *v)
 		return run_lookup(v);
 	}
 	enter(v, pc);
+	v->arrives_in_host = false;
 	enum tr_exit code = v->exit_code;
 	if (code == TRX_LINK) {
 		link = (struct tr_link *)(uintptr_t)v->exit_arg;
 		v->link_flushes = v->engine->stats.flushes;
 		v->want_link = link;
+		v->arrives_in_host = link->flags_in_host;
 		try_link(v, link);
 	}
 	vcpu_code_leave(v);
@@ -124,6 +126,7 @@ static enum x86_exit_kind interrupted(struct tr_vcpu *v)
 {
 	atomic_store(&v->run_on, 1);
 	v->noshare = false;
+	window_sample(v);
 	v->cpu.exit = (struct x86_exit){.kind = EXIT_INTERRUPTED};
 	return EXIT_INTERRUPTED;
 }
@@ -152,17 +155,34 @@ enum x86_exit_kind run(struct tr_vcpu *v)
 	}
 }
 
+/* The way out of translated code, with a stack pointer that any host takes back from a handler: the guest's may not be
+ * canonical. */
+static void leave_from(struct tr_vcpu *v, struct host_fault_context *ctx)
+{
+	for (unsigned r = 0; r < X86_GPRS; r++)
+		if (glue_in_host(r))
+			v->cpu.gpr[r] = ctx->gpr[r];
+	ctx->gpr[RSP] = v->host_rsp;
+	ctx->rip = (uint64_t)(uintptr_t)v->engine->glue_exit_stored;
+}
+
 bool run_claim_fault(struct host_fault_context *ctx)
 {
 	struct tr_vcpu *v = tr_current;
 	const uint8_t *pc = (const uint8_t *)(uintptr_t)ctx->rip;
 	if (thunk_claim_fault(ctx))
 		return true;
-	if (!v || !atomic_load(&v->in_code) || ctx->fault == HOST_FAULT_MEMORY || ctx->fault == HOST_FAULT_BUS)
+	if (!v || !atomic_load(&v->in_code) || ctx->fault == HOST_FAULT_BUS)
 		return false;
 	struct block *b = code_find_host(v->engine, pc);
 	if (!b)
 		return false;
+	if (ctx->fault == HOST_FAULT_MEMORY) {
+		if (!(b->key & KEY_WINDOW))
+			return false;
+		if (window_fault(v, ctx->address, ctx->write) && x86_canonical(ctx->gpr[RSP]))
+			return true;
+	}
 	const struct insn_map *m = b->map;
 	while (m[1].host <= pc - b->start)
 		m++;
@@ -170,12 +190,6 @@ bool run_claim_fault(struct host_fault_context *ctx)
 		v->saved_flags = (ctx->rflags & 0xd5) << 8 | (ctx->rflags >> 11 & 1);
 	v->rip_off = m->off;
 	v->exit_code = TRX_STEP;
-	/* Not by glue_exit: some systems cannot return to a stack pointer that is not canonical, and the guest's may
-	 * be. */
-	for (unsigned r = 0; r < X86_GPRS; r++)
-		if (glue_in_host(r))
-			v->cpu.gpr[r] = ctx->gpr[r];
-	ctx->gpr[RSP] = v->host_rsp;
-	ctx->rip = (uint64_t)(uintptr_t)v->engine->glue_exit_stored;
+	leave_from(v, ctx);
 	return true;
 }

@@ -18,6 +18,7 @@ struct group {
 struct plan {
 	struct group group[X86_GPRS]; /* at most one open for each base register */
 	unsigned slots;
+	bool window;
 };
 
 static void close_group(struct plan *p, struct group *g)
@@ -46,7 +47,7 @@ static void add_access(struct plan *p, struct share *s, unsigned base, int64_t d
 {
 	struct group *g = &p->group[base];
 	int64_t lo = disp + (g->open ? g->moved : 0), hi = lo + size;
-	if (g->open && (MAX(hi, g->hi) - MIN(lo, g->lo) > SHARE_SPAN)) {
+	if (g->open && !p->window && (MAX(hi, g->hi) - MIN(lo, g->lo) > SHARE_SPAN)) {
 		close_group(p, g);
 		lo = disp;
 		hi = lo + size;
@@ -63,8 +64,7 @@ static void add_access(struct plan *p, struct share *s, unsigned base, int64_t d
 	g->member[g->members++] = s;
 }
 
-/* An explicit operand that can be in a group: [base + disp], no segment base. */
-static bool shareable(const struct x86_insn *insn)
+bool share_possible(const struct x86_insn *insn)
 {
 	return (insn->flags & INSN_MEM) && !(insn->flags & INSN_VSIB) && insn->addrsize == 8 && insn->base >= 0 &&
 	       insn->base < X86_GPRS && insn->index < 0 && insn->seg != SEG_FS && insn->seg != SEG_GS &&
@@ -76,16 +76,16 @@ static void move_stack(struct plan *p, int32_t by)
 	p->group[RSP].moved += by;
 }
 
-/* A write of RSP whose amount is known: ADD, SUB and LEA with a constant. */
-static bool known_move(const struct x86_insn *insn, int32_t *by)
+/* A write of `reg` that moves it by a known amount: ADD, SUB and LEA with a constant. */
+static bool known_move(const struct x86_insn *insn, unsigned reg, int32_t *by)
 {
 	if (insn->opsize != 8 || (insn->flags & INSN_MEM))
 		return false;
 	if (insn->mnemonic == ZYDIS_MNEMONIC_LEA) {
 		*by = (int32_t)insn->disp;
-		return insn->reg == RSP && insn->base == RSP && insn->index < 0 && insn->addrsize == 8;
+		return insn->reg == reg && insn->base == (int)reg && insn->index < 0 && insn->addrsize == 8;
 	}
-	if (!insn->imm_len || !(insn->flags & INSN_RM_GPR) || insn->rm != RSP)
+	if (!insn->imm_len || !(insn->flags & INSN_RM_GPR) || insn->rm != reg)
 		return false;
 	*by = insn->mnemonic == ZYDIS_MNEMONIC_SUB ? -(int32_t)insn->imm : (int32_t)insn->imm;
 	return insn->mnemonic == ZYDIS_MNEMONIC_SUB || insn->mnemonic == ZYDIS_MNEMONIC_ADD;
@@ -130,18 +130,21 @@ static void close_written(struct plan *p, const struct x86_insn *insn)
 		if (r == RSP && stack &&
 		    !(insn->mnemonic == ZYDIS_MNEMONIC_POP && (insn->flags & INSN_OPREG_GPR) && insn->opreg == RSP))
 			continue;
-		if (r == RSP && known_move(insn, &by))
+		if (r == RSP && known_move(insn, r, &by))
 			move_stack(p, by);
+		else if (p->window && known_move(insn, r, &by) && by == (int16_t)by)
+			continue;
 		else
 			close_group(p, &p->group[r]);
 	}
 }
 
-void share_plan(const struct x86_insn *insn, unsigned n, struct share_insn *out)
+void share_plan(const struct x86_insn *insn, unsigned n, bool window, struct share_insn *out)
 {
 	static _Thread_local struct plan plan; /* too large for a stack */
 	struct plan *p = &plan;
 	p->slots = 0;
+	p->window = window;
 	for (unsigned r = 0; r < X86_GPRS; r++)
 		p->group[r].open = false;
 	for (unsigned i = 0; i < n; i++, insn++) {
@@ -150,7 +153,7 @@ void share_plan(const struct x86_insn *insn, unsigned n, struct share_insn *out)
 			close_all(p); /* a helper, which may change what is mapped */
 			continue;
 		}
-		if (shareable(insn))
+		if (share_possible(insn))
 			add_access(p, &out[i].mem, (unsigned)insn->base, insn->disp, insn->mem_size, insn->mem_write);
 		if (insn->cls == CLS_STACK || (insn->cls == CLS_BRANCH && (insn->gpr_write & 1u << RSP)))
 			plan_stack(p, insn, &out[i]);

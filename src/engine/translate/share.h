@@ -3,6 +3,9 @@
  * pointer that moved by known amounts only, mostly lie in one page: the first checks the whole range that all of them
  * touch and keeps the page's delta in a slot; the others just add it. Where the range does not lie in one page the
  * block is left for a variant of it that shares nothing (KEY_NOSHARE).
+ *
+ * Through windows what is shared is the region's delta, which no known move of a base register changes: where it leaves
+ * the region, the access faults.
  */
 #ifndef DOPPEL_ENGINE_TRANSLATE_SHARE_H
 #define DOPPEL_ENGINE_TRANSLATE_SHARE_H
@@ -28,6 +31,8 @@ struct share_insn {
 };
 
 /* Plans the sharing in `n` decoded instructions of 64-bit code. */
-void share_plan(const struct x86_insn *insn, unsigned n, struct share_insn *out);
+void share_plan(const struct x86_insn *insn, unsigned n, bool window, struct share_insn *out);
+/* An explicit operand that can be in a group: [base + disp], no segment base. */
+bool share_possible(const struct x86_insn *insn);
 
 #endif

@@ -51,7 +51,7 @@ void jc_flush(struct tr_vcpu *v)
 }
 
 /* Forgets where code is in the user's half; the kernel's is in global pages. */
-static void jc_flush_local(struct tr_vcpu *v)
+void jc_flush_local(struct tr_vcpu *v)
 {
 	if (v->exec_local) {
 		jc_flush(v);
@@ -99,6 +99,7 @@ void tlb_flush_all(struct x86_cpu *cpu, bool global, int pcid)
 {
 	struct tr_vcpu *v = vcpu_of(cpu);
 	v->stats.tlb_flushes++;
+	window_flush(v);
 	if (!global) {
 		flush_local(v);
 		jc_flush_local(v);
@@ -157,6 +158,7 @@ void tlb_flush_page(struct x86_cpu *cpu, uint64_t va, int pcid)
 	uint64_t page = va & PAGE_MASK;
 	bool kernel = va >> 63;
 	flush_one(v, page);
+	window_flush_page(v, page);
 	if (kernel ? v->large_kernel : v->large_user)
 		flush_large(v, kernel);
 	unsigned h = exec_hash(page);
@@ -169,6 +171,8 @@ void tlb_protect(struct tr_engine *eng, uint64_t gpa)
 {
 	for (unsigned c = 0; c < eng->cpus; c++) {
 		struct tr_vcpu *v = eng->vcpu[c];
+		if (v)
+			window_protect(v, gpa);
 		for (unsigned m = 0; v && m < MMU_MODES; m++) {
 			for (unsigned i = 0; i < TLB_ENTRIES; i++) {
 				struct tlb_entry *e = &v->tlb[m][i];
@@ -240,6 +244,8 @@ void tlb_mode_changed(struct x86_cpu *cpu)
 {
 	struct tr_vcpu *v = vcpu_of(cpu);
 	uint32_t key = mode_key(cpu);
+	if ((key & (KEY_USER | KEY_MODE | KEY_SLOW)) == (KEY_USER | MODE_64) && window_enter(v))
+		key |= KEY_WINDOW;
 	if (key == v->key)
 		return;
 	v->key = key;

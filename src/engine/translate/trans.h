@@ -36,7 +36,7 @@ struct cold {
 };
 
 #define COLD_MAX (BLOCK_INSNS * 6 + 8)
-#define MAP_MAX (BLOCK_INSNS * 2 + 1)
+#define MAP_MAX (BLOCK_INSNS * 4 + 1)
 
 struct trans {
 	struct emit e;
@@ -47,6 +47,7 @@ struct trans {
 	enum flags_at flags;
 	enum x86_mode mode;
 	unsigned mmu;
+	bool window; /* memory is accessed through windows (window.h) */
 	uint32_t key;
 	const struct x86_insn *insn; /* at hand */
 	uint16_t off, next;          /* its offset in the page, and the next one's (up to 4096) */

@@ -361,7 +361,8 @@ static void trans_pop(struct trans *t, unsigned reg)
 static void trans_leave(struct trans *t)
 {
 	unsigned n = stack_bytes(t);
-	flags_clobber(t);
+	if (!t->window)
+		flags_clobber(t);
 	asm_rr(&t->e, 0x8b, n, H_ADDR, RBP);
 	struct host_mem m = mem_check(t, n, false);
 	mem_op(t, 0x8b, n, H_TMP, &m);

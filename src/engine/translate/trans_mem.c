@@ -70,6 +70,11 @@ void mem_address(struct trans *t, const struct x86_insn *insn, bool segment)
 	effective_address(t, insn);
 	if (!segment || (insn->seg != SEG_FS && insn->seg != SEG_GS))
 		return;
+	if (t->window) { /* leaves flags alone */
+		asm_load_gs(&t->e, 8, H_DELTA, segment_offset(insn->seg) + SEG_FIELD(base));
+		asm_lea(&t->e, 8, H_ADDR, H_ADDR, H_DELTA, 1, 0);
+		return;
+	}
 	if (t->mode != MODE_64)
 		check_segment(t, insn->seg);
 	asm_rm(&t->e, 0x03, t->mode == MODE_64 ? 8 : 4, H_ADDR, true, -1, segment_offset(insn->seg) + SEG_FIELD(base));
@@ -105,9 +110,24 @@ static bool slow_fault(const struct x86_insn *insn)
 	return insn->flags & (INSN_ALIGN | INSN_FPU);
 }
 
+/*
+ * H_DELTA = host address - linear address in the region of host register `reg`. No check, and no flag is touched: what
+ * is not to be accessed faults.
+ */
+static void window_delta(struct trans *t, unsigned reg)
+{
+	asm_rorx(&t->e, H_DELTA, reg, REGION_SHIFT);
+	asm_rr(&t->e, 0x0fb6, 4, H_DELTA, H_DELTA);
+	asm_load_gs_index(&t->e, H_DELTA, H_DELTA, VCPU_OFF(window_delta));
+}
+
 struct host_mem mem_check(struct trans *t, unsigned size, bool write)
 {
 	ENSURE(size >= 1 && size <= 64);
+	if (t->window) {
+		window_delta(t, H_ADDR);
+		return (struct host_mem){H_ADDR, H_DELTA, 0};
+	}
 	asm_lea(&t->e, 8, H_TMP, H_ADDR, -1, 1, (int32_t)size - 1); /* the last byte's page must be the first's */
 	compare_tag(t, write);
 	struct cold *c = cold_add(t, COLD_MISS, asm_jcc(&t->e, CC_NE));
@@ -136,6 +156,30 @@ static void check_group(struct trans *t, const struct share *s, unsigned base)
 	c->slow = slow_fault(t->insn);
 }
 
+/* [guest register base + disp] through a window; `s`: the slot that keeps the delta for other accesses, if any. */
+static struct host_mem window_based(struct trans *t, const struct share *s, unsigned base, int32_t disp)
+{
+	unsigned host = guest_reg(t, base, H_ADDR);
+	if (s->slot >= 0 && !s->leader) {
+		asm_load_gs(&t->e, 8, H_DELTA, VCPU_OFF(slot) + s->slot * 8);
+	} else {
+		window_delta(t, host);
+		if (s->slot >= 0)
+			asm_store_gs(&t->e, 8, H_DELTA, VCPU_OFF(slot) + s->slot * 8);
+	}
+	return (struct host_mem){(uint8_t)host, H_DELTA, disp};
+}
+
+/* Host's RSP cannot be an index, but it is the base here; no operand has it elsewhere. */
+static struct host_mem window_operand(struct trans *t, const struct x86_insn *insn)
+{
+	if (share_possible(insn))
+		return window_based(t, &t->sharing->mem, (unsigned)insn->base, (int32_t)insn->disp);
+	mem_address(t, insn, true);
+	window_delta(t, H_ADDR);
+	return (struct host_mem){H_ADDR, H_DELTA, 0};
+}
+
 /* [guest register base + disp] by a shared check. H_ADDR holds the base if that lives in memory. */
 static struct host_mem shared(struct trans *t, const struct share *s, unsigned base, int32_t disp)
 {
@@ -148,6 +192,8 @@ static struct host_mem shared(struct trans *t, const struct share *s, unsigned b
 
 struct host_mem mem_operand(struct trans *t, const struct x86_insn *insn)
 {
+	if (t->window)
+		return window_operand(t, insn);
 	if (t->sharing->mem.slot >= 0)
 		return shared(t, &t->sharing->mem, (unsigned)insn->base, (int32_t)insn->disp);
 	flags_clobber(t);
@@ -158,6 +204,8 @@ struct host_mem mem_operand(struct trans *t, const struct x86_insn *insn)
 struct host_mem mem_stack(struct trans *t, int32_t disp, bool write)
 {
 	unsigned n = stack_bytes(t);
+	if (t->window)
+		return window_based(t, &t->sharing->stack, RSP, disp);
 	if (t->sharing->stack.slot >= 0)
 		return shared(t, &t->sharing->stack, RSP, disp);
 	flags_clobber(t);
@@ -167,6 +215,8 @@ struct host_mem mem_stack(struct trans *t, int32_t disp, bool write)
 
 void mem_op(struct trans *t, unsigned op, unsigned size, unsigned reg, const struct host_mem *m)
 {
+	if (t->window)
+		map_here(t);
 	if (m->index < 0)
 		asm_rm(&t->e, op, size, reg, false, m->base, m->disp);
 	else

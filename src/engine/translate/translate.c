@@ -274,22 +274,28 @@ static bool may_fault(const struct x86_insn *insn)
 /*
  * Where the flags should be when the block is entered: what its first instruction that cares wants. Of the two entries,
  * the other one moves the flags first. FLAGS_BOTH: they are overwritten before anything can see them, so either place
- * will do.
+ * will do. Where nothing decides, it is where they are for who comes first, as they likely are for most.
  */
 static enum flags_at flags_wanted(const struct trans *t, unsigned n)
 {
 	if (t->b->tail_page)
 		return FLAGS_SAVED;
+	enum flags_at arrive = t->window && t->v->arrives_in_host ? FLAGS_HOST : FLAGS_SAVED;
+	bool faults = false;
 	for (unsigned i = 0; i < n; i++) {
 		const struct x86_insn *insn = &t->insns[i];
-		if (insn->cls != CLS_PLAIN || (insn->flags & INSN_MEM) || may_fault(insn))
-			return insn->cls == CLS_BRANCH && (insn->fl_read & FL_ARITH) ? FLAGS_HOST : FLAGS_SAVED;
+		bool memory = insn->cls == CLS_STACK || (insn->flags & INSN_MEM);
+		if (insn->cls == CLS_BRANCH)
+			return insn->fl_read & FL_ARITH ? FLAGS_HOST : arrive;
+		if ((insn->cls != CLS_PLAIN && insn->cls != CLS_STACK) || (!t->window && (memory || may_fault(insn))))
+			return FLAGS_SAVED;
+		faults |= memory || may_fault(insn); /* without destroying flags: they can be anywhere, but one place */
 		if (flags_merge(insn))
 			return FLAGS_HOST;
 		if (insn->fl_write & FL_ARITH)
-			return FLAGS_BOTH;
+			return faults ? arrive : FLAGS_BOTH;
 	}
-	return FLAGS_SAVED;
+	return arrive;
 }
 
 static void emit_entry(struct trans *t, enum flags_at wanted)
@@ -316,7 +322,7 @@ static void emit_entry(struct trans *t, enum flags_at wanted)
 static void plan_sharing(struct trans *t, unsigned n)
 {
 	if (t->mode == MODE_64 && !(t->key & KEY_NOSHARE) && !t->eng->no_share) {
-		share_plan(t->insns, n, t->share);
+		share_plan(t->insns, n, t->window, t->share);
 		return;
 	}
 	for (unsigned i = 0; i < n; i++)
@@ -336,6 +342,7 @@ struct block *translate_block(struct tr_vcpu *v, const struct code_source *src, 
 	t->e = eng->emit;
 	t->mode = (enum x86_mode)(key & KEY_MODE);
 	t->mmu = key_mmu(key);
+	t->window = key & KEY_WINDOW;
 	t->key = key;
 	t->shadow = t->ended = false;
 	t->quiet_poll = NULL;

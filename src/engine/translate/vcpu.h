@@ -8,6 +8,7 @@
 
 #include "arch/x86/emulate.h"
 #include "engine/engine.h"
+#include "engine/translate/window.h"
 
 #include <stdatomic.h>
 
@@ -89,6 +90,7 @@ struct tr_vcpu {
 	uint64_t temp;
 	uint64_t slot[VCPU_SLOTS]; /* deltas of shared TLB checks of the running block */
 	uint64_t tlb_va, tlb_delta, next_pc;
+	uint64_t window_delta[REGION_COUNT]; /* user code through windows: host address - linear address, by region */
 	uint32_t exit_code, rip_off; /* rip_off: page offset of cpu->rip, or RIP_KNOWN when cpu->rip is true already */
 	uint64_t exit_arg;
 
@@ -99,6 +101,7 @@ struct tr_vcpu {
 	struct itlb_entry itlb[MMU_MODES][ITLB_ENTRIES];
 	uint64_t exec_filter[2][EXEC_FILTER_BITS /
 				64]; /* hashed pages that jc may have entries of; by half of the address space */
+	struct windows windows;
 	struct tr_engine *engine;
 	struct thunk *thunk;
 	unsigned index;
@@ -133,6 +136,7 @@ struct tr_vcpu {
 	struct tr_link *want_link; /* to be linked when its target has been made, unless the cache is flushed first */
 	uint64_t link_flushes;
 	uint64_t tsc_translated, tsc_translator;
+	bool arrives_in_host; /* the jump that asks for a block has the flags in the host's */
 	struct engine_stats stats;
 	_Alignas(64) uint8_t image[X86_XSAVE_SIZE]; /* light_xstate's copy of what is to be restored */
 	unsigned trace_next;

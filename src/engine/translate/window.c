@@ -1,0 +1,606 @@
+#include "engine/translate/window.h"
+
+#include "engine/translate/light.h"
+
+/* PML4 entries. */
+#define PTE_PRESENT_USER 5
+#define FRAME 0x000ffffffffff000ull
+
+static void lock(_Atomic bool *l)
+{
+	while (atomic_exchange_explicit(l, true, memory_order_acquire))
+		__builtin_ia32_pause();
+}
+
+static void unlock(_Atomic bool *l)
+{
+	atomic_store_explicit(l, false, memory_order_release);
+}
+
+#define PROMOTE_NS 6000000u /* of running user code, interrupt after interrupt */
+#define JUDGE_NS 50000000u  /* how often windows must prove their worth */
+#define SIGNAL_NS 4000u     /* what a fault costs beside what is measured */
+#define CREDIT_NS 60000000u /* what they may have cost before that, and after a quiet time */
+#define REFUSE_NS 2000000000u
+
+static uint64_t ns_to_tsc(const struct tr_vcpu *v, uint64_t ns)
+{
+	return (uint64_t)((__uint128_t)ns * v->engine->model->tsc_hz / 1000000000);
+}
+
+static uint64_t space_of(const struct x86_cpu *cpu)
+{
+	return cpu->cr3 & FRAME;
+}
+
+/* --- the pages of a space, by linear address */
+
+static unsigned hash(uint64_t page)
+{
+	uint64_t n = page >> PAGE_SHIFT;
+	return (unsigned)((n ^ n >> 14 ^ n >> 28) % WINDOW_HASH);
+}
+
+/* `page`: the address, | WINDOW_LARGE. */
+static struct window_page *page_find(struct window_space *s, uint64_t page)
+{
+	for (unsigned i = s->bucket[hash(page)]; i; i = s->page[i - 1].next)
+		if ((s->page[i - 1].va & ~WINDOW_WRITABLE) == page)
+			return &s->page[i - 1];
+	return NULL;
+}
+
+#define LARGE_SHIFT 21
+#define LARGE_MASK (~(BIT(LARGE_SHIFT) - 1))
+
+/* The page that `va` is in, whatever its size. */
+static struct window_page *page_of(struct window_space *s, uint64_t va)
+{
+	struct window_page *p = page_find(s, va & PAGE_MASK);
+	return p ? p : page_find(s, (va & LARGE_MASK) | WINDOW_LARGE);
+}
+
+static uint64_t page_size(const struct window_page *p)
+{
+	return p->va & WINDOW_LARGE ? BIT(LARGE_SHIFT) : PAGE_SIZE;
+}
+
+/* `page`: the address, | WINDOW_*. */
+static void page_add(struct window_space *s, uint64_t page, uint64_t gpa)
+{
+	struct window_page *p = &s->page[s->count++];
+	uint16_t *bucket = &s->bucket[hash(page)];
+	*p = (struct window_page){.va = page, .gpa = gpa, .next = *bucket};
+	*bucket = (uint16_t)s->count;
+}
+
+static uint16_t *link_to(struct window_space *s, const struct window_page *p)
+{
+	uint16_t number = (uint16_t)(p - s->page + 1);
+	uint16_t *link = &s->bucket[hash(p->va)];
+	while (*link != number)
+		link = &s->page[*link - 1].next;
+	return link;
+}
+
+/* The last page takes the place of `p`. */
+static void page_remove(struct window_space *s, struct window_page *p)
+{
+	*link_to(s, p) = p->next;
+	struct window_page *last = &s->page[--s->count];
+	if (p == last)
+		return;
+	*link_to(s, last) = (uint16_t)(p - s->page + 1);
+	*p = *last;
+}
+
+/* --- regions */
+
+static int region_find(const struct window_space *s, uint64_t va)
+{
+	for (unsigned i = 0; i < s->regions; i++)
+		if (s->guest[i] == va >> REGION_SHIFT)
+			return (int)i;
+	return -1;
+}
+
+/* Where `va`, which is in one of the space's regions, is seen. */
+static uint64_t host_address(const struct window_space *s, uint64_t va)
+{
+	return s->host[region_find(s, va)] + (va & (REGION_SIZE - 1));
+}
+
+/* 0: there is none. The lock is the engine's. */
+static uint64_t slot_take(struct window_slots *slots)
+{
+	uint64_t at = 0;
+	lock(&slots->lock);
+	for (unsigned i = 0; i < slots->made && !at; i++) {
+		if (!slots->taken[i]) {
+			slots->taken[i] = true;
+			at = slots->at[i];
+		}
+	}
+	if (!at && slots->made < WINDOW_SLOTS && (at = host_window_reserve(REGION_SIZE, REGION_MARGIN))) {
+		slots->taken[slots->made] = true;
+		slots->at[slots->made++] = at;
+	}
+	unlock(&slots->lock);
+	return at;
+}
+
+static void slot_give(struct window_slots *slots, uint64_t at)
+{
+	lock(&slots->lock);
+	for (unsigned i = 0; i < slots->made; i++)
+		if (slots->at[i] == at)
+			slots->taken[i] = false;
+	unlock(&slots->lock);
+}
+
+/* Gives windows to the regions that the guest's top table names; false when it names none, or there is no room. */
+static bool regions_add(struct tr_vcpu *v, struct window_space *s)
+{
+	const uint64_t *top = guest_memory_ptr(v->engine->mem, s->cr3, PAGE_SIZE, false);
+	if (!top)
+		return false;
+	for (unsigned i = 0; i < 256; i++) {
+		uint64_t va = (uint64_t)i << 39;
+		if ((top[i] & PTE_PRESENT_USER) != PTE_PRESENT_USER || region_find(s, va) >= 0)
+			continue;
+		uint64_t at = s->regions < WINDOW_REGIONS ? slot_take(&v->engine->slots) : 0;
+		if (!at)
+			return false;
+		s->guest[s->regions] = (uint8_t)(va >> REGION_SHIFT);
+		s->host[s->regions++] = at;
+	}
+	return s->regions > 0;
+}
+
+/* What translated code adds to addresses: by the regions of `s`, NULL for none. */
+static void deltas_set(struct tr_vcpu *v, const struct window_space *s)
+{
+	for (uint64_t r = 0; r < REGION_COUNT; r++)
+		v->window_delta[r] = v->engine->slots.limbo - (r << REGION_SHIFT);
+	for (unsigned i = 0; s && i < s->regions; i++)
+		v->window_delta[s->guest[i]] = s->host[i] - ((uint64_t)s->guest[i] << REGION_SHIFT);
+}
+
+/* --- what is shown */
+
+static void forget(struct tr_vcpu *v, struct window_space *s, struct window_page *p)
+{
+	page_remove(s, p);
+	v->windows.hidden++;
+	atomic_fetch_sub(&v->engine->slots.pages, 1);
+}
+
+static void hide(struct tr_vcpu *v, struct window_space *s, struct window_page *p)
+{
+	ENSURE(host_window_hide(host_address(s, p->va & PAGE_MASK), page_size(p)));
+	forget(v, s, p);
+}
+
+/* Host addresses to be hidden by one system call. */
+struct run {
+	uint64_t from, to;
+};
+
+static void run_hide(struct run *r)
+{
+	if (r->to)
+		ENSURE(host_window_hide(r->from, r->to - r->from));
+	*r = (struct run){0};
+}
+
+static void run_add(struct run *r, uint64_t at, uint64_t size)
+{
+	if (r->to && at + size == r->from) {
+		r->from = at;
+	} else if (r->to && at == r->to) {
+		r->to += size;
+	} else {
+		run_hide(r);
+		*r = (struct run){at, at + size};
+	}
+}
+
+static void hide_all(struct tr_vcpu *v, struct window_space *s)
+{
+	if (!s->count)
+		return;
+	for (unsigned i = 0; i < s->regions; i++)
+		ENSURE(host_window_hide(s->host[i], REGION_SIZE));
+	atomic_fetch_sub(&v->engine->slots.pages, s->count);
+	v->windows.hidden += s->count;
+	s->count = 0;
+	s->pieces = false;
+	for (unsigned i = 0; i < WINDOW_HASH; i++)
+		s->bucket[i] = 0;
+}
+
+static void space_drop(struct tr_vcpu *v, struct window_space *s)
+{
+	hide_all(v, s);
+	for (unsigned i = 0; i < s->regions; i++)
+		slot_give(&v->engine->slots, s->host[i]);
+	s->regions = 0;
+	s->cr3 = WINDOW_FREE;
+}
+
+/* Is the page what the page tables say now? */
+static bool valid(const struct tr_vcpu *v, const struct window_page *p)
+{
+	struct x86_mapping m;
+	return mmu_probe(&v->cpu, p->va & PAGE_MASK, ACC_READ | ACC_USER, &m) && m.gpa == p->gpa &&
+	       (!(p->va & WINDOW_LARGE) || m.page_shift >= LARGE_SHIFT) && (!(p->va & WINDOW_WRITABLE) || m.writable);
+}
+
+/* What is not true any more goes. */
+static void revalidate(struct tr_vcpu *v, struct window_space *s)
+{
+	uint64_t start = __builtin_ia32_rdtsc();
+	struct run run = {0};
+	for (unsigned i = s->count; i-- > 0;) {
+		struct window_page *p = &s->page[i];
+		if (valid(v, p))
+			continue;
+		run_add(&run, host_address(s, p->va & PAGE_MASK), page_size(p));
+		forget(v, s, p);
+	}
+	run_hide(&run);
+	s->stale = false;
+	s->cost += __builtin_ia32_rdtsc() - start;
+}
+
+static struct window_space *space_find(struct windows *w, uint64_t cr3)
+{
+	for (unsigned i = 0; i < WINDOW_SPACES; i++)
+		if (w->space[i] && w->space[i]->cr3 == cr3)
+			return w->space[i];
+	return NULL;
+}
+
+static void now_set(struct tr_vcpu *v, struct window_space *s)
+{
+	if (v->windows.now)
+		v->windows.now->stale = true;
+	v->windows.now = s;
+	deltas_set(v, s);
+}
+
+static bool promote(struct tr_vcpu *v, uint64_t cr3, uint64_t tsc);
+static bool show(struct tr_vcpu *v, struct window_space *s, uint64_t va, const struct x86_mapping *m, bool write);
+
+/* Back from a page fault, the page will be used at once. */
+static void show_faulted(struct tr_vcpu *v, struct window_space *s)
+{
+	struct windows *w = &v->windows;
+	struct x86_mapping m;
+	uint64_t va = w->faulted & ~1ull, start = __builtin_ia32_rdtsc();
+	w->faulted = 0;
+	if (region_find(s, va) >= 0 && mmu_probe(&v->cpu, va, ACC_READ | ACC_USER, &m))
+		show(v, s, va, &m, false);
+	s->cost += __builtin_ia32_rdtsc() - start;
+}
+
+static bool enter_space(struct tr_vcpu *v, uint64_t cr3)
+{
+	struct windows *w = &v->windows;
+	struct window_space *s = space_find(w, cr3);
+	if (s != w->now)
+		now_set(v, s);
+	w->absent_cr3 = s ? WINDOW_FREE : cr3;
+	if (!s)
+		return false;
+	s->used = ++w->entries;
+	if (s->stale)
+		revalidate(v, s);
+	if (w->faulted)
+		show_faulted(v, s);
+	return true;
+}
+
+bool window_enter(struct tr_vcpu *v)
+{
+	struct windows *w = &v->windows;
+	uint64_t cr3 = space_of(&v->cpu);
+	if (likely(w->now ? w->now->cr3 == cr3 && !w->now->stale && !w->faulted : w->absent_cr3 == cr3 || !w->entries))
+		return w->now || (v->engine->eager_window && promote(v, cr3, 0));
+	lock(&w->lock);
+	bool on = enter_space(v, cr3);
+	unlock(&w->lock);
+	return on;
+}
+
+void window_flush(struct tr_vcpu *v)
+{
+	if (v->windows.now)
+		v->windows.now->stale = true;
+}
+
+void window_flush_page(struct tr_vcpu *v, uint64_t va)
+{
+	struct windows *w = &v->windows;
+	struct window_space *s = w->now;
+	if (!s)
+		return;
+	if (s->pieces)
+		s->stale = true;
+	lock(&w->lock);
+	struct window_page *p = page_of(s, va);
+	if (p) {
+		uint64_t start = __builtin_ia32_rdtsc();
+		hide(v, s, p);
+		s->cost += __builtin_ia32_rdtsc() - start;
+	}
+	unlock(&w->lock);
+}
+
+void window_protect(struct tr_vcpu *v, uint64_t gpa)
+{
+	struct windows *w = &v->windows;
+	lock(&w->lock);
+	for (unsigned n = 0; n < WINDOW_SPACES; n++) {
+		struct window_space *s = w->space[n];
+		for (unsigned i = 0; s && i < s->count; i++) {
+			struct window_page *p = &s->page[i];
+			if (gpa - p->gpa >= page_size(p) || !(p->va & WINDOW_WRITABLE))
+				continue;
+			hide(v, s, p);
+			i--; /* another is in its place */
+		}
+	}
+	unlock(&w->lock);
+}
+
+/* --- filling */
+
+/* The guest's address that is seen at `address`. */
+static bool guest_address(const struct window_space *s, uint64_t address, uint64_t *va)
+{
+	for (unsigned i = 0; i < s->regions; i++) {
+		if (address - s->host[i] >= REGION_SIZE)
+			continue;
+		*va = ((uint64_t)s->guest[i] << REGION_SHIFT) + (address - s->host[i]);
+		return true;
+	}
+	return false;
+}
+
+/* Whether user code may store into these pages: not into translated code without our knowing. */
+static bool free_of_code(const struct guest_memory *mem, uint64_t gpa, uint64_t size)
+{
+	uint64_t first = guest_memory_page_index(mem, gpa);
+	for (uint64_t i = 0; i < size >> PAGE_SHIFT; i++)
+		if (atomic_load(&mem->code[first + i]))
+			return false;
+	return true;
+}
+
+static void make_room(struct tr_vcpu *v, struct window_space *s)
+{
+	if (s->count == WINDOW_PAGES || atomic_load(&v->engine->slots.pages) >= WINDOW_PAGES_ALL)
+		hide_all(v, s);
+}
+
+/* Shows [page, page + size), which is RAM and has its page in `m`. */
+static bool show_page(struct tr_vcpu *v, struct window_space *s, uint64_t page, uint64_t size, uint64_t gpa,
+		      bool writable)
+{
+	struct guest_memory *mem = v->engine->mem;
+	const struct guest_range *r = guest_range_find(mem, gpa, size);
+	uint64_t offset = (uint64_t)(r->host + (gpa - r->gpa) - mem->shared.at);
+	v->windows.shown++;
+	return host_window_show(&mem->shared, host_address(s, page), offset, size, writable && !r->readonly);
+}
+
+/* A page of the guest's that is as large as ours, if all of it can be shown in the same way. */
+static bool show_large(struct tr_vcpu *v, struct window_space *s, uint64_t va, const struct x86_mapping *m)
+{
+	struct guest_memory *mem = v->engine->mem;
+	uint64_t gpa = m->gpa & LARGE_MASK, page = va & LARGE_MASK;
+	if (m->page_shift < LARGE_SHIFT || !guest_range_find(mem, gpa, BIT(LARGE_SHIFT)) ||
+	    (m->writable && !free_of_code(mem, gpa, BIT(LARGE_SHIFT))))
+		return false;
+	for (uint64_t i = 0; i < 1u << (LARGE_SHIFT - PAGE_SHIFT); i++) {
+		struct window_page *small = page_find(s, page + (i << PAGE_SHIFT));
+		if (small)
+			hide(v, s, small);
+	}
+	make_room(v, s);
+	page_add(s, page | WINDOW_LARGE | (m->writable ? WINDOW_WRITABLE : 0), gpa);
+	atomic_fetch_add(&v->engine->slots.pages, 1);
+	if (show_page(v, s, page, BIT(LARGE_SHIFT), gpa, m->writable))
+		return true;
+	hide(v, s, page_find(s, page | WINDOW_LARGE));
+	return false;
+}
+
+static bool show_small(struct tr_vcpu *v, struct window_space *s, uint64_t va, const struct x86_mapping *m)
+{
+	struct guest_memory *mem = v->engine->mem;
+	uint64_t gpa = m->gpa & PAGE_MASK, page = va & PAGE_MASK;
+	if (!guest_range_find(mem, gpa, PAGE_SIZE))
+		return false;
+	bool writable = m->writable && free_of_code(mem, gpa, PAGE_SIZE);
+	guest_memory_touch(mem, guest_memory_ptr(mem, gpa, PAGE_SIZE, false));
+	make_room(v, s);
+	page_add(s, page | (writable ? WINDOW_WRITABLE : 0), gpa);
+	atomic_fetch_add(&v->engine->slots.pages, 1);
+	s->pieces |= m->page_shift > PAGE_SHIFT;
+	if (show_page(v, s, page, PAGE_SIZE, gpa, writable))
+		return true;
+	hide(v, s, page_find(s, page));
+	return false;
+}
+
+/* Shows the page that `va` is in, in place of what was shown there; false when a `write` is not to go through it. */
+static bool show(struct tr_vcpu *v, struct window_space *s, uint64_t va, const struct x86_mapping *m, bool write)
+{
+	struct window_page *p = page_of(s, va);
+	bool same = p && m->gpa - p->gpa == va - (p->va & PAGE_MASK), writable = p && p->va & WINDOW_WRITABLE;
+	if (same && (writable || !m->writable || !free_of_code(v->engine->mem, m->gpa & PAGE_MASK, PAGE_SIZE)))
+		return writable || !write; /* another access of the same instruction, or a store into translated code */
+	if (p)
+		hide(v, s, p);
+	if (!show_large(v, s, va, m) && !show_small(v, s, va, m))
+		return false;
+	p = page_of(s, va);
+	return !write || p->va & WINDOW_WRITABLE;
+}
+
+/* A host fault in user code at `address`: true if the access can be tried again. */
+static bool fault(struct tr_vcpu *v, struct window_space *s, uint64_t address, bool write)
+{
+	struct windows *w = &v->windows;
+	struct x86_mapping m;
+	uint64_t va;
+	if (address - v->engine->slots.limbo < REGION_SIZE) { /* a region that came into use: next time */
+		lock(&w->lock);
+		regions_add(v, s);
+		deltas_set(v, s);
+		unlock(&w->lock);
+		return false;
+	}
+	if (!guest_address(s, address, &va))
+		return false;
+	if (!x86_canonical(va) || mmu_translate(&v->cpu, va, (write ? ACC_WRITE : ACC_READ) | ACC_USER, &m) != V_DONE) {
+		w->faulted = va | 1;
+		return false;
+	}
+	lock(&w->lock);
+	bool again = show(v, s, va, &m, write);
+	unlock(&w->lock);
+	return again;
+}
+
+bool window_fault(struct tr_vcpu *v, uint64_t address, bool write)
+{
+	struct window_space *s = v->windows.now;
+	if (!s)
+		return false;
+	v->windows.faults++;
+	s->cost += ns_to_tsc(v, SIGNAL_NS) - __builtin_ia32_rdtsc();
+	bool again = fault(v, s, address, write);
+	s->cost += __builtin_ia32_rdtsc();
+	return again;
+}
+
+/* --- who gets windows */
+
+static struct window_space *space_free(struct tr_vcpu *v)
+{
+	struct windows *w = &v->windows;
+	struct window_space *oldest = NULL;
+	for (unsigned i = 0; i < WINDOW_SPACES; i++) {
+		if (!w->space[i])
+			return NULL;
+		if (w->space[i]->cr3 == WINDOW_FREE)
+			return w->space[i];
+		if (!oldest || w->space[i]->used < oldest->used)
+			oldest = w->space[i];
+	}
+	space_drop(v, oldest);
+	return oldest;
+}
+
+/* From now on there is other code for the addresses that the jump cache knows. */
+static bool promote(struct tr_vcpu *v, uint64_t cr3, uint64_t tsc)
+{
+	struct windows *w = &v->windows;
+	lock(&w->lock);
+	struct window_space *s = space_free(v);
+	bool on = false;
+	if (s) {
+		s->cr3 = cr3;
+		s->cost = 0;
+		s->credit = (int64_t)ns_to_tsc(v, CREDIT_NS);
+		s->since = tsc;
+		s->stale = false;
+		w->entries++;
+		w->absent_cr3 = WINDOW_FREE;
+		on = regions_add(v, s);
+		if (on)
+			now_set(v, s);
+		else
+			space_drop(v, s);
+		jc_flush_local(v);
+	}
+	unlock(&w->lock);
+	return on;
+}
+
+/* A quarter of the time spent on keeping them is too much. */
+static void judge(struct tr_vcpu *v, uint64_t tsc)
+{
+	struct windows *w = &v->windows;
+	struct window_space *s = w->now;
+	if (tsc - s->since < ns_to_tsc(v, JUDGE_NS))
+		return;
+	s->credit += (int64_t)((tsc - s->since) / 4) - (int64_t)s->cost;
+	s->credit = MIN(s->credit, (int64_t)ns_to_tsc(v, CREDIT_NS));
+	s->cost = 0;
+	s->since = tsc;
+	if (s->credit >= 0)
+		return;
+	w->refused_cr3 = s->cr3;
+	w->refused_until = tsc + ns_to_tsc(v, REFUSE_NS);
+	lock(&w->lock);
+	now_set(v, NULL);
+	space_drop(v, s);
+	jc_flush_local(v);
+	unlock(&w->lock);
+}
+
+void window_sample(struct tr_vcpu *v)
+{
+	struct windows *w = &v->windows;
+	uint64_t cr3 = space_of(&v->cpu), tsc = __builtin_ia32_rdtsc();
+	if (v->engine->no_window || v->cpu.cpl != 3 || !x86_code64(&v->cpu))
+		return;
+	if (w->now && w->now->cr3 == cr3) {
+		judge(v, tsc);
+	} else if (w->sampled_cr3 != cr3) {
+		w->sampled_cr3 = cr3;
+		w->sampled_since = tsc;
+	} else if (tsc - w->sampled_since > ns_to_tsc(v, PROMOTE_NS) &&
+		   !(w->refused_cr3 == cr3 && tsc < w->refused_until)) {
+		promote(v, cr3, tsc);
+	}
+}
+
+/* --- life */
+
+bool window_init(struct tr_engine *eng)
+{
+	struct window_slots *slots = &eng->slots;
+	slots->limbo = host_window_reserve(REGION_SIZE, REGION_MARGIN);
+	return slots->limbo;
+}
+
+void window_destroy(struct tr_engine *eng)
+{
+	struct window_slots *slots = &eng->slots;
+	host_window_release(slots->limbo, REGION_SIZE, REGION_MARGIN);
+	for (unsigned i = 0; i < slots->made; i++)
+		host_window_release(slots->at[i], REGION_SIZE, REGION_MARGIN);
+}
+
+void window_vcpu_init(struct tr_vcpu *v)
+{
+	v->windows.sampled_cr3 = v->windows.refused_cr3 = v->windows.absent_cr3 = WINDOW_FREE;
+	for (unsigned i = 0; i < WINDOW_SPACES && !v->engine->no_window; i++) {
+		v->windows.space[i] = host_memory_alloc(sizeof(struct window_space));
+		if (v->windows.space[i])
+			v->windows.space[i]->cr3 = WINDOW_FREE;
+	}
+	deltas_set(v, NULL);
+}
+
+void window_vcpu_destroy(struct tr_vcpu *v)
+{
+	for (unsigned i = 0; i < WINDOW_SPACES; i++) {
+		host_memory_free(v->windows.space[i], sizeof(struct window_space));
+	}
+}

@@ -1,0 +1,101 @@
+/*
+ * Windows: the pages of a guest address space shown in the host's, so that the host's own MMU checks and translates the
+ * accesses of user code. Translated code adds to an address the distance between its region (1 TiB of the guest's
+ * address space) and the host addresses set aside for that region; what is not shown there faults, and the fault
+ * handler walks the guest's page tables. What is shown is what a TLB may hold: it is dropped where the TLB is flushed.
+ *
+ * A page costs a host fault and a system call to show, tens of times what a TLB entry costs. So only address spaces
+ * that have run for a while get windows.
+ */
+#ifndef DOPPEL_ENGINE_TRANSLATE_WINDOW_H
+#define DOPPEL_ENGINE_TRANSLATE_WINDOW_H
+
+#include "arch/x86/emulate.h"
+
+struct tr_engine;
+struct tr_vcpu;
+
+/* A region is told by bits 47:40 of an address. What the higher bits add makes the sum non-canonical, on purpose. */
+#define REGION_SHIFT 40
+#define REGION_COUNT 256
+#define REGION_SIZE (1ull << REGION_SHIFT)
+#define REGION_MARGIN \
+	GiB(4) /* nothing is shown there: a displacement reaches 2 GiB, the host's table walk no further */
+
+#define WINDOW_SPACES 3  /* address spaces of a CPU that have windows */
+#define WINDOW_REGIONS 6 /* of an address space */
+#define WINDOW_PAGES 8192
+#define WINDOW_HASH 16384
+
+/* A page that is shown, of 4 KiB or 2 MiB. */
+struct window_page {
+	uint64_t va;   /* page address | WINDOW_* */
+	uint64_t gpa;  /* page address */
+	uint16_t next; /* in its hash chain, index + 1 */
+};
+#define WINDOW_WRITABLE 1ull
+#define WINDOW_LARGE 2ull
+
+struct window_space {
+	uint64_t cr3; /* the top table's address; WINDOW_FREE: unused */
+	bool stale;  /* the TLB has been flushed: each page is to be compared with the page tables before user code runs
+		      */
+	bool pieces; /* some pages are parts of larger ones of the guest's */
+	unsigned regions, count;
+	uint8_t guest[WINDOW_REGIONS]; /* region's number */
+	uint64_t host[WINDOW_REGIONS]; /* where it is seen */
+	uint64_t used;                 /* when it was entered last, for who must go; counts entries */
+	int64_t credit;                /* TSC ticks that it may cost yet */
+	uint64_t cost, since;          /* TSC ticks spent on it, from which time-stamp on */
+	uint16_t bucket[WINDOW_HASH];
+	struct window_page page[WINDOW_PAGES];
+};
+#define WINDOW_FREE UINT64_MAX
+
+/* Of a virtual CPU; reached by its own thread, and by others in window_protect, hence the lock. */
+struct windows {
+	_Atomic bool lock;
+	struct window_space *space[WINDOW_SPACES]; /* NULL: there was no memory */
+	struct window_space *now;                  /* of the address space that user code runs in, or NULL */
+	uint64_t sampled_cr3, sampled_since;       /* seen running user code at each interrupt since then */
+	uint64_t refused_cr3, refused_until;       /* was more trouble than it was worth */
+	uint64_t faulted;                          /* page of the last page fault of user code | 1: about to be used */
+	uint64_t absent_cr3;                       /* has none, as was found out */
+	uint64_t entries;
+	uint64_t faults, shown, hidden; /* statistics */
+};
+
+/* Of the engine; `lock` guards taken, made and at: address space of the host, handed out by regions. */
+#define WINDOW_SLOTS 72
+struct window_slots {
+	_Atomic bool lock;
+	bool taken[WINDOW_SLOTS];
+	unsigned made;
+	uint64_t at[WINDOW_SLOTS];
+	uint64_t limbo;         /* a region in which nothing ever is, for those without windows */
+	_Atomic unsigned pages; /* shown, over all CPUs: the host bounds the number of mappings */
+};
+#define WINDOW_PAGES_ALL 48000
+
+bool window_init(struct tr_engine *eng);
+void window_destroy(struct tr_engine *eng);
+void window_vcpu_init(struct tr_vcpu *v);
+void window_vcpu_destroy(struct tr_vcpu *v);
+
+/*
+ * User code is about to run: true if it may go through windows, which are then true to the page tables as far as a TLB
+ * must be. General registers only.
+ */
+bool window_enter(struct tr_vcpu *v);
+/* An interrupt has been taken: decides whether the address space at hand gets windows, or loses them. */
+void window_sample(struct tr_vcpu *v);
+/* A host fault at `address` in translated code: true if the access can be tried again. */
+bool window_fault(struct tr_vcpu *v, uint64_t address, bool write);
+
+/* The TLB's upkeep: one page, or all of the address space at hand. General registers only. */
+void window_flush_page(struct tr_vcpu *v, uint64_t va);
+void window_flush(struct tr_vcpu *v);
+/* No store of user code reaches RAM page `gpa` unseen any more. Exclusive. */
+void window_protect(struct tr_vcpu *v, uint64_t gpa);
+
+#endif
