@@ -1,5 +1,5 @@
 /*
- * diff [--cases N] [--seed S] [--back-end step|translate] [--only MNEMONIC] [--mode 64|32] [--blocks | --facts]
+ * diff [--cases N] [--seed S] [--back-end step|translate|window] [--only MNEMONIC] [--mode 64|32] [--blocks | --facts]
  * [--replay SEED] [--verbose] [--trace] Prints 'ok NAME' or 'FAIL NAME: why' for each group of instructions, and what
  * was not reached.
  */
@@ -205,7 +205,9 @@ int main(int argc, char **argv)
 	bool good = true;
 
 	parse(argc, argv, &o);
-	b = strcmp(o.backend, "translate") == 0 ? &backend_translate : &backend_step;
+	b = strcmp(o.backend, "translate") == 0 ? &backend_translate
+	    : strcmp(o.backend, "window") == 0  ? &backend_window
+						: &backend_step;
 	x86_cpuid_init(&model, 1, 1000000000);
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	printf("  seed %#" PRIx64 "\n", o.seed);
