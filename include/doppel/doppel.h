@@ -64,6 +64,8 @@ DOPPEL_API void doppel_config_initrd(doppel_config *config, const char *path);
 DOPPEL_API void doppel_config_append(doppel_config *config, const char *command_line);
 DOPPEL_API void doppel_config_memory(doppel_config *config, uint64_t bytes);
 DOPPEL_API void doppel_config_cpus(doppel_config *config, unsigned cpus);
+/* The host's CPU time that all the VM's CPUs together may take, in percent of one host CPU; 0, the default: any. */
+DOPPEL_API void doppel_config_cpu_limit(doppel_config *config, unsigned percent);
 /* "auto" or "translate". */
 DOPPEL_API void doppel_config_engine(doppel_config *config, const char *engine);
 /* "stdio" (raw terminal; keys start with Ctrl-A), "file=PATH", "pty", "unix=PATH" or "none". */

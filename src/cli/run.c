@@ -7,8 +7,8 @@
 #include <string.h>
 
 struct run_options {
-	const char *kernel, *initrd, *append, *engine, *console, *virtio_console, *balloon, *name, *debug, *symbols, *stats,
-		*on_panic;
+	const char *kernel, *initrd, *append, *engine, *console, *virtio_console, *balloon, *name, *debug, *symbols,
+		*stats, *on_panic, *cpu_limit;
 	uint64_t memory, code_cache;
 	unsigned cpus;
 	struct string_list disks, nets, shares;
@@ -26,6 +26,7 @@ static const struct option options[] = {
 	 "console=ttyS0 is put in front"},
 	{"memory", OPT_SIZE, FIELD(memory), "SIZE", "guest memory (default: 1G); sizes take K, M or G"},
 	{"cpus", OPT_NUMBER, FIELD(cpus), "N", "virtual CPUs, 1 to 64 (default: 1)"},
+	{"cpu-limit", OPT_STRING, FIELD(cpu_limit), "PERCENT", "of one host CPU's time, for all virtual CPUs together"},
 	{"disk", OPT_LIST, FIELD(disks), "FILE[,WORD]...",
 	 "disk image (raw or qcow2) or NBD server (nbd://HOST[:PORT]/EXPORT,\n"
 	 "nbd+unix:///EXPORT?socket=PATH), as /dev/vda, the next as /dev/vdb,\n"
@@ -153,6 +154,25 @@ static bool panic_flag(const char *what, unsigned *flags)
 	return !strcmp(what, "stop") || complain("--on-panic '%s' is unknown: there are go-on and stop", what);
 }
 
+#define CPU_LIMIT_MAX 6400 /* as many host CPUs as there can be virtual ones */
+
+static bool set_cpu_limit(doppel_config *config, const char *text)
+{
+	char *end;
+	unsigned long percent;
+
+	if (!text)
+		return true;
+	percent = strtoul(text, &end, 10);
+	if (text[0] < '0' || text[0] > '9' || strcmp(end, end[0] == '%' ? "%" : "") != 0 || !percent ||
+	    percent > CPU_LIMIT_MAX)
+		return complain("--cpu-limit '%s' is not possible: give percents of one host CPU, 1 to %u, as "
+				"--cpu-limit 50",
+				text, CPU_LIMIT_MAX);
+	doppel_config_cpu_limit(config, (unsigned)percent);
+	return true;
+}
+
 static bool fill_config(doppel_config *config, const struct run_options *o)
 {
 	unsigned flags = (o->no_reboot ? DOPPEL_NO_REBOOT : 0) | (o->debug_exit ? DOPPEL_DEBUG_EXIT : 0);
@@ -174,7 +194,7 @@ static bool fill_config(doppel_config *config, const struct run_options *o)
 		doppel_config_net(config, o->nets.item[i]);
 	if (!set_balloon(config, o->balloon))
 		return false;
-	if (!panic_flag(o->on_panic, &flags))
+	if (!set_cpu_limit(config, o->cpu_limit) || !panic_flag(o->on_panic, &flags))
 		return false;
 	doppel_config_flags(config, flags);
 	for (unsigned i = 0; i < o->disks.count; i++)

@@ -215,6 +215,7 @@ struct vm *vm_create_with(const struct vm_config *config, const struct engine_op
 	vm->ops = engine;
 	vm->cpus = cpus;
 	vm->no_reboot = config->no_reboot;
+	vm->limit.percent = config->cpu_limit;
 	vm->stop_on_panic = config->stop_on_panic;
 	vm->holds = 1;
 	if (make_parts(vm, config, err))

@@ -109,6 +109,11 @@ void doppel_config_cpus(doppel_config *config, unsigned cpus)
 	config->vm.cpus = cpus;
 }
 
+void doppel_config_cpu_limit(doppel_config *config, unsigned percent)
+{
+	config->vm.cpu_limit = percent;
+}
+
 void doppel_config_engine(doppel_config *config, const char *engine)
 {
 	set_string(config, &config->vm.engine, engine);

@@ -2,6 +2,7 @@
 #ifndef DOPPEL_VM_INTERNAL_H
 #define DOPPEL_VM_INTERNAL_H
 
+#include "base/rate.h"
 #include "dev/lapic.h"
 #include "vm/vm.h"
 
@@ -11,6 +12,7 @@
 enum {
 	REQ_STOP = 1 << 0,  /* for good: never taken back */
 	REQ_PAUSE = 1 << 1, /* vm->holds was raised */
+	REQ_HELD = 1 << 3,  /* it is beyond its share of the host's processors: vm->limit */
 	REQ_APIC = 1 << 2,  /* an interrupt, NMI, INIT or SIPI waits in the local APIC */
 };
 
@@ -58,11 +60,24 @@ struct vcpu {
 	unsigned deferred; /* times that the read at hand has waited for an interrupt */
 
 	_Atomic uint64_t interrupts, time_halted; /* asleep or parked, in ns */
+	_Atomic uint64_t time_held;               /* by the limit, in ns: what a guest calls stolen */
+	uint64_t counted;                         /* the limit's thread: so much of its run time is accounted for */
 	_Atomic uint64_t started, ended;          /* its thread, by host_now_ns(); 0 not yet */
 };
 
 /* All but the processors: time, the devices' threads, the consoles' input. Changed by hold.c. */
 enum vm_motion { VM_MOVES, VM_CHANGES /* by a thread that has let go of the lock */, VM_IS_STILL };
+
+/* limit.c: a cap on the time that the processors' threads run. */
+struct cpu_limit {
+	unsigned percent; /* of one host CPU; 0: none */
+	_Atomic bool held;
+	struct rate rate;
+	struct host_thread thread;
+	struct host_mutex lock; /* of what follows */
+	struct host_cond wake;
+	bool started, quit;
+};
 
 struct vm {
 	char name[64], description[512];
@@ -74,6 +89,7 @@ struct vm {
 	struct vm_clock *clock;
 	struct pc *pc;
 	struct vm_console *console, *virtio_console; /* the latter NULL: the machine has none */
+	struct cpu_limit limit;
 	unsigned cpus;
 	struct vcpu vcpu[VM_CPUS_MAX];
 	struct x86_cpu *cpu[VM_CPUS_MAX];
@@ -131,6 +147,13 @@ void vm_thread_ended(struct vm *vm);
 void vm_hold_locked(struct vm *vm);
 void vm_hold_wait_locked(struct vm *vm);
 void vm_release_locked(struct vm *vm);
+
+/* limit.c. Starts and ends with the processors' threads; false: no thread. */
+bool vm_limit_start(struct vm *vm);
+void vm_limit_end(struct vm *vm);
+bool vcpu_is_held(const struct vcpu *v);
+/* On its own thread: returns when it may run again, or is asked to stop or to pause. */
+void vcpu_wait_held(struct vcpu *v);
 
 /* todo.c: what the thread in vm_run is asked to do. do_todo is called with the lock held and lets go of it. */
 enum {

@@ -10,7 +10,7 @@
 /* How long a processor's thread has been there and had something to do, in ns. */
 static uint64_t busy_time(const struct vcpu *v)
 {
-	uint64_t from = v->started, to = v->ended ? v->ended : host_now_ns(), idle = v->time_halted;
+	uint64_t from = v->started, to = v->ended ? v->ended : host_now_ns(), idle = v->time_halted + v->time_held;
 
 	return from && to - from > idle ? to - from - idle : 0;
 }

@@ -249,6 +249,11 @@ static bool vcpu_service(struct vcpu *v)
 			park(v);
 			continue;
 		}
+		if (vcpu_is_held(v)) {
+			atomic_fetch_or(&v->requests, requests & ~REQ_HELD);
+			vcpu_wait_held(v);
+			continue;
+		}
 		if (v->completing) { /* vcpu_run_guest sees to what was asked when the instruction is through */
 			atomic_fetch_or(&v->requests, requests);
 			return true;

@@ -80,6 +80,10 @@ static void start(struct vm *vm)
 		return;
 	}
 	start_threads(vm);
+	if (!vm_limit_start(vm)) {
+		vm_report_text(vm, "no thread for the CPU limit: %s", host_error_text());
+		vm_stop(vm, VM_END_FAILED, 0);
+	}
 	vm_resume(vm);
 }
 
@@ -101,6 +105,7 @@ struct vm_end vm_run(struct vm *vm)
 	post_all(vm, REQ_STOP);
 	host_cond_broadcast(&vm->changed);
 	host_unlock(&vm->lock);
+	vm_limit_end(vm);
 	for (unsigned i = 0; i < vm->threads; i++)
 		host_thread_join(&vm->vcpu[i].thread);
 	vm_console_close(vm->console);

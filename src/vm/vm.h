@@ -18,6 +18,7 @@ struct vm_config {
 	const char *append; /* cmdline.c says what becomes of it */
 	uint64_t memory;
 	unsigned cpus;
+	unsigned cpu_limit; /* percent of one host CPU; 0: none */
 	struct pc_disk disk[PC_DISKS];
 	unsigned disks;
 	/*

@@ -206,6 +206,8 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
     taken.bind(('127.0.0.1', 0))
     port = '%d' % taken.getsockname()[1]
     mistake('net-udp-port-in-use', ['--kernel', good, '--net', 'user,hostfwd=udp::%s-:80' % port], port, 'in use')
+for limit in ['0', '-5', 'half', '', '50x', '50%%', '6401', '99999999999999999999']:
+    mistake('cpu-limit-%s' % (limit or 'empty'), ['--kernel', good, '--cpu-limit', limit], '--cpu-limit', '50')
 mistake('on-panic', ['--kernel', good, '--on-panic', 'dance'], '--on-panic', "'dance'", 'go-on', 'stop')
 mistake('engine', ['--kernel', good, '--engine', 'warp'], "'warp'", 'translate')
 mistake('console', ['--kernel', good, '--console', 'tty'], 'tty', 'stdio')

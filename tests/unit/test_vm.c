@@ -386,6 +386,49 @@ TEST(stop_while_running)
 	with_helper(&h, stop_soon, make(CPUS, spin, false), VM_END_STOPPED);
 }
 
+/* Half a second of a guest that spins, with the tenth of one allowed. */
+static uint64_t spinners_ran;
+
+static void *measure_limit(void *arg)
+{
+	struct helper *h = arg;
+	uint64_t from = host_now_ns(), before = 0, after = 0;
+
+	while (h->vm->threads < CPUS || !h->vm->limit.started)
+		host_sleep_ns(1000000);
+	for (unsigned i = 0; i < CPUS; i++)
+		before += host_thread_time_of(&h->vm->vcpu[i].thread);
+	host_sleep_ns(500000000);
+	for (unsigned i = 0; i < CPUS; i++)
+		after += host_thread_time_of(&h->vm->vcpu[i].thread);
+	spinners_ran = after - before;
+	vm_pause(h->vm); /* as well as ever */
+	vm_resume(h->vm);
+	/* Allowed are a tenth, what may be saved up, and what passes from one look to the next on a busy host. */
+	h->failed |= spinners_ran > (host_now_ns() - from) / 10 + 150000000;
+	vm_stop(h->vm, VM_END_STOPPED, 0);
+	return NULL;
+}
+
+TEST(cpu_limit)
+{
+	struct vm *vm = make(CPUS, spin, false);
+	struct helper h;
+
+	vm->limit.percent = 10;
+	with_helper(&h, measure_limit, vm, VM_END_STOPPED);
+	CHECK(spinners_ran);
+}
+
+TEST(cpu_limit_and_the_end)
+{
+	struct vm *vm = make(CPUS, spin, false);
+	struct helper h;
+
+	vm->limit.percent = 1; /* held for seconds when it is stopped */
+	with_helper(&h, stop_soon, vm, VM_END_STOPPED);
+}
+
 TEST(stop_while_halted)
 {
 	struct helper h;
