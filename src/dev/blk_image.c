@@ -56,8 +56,8 @@ static void report(struct blk_image *image, const struct host_io *io)
 					   [HOST_IO_ZERO] = "write zeroes"};
 
 	if (io->error && !atomic_exchange(&image->warned, true))
-		log_warn("disk image '%s': cannot %s at byte %" PRIu64 ": %s; the guest gets an I/O error", image->name,
-			 what[io->op], io->off, host_io_error_text(io->error));
+		log_error("disk image '%s': cannot %s at byte %" PRIu64 ": %s; the guest gets an I/O error",
+			  image->name, what[io->op], io->off, host_io_error_text(io->error));
 }
 
 static void image_done(void *opaque, struct host_io *list)

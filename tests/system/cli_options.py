@@ -169,6 +169,12 @@ mistake('disk-folder', ['--kernel', good, '--disk', c.dir], c.dir)
 mistake('disk-empty-name', ['--kernel', good, '--disk', ',readonly'], '--disk')
 mistake('disk-word', ['--kernel', good, '--disk', good + ',readnly'], "'readnly'", 'readonly')
 mistake('disk-snapshot-word', ['--kernel', good, '--disk', good + ',snapshot=maybe'], 'snapshot=on')
+for word in ('direct=yes', 'blocksize=1024', 'format=vmdk', 'iops=0', 'iops=many', 'bps=', 'direct'):
+    mistake('disk-word-' + word, ['--kernel', good, '--disk', good + ',' + word], "'%s'" % word, 'direct=on|off', 'bps=N')
+mistake('disk-odd-size', ['--kernel', good, '--disk', file('odd', bytes(1000))], 'odd', '1000 bytes', 'truncate')
+mistake('disk-odd-blocks', ['--kernel', good, '--disk', file('blocks', bytes(1024)) + ',blocksize=4096'], 'blocks', '4096', 'blocksize=512')
+mistake('disk-server', ['--kernel', good, '--disk', 'nbd+unix:///x?socket=' + missing], missing, 'server')
+mistake('disk-server-direct', ['--kernel', good, '--disk', 'nbd+unix:///x?socket=' + missing + ',direct=on'], 'direct=on')
 mistake('disk-comma', ['--kernel', good, '--disk', 'a,,b'], 'a,b')
 mistake('disk-too-many', ['--kernel', good] + ['--disk', file('disk', bytes(4096))] * 17, 'disk', '16')
 for size in ['yes', '', '10X']:

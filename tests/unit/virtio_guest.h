@@ -378,18 +378,25 @@ static inline bool drv_used_ready(struct drv *d, struct drv_queue *q)
 	return __atomic_load_n(&drv_used(d, q)[1], __ATOMIC_ACQUIRE) != q->used_seen;
 }
 
-/* Waits up to ~5 s for a used chain. */
-static inline bool drv_take(struct drv *d, struct drv_queue *q, struct guest_used *used)
+static inline bool drv_take_now(struct drv *d, struct drv_queue *q, struct guest_used *used)
 {
 	uint16_t *ring = drv_used(d, q);
 
-	for (unsigned i = 0; !drv_used_ready(d, q); i++) {
+	if (!drv_used_ready(d, q))
+		return false;
+	memcpy(used, &ring[2 + 4 * (q->used_seen % q->size)], sizeof(*used));
+	q->used_seen++;
+	return true;
+}
+
+/* Waits up to ~5 s for a used chain. */
+static inline bool drv_take(struct drv *d, struct drv_queue *q, struct guest_used *used)
+{
+	for (unsigned i = 0; !drv_take_now(d, q, used); i++) {
 		if (i == 50000)
 			return false;
 		host_sleep_ns(100000);
 	}
-	memcpy(used, &ring[2 + 4 * (q->used_seen % q->size)], sizeof(*used));
-	q->used_seen++;
 	return true;
 }
 
