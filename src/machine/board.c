@@ -233,7 +233,7 @@ static bool make_disks(struct pc *pc, struct error *err)
 {
 	for (unsigned i = 0; i < pc->c.disks; i++) {
 		const struct pc_disk *d = &pc->c.disk[i];
-		char id[20];
+		char id[24];
 		struct disk_config config = {
 			.image = {d->path, BLK_FORMAT_AUTO, d->readonly, d->snapshot, d->direct, d->block_size},
 			.id = id,
