@@ -36,6 +36,8 @@ enum { CONTROL_GUEST_OFFLOADS = 5, CONTROL_OFFLOADS_SET = 0, CONTROL_OK = 0, CON
 
 #define QUEUE_SIZE 256
 #define BURST 64           /* frames sent at a turn */
+#define TELL_NS 1000000    /* how late the driver hears that frames were sent, */
+#define TELL_FRAMES 32     /* unless they are that many */
 #define CHAIN_MAX KiB(128) /* a driver's buffers may be larger than the largest frame */
 #define FRAME_MIN 14       /* an Ethernet header */
 #define FRAME_MAX 1518     /* and 1500 bytes, and a VLAN tag */
@@ -58,6 +60,8 @@ struct virtio_net {
 	struct host_net *net;
 	uint64_t offloads; /* of GUEST_OFFLOADS, those that are on */
 	struct rate sent, received;
+	unsigned untold;  /* frames sent that the driver has not been told of */
+	uint64_t tell_at; /* when the driver is to hear of what was sent; 0: there is nothing to tell */
 
 	/* The back end's thread only. */
 	struct virtq_chain out;          /* being sent, which may bring frames for the guest meanwhile */
@@ -109,8 +113,30 @@ static bool send_one(struct virtio_net *n)
 	}
 	if (n->sent.per_second)
 		rate_take(&n->sent, len, host_now_ns());
-	virtio_push(dev, QUEUE_TRANSMIT, &n->out, 0);
+	virtio_push_quiet(dev, QUEUE_TRANSMIT, &n->out, 0);
 	return true;
+}
+
+/*
+ * That frames are sent is told late: nobody waits for it, and most often something comes for the guest before, at whose
+ * interrupt a driver looks at what was sent as well, and then wants no second one.
+ */
+static void tell_sent(struct virtio_net *n, unsigned sent, struct host_net_turn *turn)
+{
+	uint64_t now;
+
+	if (n->dev.held || (!sent && !n->tell_at))
+		return;
+	now = host_now_ns();
+	if (!n->tell_at)
+		n->tell_at = now + TELL_NS;
+	n->untold += sent;
+	if (now < n->tell_at && n->untold < TELL_FRAMES) {
+		turn->when = MIN(turn->when, n->tell_at);
+		return;
+	}
+	n->tell_at = n->untold = 0;
+	virtio_signal(&n->dev, QUEUE_TRANSMIT);
 }
 
 /* How long the cap makes a direction wait; the time to come again goes into turn->when. */
@@ -137,6 +163,7 @@ static struct host_net_turn net_turn(void *opaque)
 	while (left && virtio_may_work(&n->dev) && !capped(&n->sent, &turn) && send_one(n))
 		left--;
 	turn.again = !left;
+	tell_sent(n, BURST - left, &turn);
 	turn.still = n->dev.held;
 	turn.receive = !capped(&n->received, &turn);
 	host_unlock(&n->dev.lock);
@@ -319,7 +346,10 @@ static void net_ready(struct virtio_device *dev)
 
 static void net_reset(struct virtio_device *dev)
 {
-	use_offloads(container_of(dev, struct virtio_net, dev), 0);
+	struct virtio_net *n = container_of(dev, struct virtio_net, dev);
+
+	n->tell_at = n->untold = 0;
+	use_offloads(n, 0);
 }
 
 static void net_state(struct virtio_device *dev, struct state_stream *s)
@@ -330,8 +360,10 @@ static void net_state(struct virtio_device *dev, struct state_stream *s)
 	state_field(s, n->config.mac);
 	state_field(s, n->config.mtu);
 	state_field(s, offloads);
-	if (!s->saving)
-		use_offloads(n, offloads & dev->accepted & GUEST_OFFLOADS);
+	if (s->saving)
+		return;
+	n->tell_at = 1; /* it may have been owed; a driver that does not want it gets none */
+	use_offloads(n, offloads & dev->accepted & GUEST_OFFLOADS);
 }
 
 static void net_stop(struct virtio_device *dev)
