@@ -40,6 +40,10 @@ fuzz:
 	build-fuzz/tests/fuzz/fuzz_$(TARGET) -max_total_time=$(TIME) -max_len=1024 -len_control=20 -timeout=20 -rss_limit_mb=2048 \
 		-artifact_prefix=build-fuzz/finding-$(TARGET)- $(ARGS) build-fuzz/corpus/$(TARGET) tests/fuzz/corpus/$(TARGET)
 
+# Adds to tests/fuzz/corpus/TARGET what of build-fuzz/corpus/TARGET goes further than what is there, the smallest inputs first.
+fuzz-corpus:
+	build-fuzz/tests/fuzz/fuzz_$(TARGET) -merge=1 -max_len=512 tests/fuzz/corpus/$(TARGET) build-fuzz/corpus/$(TARGET)
+
 # 100 boots in a row with 1 processor, and 100 with 4: takes a while.
 hundred: build guests/cloud/initrd.gz
 	@tools/setup run test
@@ -71,4 +75,4 @@ lint: build
 clean:
 	rm -rf $(BUILD) build-fuzz
 
-.PHONY: all build run test fuzz hundred bench bench-quick install format lint clean
+.PHONY: all build run test fuzz fuzz-corpus hundred bench bench-quick install format lint clean

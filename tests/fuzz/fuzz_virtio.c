@@ -7,67 +7,148 @@
 #include "../unit/virtio_guest.h"
 
 #include "dev/virtio.h"
+#include "dev/virtio_balloon.h"
 #include "dev/virtio_blk.h"
 #include "dev/virtio_console.h"
+#include "dev/virtio_net.h"
 #include "dev/virtio_rng.h"
 
-#define DEVICES 3
+enum { BLK, CONSOLE, RNG, NET, BALLOON, DEVICES };
 #define WORK_MAX 600 /* chains served after one operation */
 
 static struct rig rig;
 static struct device device[DEVICES];
 static struct drv drv[DEVICES];
 static struct virtio_console *console;
+static struct virtio_balloon *balloon;
 
-static void write_nothing(void *opaque, const uint8_t *data, size_t len)
+static void look_at(const uint8_t *data, size_t len)
 {
 	volatile uint8_t sum = 0;
 
-	for (size_t i = 0; i < len; i += 4096)
+	for (size_t i = 0; i < len; i += 512)
 		sum += data[i];
+	if (len)
+		sum += data[len - 1];
 }
+
+static void console_write(void *opaque, const uint8_t *data, size_t len)
+{
+	look_at(data, len);
+}
+
+/* --- A network that takes every frame and has none but the input's --- */
+
+static const struct host_net_client *net_client;
+static void *net_opaque;
+
+static bool net_start(struct host_net *net, const struct host_net_client *client, void *opaque, struct error *err)
+{
+	net_client = client;
+	net_opaque = opaque;
+	return true;
+}
+
+static void net_wake(struct host_net *net) {}
+
+static void net_send(struct host_net *net, const struct host_net_header *header, const struct host_iovec *iov,
+		     unsigned n, size_t len)
+{
+	size_t all = 0;
+
+	for (unsigned i = 0; i < n; all += iov[i++].len)
+		look_at(iov[i].base, iov[i].len);
+	EXPECT(all == len && len <= HOST_NET_FRAME_MAX);
+}
+
+static void net_guest_takes(struct host_net *net, const struct host_net_offloads *offloads) {}
+
+static void net_close(struct host_net *net) {}
+
+static const struct host_net_ops net_ops = {net_start, net_wake, net_send, net_guest_takes, net_close};
+static struct host_net net = {&net_ops, {true, true, true, true}, {true, true, true, true}};
+
+/* --- The machine --- */
 
 static void make_disk(struct error *err)
 {
 	char path[64];
 	static uint8_t zeroes[65536];
+	struct disk_config config = {.image = {.path = path, .snapshot = true}, .id = "fuzz"};
 
 	snprintf(path, sizeof(path), "/tmp/doppel-fuzz-%llu", (unsigned long long)host_now_ns());
 	struct host_file *f = host_file_open(path, HOST_FILE_READ | HOST_FILE_WRITE | HOST_FILE_CREATE);
 	if (!f || host_file_pwrite(f, zeroes, sizeof(zeroes), 0) != sizeof(zeroes))
 		rig_die("no disk image");
 	host_file_close(f);
-	if (!virtio_blk_create(rig.pci, &rig.mem, &(struct disk_config){.image = {.path = path, .snapshot = true}, .id = "fuzz"}, &device[0], err))
+	if (!virtio_blk_create(rig.pci, &rig.mem, &config, &device[BLK], err))
 		rig_die(err->text);
 	remove(path);
 }
 
 static void start(void)
 {
-	const struct virtio_console_config c = {write_nothing, NULL, NULL, 80, 25};
+	const struct virtio_console_config c = {console_write, NULL, NULL, 80, 25};
+	const struct virtio_net_config n = {{2, 3, 4, 5, 6, 7}, 9000, 0, &net};
 	struct error err;
 
 	log_set_level(-1);
 	rig_init(&rig);
 	make_disk(&err);
-	console = virtio_console_create(rig.pci, &rig.mem, &c, &device[1], &err);
-	if (!console || !virtio_rng_create(rig.pci, &rig.mem, &device[2], &err))
+	console = virtio_console_create(rig.pci, &rig.mem, &c, &device[CONSOLE], &err);
+	if (!console || !virtio_rng_create(rig.pci, &rig.mem, &device[RNG], &err) ||
+	    !virtio_net_create(rig.pci, &rig.mem, &n, &device[NET], &err))
+		rig_die(err.text);
+	balloon = virtio_balloon_create(rig.pci, &rig.mem, 0, &device[BALLOON], &err);
+	if (!balloon)
 		rig_die(err.text);
 	for (unsigned i = 0; i < DEVICES; i++)
 		device[i].pause(device[i].opaque);
 }
 
+/*
+ * The device is held but for these moments, in which this thread does what its own would do, and then waits for what
+ * it began on others.
+ */
 static void work(unsigned n)
 {
 	struct virtio_device *dev = device[n].opaque;
+	const struct virtio_ops *ops = dev->spec->ops;
+	unsigned held;
 
 	host_lock(&dev->lock);
-	for (unsigned i = 0; i < WORK_MAX; i++) {
-		if (!dev->master || (dev->status & (VIRTIO_DRIVER_OK | VIRTIO_NEEDS_RESET | VIRTIO_FAILED)) != 4)
-			break;
-		if (!dev->spec->ops->work(dev))
-			break;
+	held = dev->held;
+	dev->held = 0;
+	if (virtio_may_work(dev) && ops->notify)
+		ops->notify(dev);
+	for (unsigned i = 0; i < WORK_MAX && ops->work && virtio_may_work(dev) && ops->work(dev); i++)
+		;
+	if (n == NET) {
+		host_unlock(&dev->lock);
+		net_client->turn(net_opaque);
+		host_lock(&dev->lock);
 	}
+	dev->held = held;
+	while (dev->busy)
+		host_cond_wait(&dev->idle, &dev->lock);
+	host_unlock(&dev->lock);
+}
+
+/* A frame for the guest, from the input's next bytes; the device takes it only while it is not held. */
+static void receive_frame(struct input *in, size_t len)
+{
+	struct virtio_device *dev = device[NET].opaque;
+	struct host_net_header header = {.flags = (uint8_t)(len & 3)};
+	static uint8_t frame[HOST_NET_FRAME_MAX];
+
+	len = MIN(len, sizeof(frame));
+	memcpy(frame, in->p, MIN(in->left, len));
+	host_lock(&dev->lock);
+	dev->held--;
+	host_unlock(&dev->lock);
+	net_client->receive(net_opaque, &header, frame, len);
+	host_lock(&dev->lock);
+	dev->held++;
 	host_unlock(&dev->lock);
 }
 
@@ -103,7 +184,7 @@ static void bring_up(unsigned n, struct input *in)
 	cfg_write(&rig, d->slot, PCI_BAR0 + 8, 4, 0xc8010000 + n * 0x100000);
 	drv_find(d, &rig, d->slot);
 	drv_begin(d, features);
-	for (unsigned i = 0; i < 2; i++)
+	for (unsigned i = 0; i < MIN(DRV_QUEUES, common_read(d, C_QUEUES, 2)); i++)
 		drv_queue(d, i, 8u << (take(in, 1) & 3));
 	drv_ok(d);
 }
@@ -112,8 +193,8 @@ static void chain(unsigned n, struct input *in)
 {
 	struct drv *d = &drv[n];
 	unsigned which = take(in, 1);
-	struct drv_queue *q = &d->q[which & 1];
-	unsigned pieces = which >> 1 & 7;
+	struct drv_queue *q = &d->q[which % DRV_QUEUES];
+	unsigned pieces = which / DRV_QUEUES & 7;
 
 	if (!q->size)
 		return;
@@ -196,7 +277,12 @@ static void operation(struct input *in)
 		virtio_console_input(console, in->p, MIN(in->left, off));
 		break;
 	case 13:
-		virtio_console_resize(console, take(in, 1), 5);
+		if (n == NET)
+			receive_frame(in, take(in, 2));
+		else if (n == BALLOON)
+			virtio_balloon_set(balloon, take(in, 4) & ~0xfffull);
+		else
+			virtio_console_resize(console, take(in, 1), 5);
 		break;
 	case 14:
 		device[n].reset(device[n].opaque);
