@@ -193,7 +193,8 @@ struct symbols *symbols_load(const char *path, struct error *err)
 		symbols_free(s);
 		return NULL;
 	}
-	qsort(s->list, s->count, sizeof(*s->list), by_address);
+	if (s->count)
+		qsort(s->list, s->count, sizeof(*s->list), by_address);
 	for (size_t i = 0; i < s->count; i++)
 		if (!strcmp(s->list[i].name, "entry_SYSCALL_64"))
 			s->syscall = s->list[i].addr;

@@ -85,7 +85,7 @@ TEST(pvh_damaged)
 	refused("damaged");
 	make_pvh(&file, true);
 	set64(&file, 64 + 8, 0x7f000000); /* offset beyond the file */
-	refused("PVH note");
+	refused("truncated");
 }
 
 UNIT_MAIN()
