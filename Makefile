@@ -42,7 +42,7 @@ fuzz:
 
 # Adds to tests/fuzz/corpus/TARGET what of build-fuzz/corpus/TARGET goes further than what is there, the smallest inputs first.
 fuzz-corpus:
-	build-fuzz/tests/fuzz/fuzz_$(TARGET) -merge=1 -use_counters=0 -max_len=512 tests/fuzz/corpus/$(TARGET) build-fuzz/corpus/$(TARGET)
+	build-fuzz/tests/fuzz/fuzz_$(TARGET) -merge=1 -use_counters=0 -max_len=1024 tests/fuzz/corpus/$(TARGET) build-fuzz/corpus/$(TARGET)
 
 # 100 boots in a row with 1 processor, and 100 with 4: takes a while.
 hundred: build guests/cloud/initrd.gz

@@ -99,18 +99,32 @@ static bool unclaimed(const struct x86_insn *insn, const uint8_t *bytes, size_t 
 	return ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&decoder, &ctx, bytes, len, &zi));
 }
 
+static unsigned prefixes(const uint8_t *bytes, size_t len)
+{
+	static const uint8_t all[] = {0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0x66, 0x67, 0xf0, 0xf2, 0xf3};
+	unsigned n = 0;
+
+	while (n < len && (memchr(all, bytes[n], sizeof(all)) || (bytes[n] & 0xf0) == 0x40))
+		n++;
+	return n;
+}
+
 static bool comparable(const struct x86_insn *insn, const uint8_t *bytes, size_t len, uint64_t undefined)
 {
 	uint64_t reads = insn->fl_read | (insn->fl_cond ? insn->fl_write : 0);
 
 	if (unclaimed(insn, bytes, len) || segment_or_far(insn))
 		return false;
-	/* How much of it the processor fetches before it says so is its own business. */
-	if (insn->cls == CLS_INVALID && len < 15)
+	/* How much of it the processor fetches before it says so, and so whether it is too long, is its own business.
+	 */
+	if (insn->cls == CLS_INVALID && (len < 15 || prefixes(bytes, len) > 3))
 		return false;
 	if (insn->cls == CLS_INVALID || insn->cls == CLS_TOOLONG)
 		return true;
 	if (not_reachable(insn->mnemonic, insn->mode) || reads & undefined)
+		return false;
+	/* Frames that overlap are read before they are written here, and one by one there. */
+	if (insn->mnemonic == ZYDIS_MNEMONIC_ENTER && (insn->bytes[insn->len - 1] & 31) > 1)
 		return false;
 	/* Areas that hold addresses of earlier x87 instructions, and components that the guest does not have. */
 	return !(insn->cls == CLS_SPECIAL && insn->flags & INSN_FPU && insn->flags & INSN_MEM);
@@ -123,7 +137,7 @@ enum outcome { ENDED, CUT, GIVEN_UP };
 /* One run up to its end, or to the first instruction that cannot be compared, which is cut away. */
 static enum outcome trace(struct diff_case *c, struct diff_result *r)
 {
-	static uint8_t page[PAGE_SIZE];
+	static uint8_t page[PAGE_SIZE + 15]; /* and what an instruction at its end might go on with */
 	uint8_t *code = page + (c->in.rip - CODE);
 	const struct x86_cpu *cpu = step_load(c);
 	enum verdict v = V_DONE;
@@ -142,8 +156,11 @@ static enum outcome trace(struct diff_case *c, struct diff_result *r)
 		if (!len || page[at] == INT3)
 			break;
 		x86_decode(&insn, page + at, len, c->mode, &model);
-		if (insn.cls == CLS_PARTIAL)
-			break;
+		if (insn.cls == CLS_PARTIAL) {
+			x86_decode(&insn, page + at, 15, c->mode, &model);
+			if (insn.cls != CLS_INVALID)
+				break;
+		}
 		if (!comparable(&insn, page + at, len, c->undefined[0])) {
 			c->code[page + at - code] = INT3;
 			return CUT;
