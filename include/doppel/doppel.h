@@ -16,9 +16,9 @@
  * ..._destroy of the same type. Strings passed in are copied. Strings passed out belong to the library: those of a VM
  * live as long as the VM. A config can be used for several VMs and freed as soon as they have been created.
  *
- * Threads. A config belongs to one thread at a time. doppel_vm_stop, _pause, _resume, _reset, _balloon, _memory and _stats may be called
- * on a VM from any thread while doppel_vm_run runs on another; doppel_vm_destroy only after it has returned. Several
- *VMs may run in one process. Nothing in the library ends the process for what a guest or a user did.
+ * Threads. A config belongs to one thread at a time. doppel_vm_stop, _pause, _resume, _reset, _balloon, _memory and
+ *_stats may be called on a VM from any thread while doppel_vm_run runs on another; doppel_vm_destroy only after it has
+ *returned. Several VMs may run in one process. Nothing in the library ends the process for what a guest or a user did.
  */
 #ifndef DOPPEL_DOPPEL_H
 #define DOPPEL_DOPPEL_H
@@ -89,7 +89,8 @@ enum { DOPPEL_DISK_READONLY = 1, DOPPEL_DISK_SNAPSHOT = 2, DOPPEL_DISK_DIRECT = 
 DOPPEL_API void doppel_config_disk(doppel_config *config, const char *path, unsigned flags);
 /* The same with all that can be said of a disk; what is 0 has its default. */
 typedef struct doppel_disk {
-	/* An image, a block device of the host, or a server: "nbd://HOST[:PORT]/EXPORT", "nbd+unix:///EXPORT?socket=PATH".
+	/* An image, a block device of the host, or a server: "nbd://HOST[:PORT]/EXPORT",
+	 * "nbd+unix:///EXPORT?socket=PATH".
 	 */
 	const char *path;
 	const char *format; /* "raw" or "qcow2" (served by Debian's qemu-nbd); NULL: by name and contents */
@@ -101,8 +102,8 @@ typedef struct doppel_disk {
 DOPPEL_API void doppel_config_add_disk(doppel_config *config, const doppel_disk *disk, size_t size);
 
 /*
- * Adds a network device, as doppel(1)'s --net does: "user[,hostfwd=...][,mac=...]...", "tap=INTERFACE[,...]", or "none",
- * which stands alone and leaves the VM without one. Given none at all, a VM has "user".
+ * Adds a network device, as doppel(1)'s --net does: "user[,hostfwd=...][,mac=...]...", "tap=INTERFACE[,...]", or
+ * "none", which stands alone and leaves the VM without one. Given none at all, a VM has "user".
  */
 DOPPEL_API void doppel_config_net(doppel_config *config, const char *net);
 

@@ -28,7 +28,7 @@ struct vm_clock {
 	struct clock_timer **heap;
 	uint32_t queued, timers, room; /* room for every timer there is: arming cannot fail */
 	struct clock_timer *firing;    /* by whoever: one at a time */
-	uint64_t sleeping_until; /* VM time up to which the thread sleeps by itself; 0 when it does not sleep */
+	uint64_t sleeping_until;       /* VM time up to which the thread sleeps by itself; 0 when it does not sleep */
 	bool paused, quit;
 	uint64_t ns_per_tick; /* of the TSC, as a fraction of SCALE_BITS bits; constant */
 

@@ -39,7 +39,8 @@ uint64_t clock_tsc_hz(const struct vm_clock *clock);
 /* Host wall-clock time in seconds and nanoseconds since 1970, UTC: what the CMOS clock shows at start. */
 void clock_wall(uint64_t *sec, uint32_t *nsec);
 
-/* `fire` runs on the clock's thread or in clock_fire_due, one at a time, with no lock of the clock held; it may arm timers again. */
+/* `fire` runs on the clock's thread or in clock_fire_due, one at a time, with no lock of the clock held; it may arm
+ * timers again. */
 struct clock_timer *clock_timer_create(struct vm_clock *clock, void (*fire)(void *opaque), void *opaque);
 /* After it returns, `fire` is not running and will not run again. Not to be called from `fire`. */
 void clock_timer_destroy(struct clock_timer *timer);

@@ -28,8 +28,8 @@ struct pit8254 {
 	struct host_mutex lock; /* held while the line is set: order device → 8259, I/O APIC */
 	struct clock_timer *timer;
 	struct pit_channel ch[CHANNELS];
-	uint8_t port61;     /* bits 3:0 */
-	uint64_t next_edge; /* tick of channel 0's next interrupt, PIT_NEVER: none comes */
+	uint8_t port61;        /* bits 3:0 */
+	uint64_t next_edge;    /* tick of channel 0's next interrupt, PIT_NEVER: none comes */
 	_Atomic uint32_t owed; /* interrupts that are overdue; changed under the lock */
 };
 

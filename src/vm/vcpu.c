@@ -203,8 +203,8 @@ bool vcpu_interrupt_first(struct vcpu *v, uint64_t tsc)
 {
 	if (tsc >= clock_due_tsc(v->vm->clock))
 		clock_fire_due(v->vm->clock, tsc);
-	if (v->completing || v->acked >= 0 || v->nmi || !x86_can_interrupt(v->cpu) || lapic_pending(v->lapic) == LAPIC_NONE ||
-	    v->deferred >= DEFERRED_MAX) {
+	if (v->completing || v->acked >= 0 || v->nmi || !x86_can_interrupt(v->cpu) ||
+	    lapic_pending(v->lapic) == LAPIC_NONE || v->deferred >= DEFERRED_MAX) {
 		v->deferred = 0;
 		return false;
 	}

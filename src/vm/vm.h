@@ -101,7 +101,8 @@ void vm_stats(struct vm *vm, struct vm_stats *stats);
 char *vm_stats_json(struct vm *vm);
 /* Any thread; not after vm_destroy. "engine translate, CPU AMD EPYC (…), 1 GiB of memory, 2 CPUs". */
 const char *vm_description(const struct vm *vm);
-/* How the VM is right now, for people: many lines, to be freed; NULL: out of memory. Pauses it meanwhile. Any thread. */
+/* How the VM is right now, for people: many lines, to be freed; NULL: out of memory. Pauses it meanwhile. Any thread.
+ */
 char *vm_show(struct vm *vm);
 /* Why the VM crashed or failed, many lines; "" otherwise. After vm_run has returned. */
 const char *vm_report(const struct vm *vm);

@@ -149,13 +149,13 @@ enum x86_exit_kind {
 	EXIT_INTERRUPTED, /* kicked, or an interrupt can be taken now; may come for no reason */
 	EXIT_IO,          /* port I/O */
 	EXIT_MMIO,        /* access to a guest-physical address that is not RAM */
-	EXIT_MSR, /* RDMSR/WRMSR of a register that lives outside the processor core (local APIC), or WRMSR of the TSC,
-		     done by the core, which moves the local APIC's deadline; `len` is the instruction's length,
-		     by which x86_resume goes back when the monitor sets `fault` */
-	EXIT_CR8, /* MOV from/to CR8: the local APIC's task priority */
-	EXIT_TIME, /* RDTSC, RDTSCP, and the host's TSC, in `addr`, is past tsc_due. The monitor sees to what is due, and
-		      then has the guest read its TSC as it puts it in `data`, or anew */
-	EXIT_HLT, /* halted; rip is past the HLT */
+	EXIT_MSR,  /* RDMSR/WRMSR of a register that lives outside the processor core (local APIC), or WRMSR of the TSC,
+		      done by the core, which moves the local APIC's deadline; `len` is the instruction's length,
+		      by which x86_resume goes back when the monitor sets `fault` */
+	EXIT_CR8,  /* MOV from/to CR8: the local APIC's task priority */
+	EXIT_TIME, /* RDTSC, RDTSCP, and the host's TSC, in `addr`, is past tsc_due. The monitor sees to what is due,
+		      and then has the guest read its TSC as it puts it in `data`, or anew */
+	EXIT_HLT,  /* halted; rip is past the HLT */
 	EXIT_SHUTDOWN, /* triple fault */
 	EXIT_KINDS
 };
@@ -233,8 +233,8 @@ struct x86_cpu {
 	uint64_t sysenter_cs, sysenter_esp, sysenter_eip;
 	uint64_t pat, mtrr_def_type, mtrr_fixed[11], mtrr_var[16];
 	uint64_t misc_enable, tsc_offset, tsc_adjust; /* guest TSC = host TSC + tsc_offset */
-	uint64_t tsc_due; /* the host's TSC from which on reading it is an exit; UINT64_MAX: never. The monitor's */
-	uint64_t apic_base;                           /* IA32_APIC_BASE; the local APIC's mode is its bits 10 and 11 */
+	uint64_t tsc_due;   /* the host's TSC from which on reading it is an exit; UINT64_MAX: never. The monitor's */
+	uint64_t apic_base; /* IA32_APIC_BASE; the local APIC's mode is its bits 10 and 11 */
 	uint64_t spec_ctrl, mcg_status, mcg_cap;
 
 	struct x86_exception exc;
