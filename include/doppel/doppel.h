@@ -202,6 +202,22 @@ DOPPEL_API const char *doppel_vm_report(doppel_vm *vm);
  */
 DOPPEL_API char *doppel_vm_show(doppel_vm *vm);
 
+/*
+ * The sandbox, which is the process's and cannot be left again: system calls, privileges and what may be opened are cut
+ * down to what the VMs need that have been created by then; no VM can be created afterwards. What else the program does
+ * must be done before, or be among what is kept (docs/confinement.md): a call that is not ends the process with a line
+ * on standard error and the status 159. Threads that the program itself has started by then are bound by the filter of
+ * system calls alone. False: `error` (which may be NULL) says why, and the process should end.
+ */
+DOPPEL_API bool doppel_confine(doppel_error *error);
+/* "sandbox on", "sandbox off", or "sandbox on, but ..." with what the host lacks. */
+DOPPEL_API const char *doppel_confinement(void);
+/*
+ * First in main() of a program that does nothing else: standard input, output and error are opened on /dev/null where
+ * they are closed, and doppel_confine closes all other descriptors that were inherited.
+ */
+DOPPEL_API void doppel_close_inherited(void);
+
 /* Counters since the VM was created, summed over its CPUs. Times in nanoseconds. */
 typedef struct doppel_stats {
 	uint64_t time_translated, time_translator, time_monitor, time_halted;

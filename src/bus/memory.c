@@ -33,6 +33,7 @@ bool guest_memory_init(struct guest_memory *mem, uint64_t size, struct error *er
 	if (!host_shared_alloc(&mem->shared, size))
 		return error_set(err, "cannot get %" PRIu64 "M of memory for the guest: %s; use a smaller --memory",
 				 size >> 20, host_error_text());
+	host_memory_hide(mem->shared.at, size);
 	mem->pages = size >> PAGE_SHIFT;
 	mem->code = calloc(mem->pages, sizeof(*mem->code));
 	mem->populated = calloc(size / GUEST_MEMORY_CHUNK + 1, sizeof(*mem->populated));

@@ -7,6 +7,9 @@
 #include <string.h>
 
 struct run_options {
+	const char *sandbox_word;
+	bool sandbox;
+
 	const char *kernel, *initrd, *append, *engine, *console, *virtio_console, *balloon, *name, *debug, *symbols,
 		*stats, *on_panic, *cpu_limit;
 	uint64_t memory, code_cache;
@@ -61,6 +64,9 @@ static const struct option options[] = {
 	 "stop, with status 4"},
 	{"debug-exit", OPT_FLAG, FIELD(debug_exit), NULL,
 	 "a write of V to port 0xf4 ends doppel with status (V << 1) | 1"},
+	{"sandbox", OPT_STRING, FIELD(sandbox_word), "on|off",
+	 "whether the process gives up what it does not need before the guest\n"
+	 "runs (default: on)"},
 	{"name", OPT_STRING, FIELD(name), "NAME", "the machine's name in messages (default: doppel)"},
 	{"stats", OPT_MAYBE, FIELD(stats), "[=json]",
 	 "at the end, say where the time went; json also for each CPU, and\n"
@@ -240,16 +246,31 @@ static void tell(void *opaque, doppel_event event)
 	}
 }
 
+/* After everything has been opened, before anything of the guest's runs. */
+static bool confine(const struct run_options *o)
+{
+	doppel_error error;
+
+	return !o->sandbox || doppel_confine(&error) || complain("%s", error.text);
+}
+
 static int run(struct run_options *o)
 {
-	doppel_vm *vm = create(o);
+	doppel_vm *vm;
 
+	if (o->sandbox)
+		doppel_close_inherited();
+	vm = create(o);
 	if (!vm)
 		return STATUS_USAGE;
-	if (!o->quiet)
-		fprintf(stderr, "doppel: %s\n", doppel_vm_description(vm));
 	doppel_vm_stop_on_signals(vm);
 	doppel_vm_on_event(vm, tell, o);
+	if (!confine(o)) {
+		doppel_vm_destroy(vm);
+		return STATUS_USAGE;
+	}
+	if (!o->quiet)
+		fprintf(stderr, "doppel: %s, %s\n", doppel_vm_description(vm), doppel_confinement());
 	int status = doppel_vm_run(vm, NULL);
 	const char *report = doppel_vm_report(vm);
 	if (report[0])
@@ -264,7 +285,7 @@ static int run(struct run_options *o)
 
 int command_run(int argc, char **argv)
 {
-	struct run_options o = {.memory = 1ull << 30, .cpus = 1};
+	struct run_options o = {.memory = 1ull << 30, .cpus = 1, .sandbox_word = "on"};
 
 	if (!options_parse(options, &o, "run", argc, argv))
 		return STATUS_USAGE;
@@ -273,6 +294,11 @@ int command_run(int argc, char **argv)
 	if (o.version) {
 		printf("doppel %s\n", doppel_version());
 		return STATUS_OK;
+	}
+	o.sandbox = !strcmp(o.sandbox_word, "on");
+	if (!o.sandbox && strcmp(o.sandbox_word, "off") != 0) {
+		complain("--sandbox '%s' is neither on nor off: give one of them", o.sandbox_word);
+		return STATUS_USAGE;
 	}
 	if (o.quiet)
 		doppel_log(DOPPEL_LOG_ERROR);

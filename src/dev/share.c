@@ -315,7 +315,7 @@ struct share *share_create(const struct share_config *config, struct error *err)
 	memcpy(s->tag, config->tag, strnlen(config->tag, sizeof(s->tag) - 1));
 	s->readonly = config->readonly;
 	s->chowns = host_folder_may_chown();
-	s->host = host_folder_open(config->path, err);
+	s->host = host_folder_open(config->path, config->readonly, err);
 	if (s->host && share_tables_create(s, (limit - MIN(limit, DESCRIPTORS_LEFT)) / MAX(config->shares, 1u)))
 		return s;
 	if (s->host)

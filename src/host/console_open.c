@@ -1,10 +1,12 @@
 /* Opening the host's end of a console, by kind. */
+#include "host/confine.h"
 #include "host/console_io.h"
 #include "host/host.h"
 #include "host/internal.h"
 #include "host/terminal.h"
 
 #include <fcntl.h>
+#include <libgen.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -114,6 +116,19 @@ static bool bind_listen(int fd, const struct sockaddr_un *addr)
 	return stale && !unlink(addr->sun_path) && !bind(fd, sa, sizeof(*addr)) && !listen(fd, 1);
 }
 
+/* The socket's name is removed at the end, so its folder stays within reach. Should it not, a dead name is left. */
+static void keep_folder(const char *path)
+{
+	char *copy = strdup(path);
+	int fd = copy ? open(dirname(copy), O_PATH | O_DIRECTORY | O_CLOEXEC) : -1;
+
+	if (fd >= 0) {
+		host_need_path(fd, HOST_PATH_REMOVE);
+		close(fd);
+	}
+	free(copy);
+}
+
 static bool open_unix(struct console_io *io, const char *path, struct error *err)
 {
 	struct sockaddr_un addr = {.sun_family = AF_UNIX};
@@ -127,6 +142,8 @@ static bool open_unix(struct console_io *io, const char *path, struct error *err
 	if (fd >= 0 && bind_listen(fd, &addr)) {
 		io->listen = fd;
 		io->close_in = true;
+		host_need(HOST_NEED_CLIENTS);
+		keep_folder(path);
 		return true;
 	}
 	error_set(err, "cannot listen on console socket '%s': %s%s", path, strerror(errno),

@@ -1,6 +1,7 @@
 /* Folders shared with a guest: the system calls. folder.h says what is promised. */
 #include "host/folder.h"
 
+#include "host/confine.h"
 #include "host/internal.h"
 
 #include <dirent.h>
@@ -53,7 +54,13 @@ bool host_folder_may_chown(void)
 	return geteuid() == 0;
 }
 
-struct host_folder *host_folder_open(const char *path, struct error *err)
+static bool keep_reach(const struct host_folder *f, bool readonly)
+{
+	host_need(HOST_NEED_FOLDER | (readonly ? 0 : HOST_NEED_FOLDER_RW));
+	return host_need_path(f->root, HOST_PATH_READ | (readonly ? 0 : HOST_PATH_WRITE));
+}
+
+struct host_folder *host_folder_open(const char *path, bool readonly, struct error *err)
 {
 	struct host_folder *f = calloc(1, sizeof(*f));
 
@@ -67,12 +74,14 @@ struct host_folder *host_folder_open(const char *path, struct error *err)
 	f->open = f->root < 0 ? -1 : openat(f->root, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (f->root >= 0)
 		problem = errno;
-	if (f->open >= 0 && f->proc >= 0)
+	if (f->open >= 0 && f->proc >= 0 && keep_reach(f, readonly))
 		return f;
 	if (f->root < 0 || f->open < 0)
 		error_set(err, "cannot share the folder %s: %s", path, strerror(problem));
-	else
+	else if (f->proc < 0)
 		error_set(err, "cannot share a folder: /proc is not mounted");
+	else
+		error_set(err, "cannot share the folder %s: %s", path, host_error_text());
 	host_folder_close(f);
 	return NULL;
 }

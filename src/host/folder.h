@@ -38,8 +38,8 @@ unsigned host_file_limit(void);
 /* Whether this process may give files to other users (it is root's). */
 bool host_folder_may_chown(void);
 
-/* NULL: err names the user's mistake. */
-struct host_folder *host_folder_open(const char *path, struct error *err);
+/* NULL: err names the user's mistake. readonly: nothing in it will be changed; the caller sees to that. */
+struct host_folder *host_folder_open(const char *path, bool readonly, struct error *err);
 void host_folder_close(struct host_folder *f);
 /* The place of the folder itself; the folder's own, not to be closed. */
 int host_folder_root(const struct host_folder *f);

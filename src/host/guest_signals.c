@@ -140,6 +140,7 @@ bool host_guest_signals_init(host_fault_handler handler)
 	sigfillset(&sa.sa_mask);
 	for (unsigned i = 0; i < ARRAY_LEN(signals); i++)
 		sigdelset(&sa.sa_mask, signals[i]);
+	sigdelset(&sa.sa_mask, SIGSYS); /* a system call that confine_calls.c does not keep */
 	for (unsigned i = 0; i < ARRAY_LEN(signals) && first; i++)
 		if (sigaction(signals[i], &sa, &previous[i])) {
 			claim = NULL;

@@ -29,10 +29,12 @@ void host_memory_free(void *p, uint64_t size);
 void host_memory_discard(void *p, uint64_t size);
 /* How many bytes of it the host has given pages to. */
 uint64_t host_memory_resident(const void *p, uint64_t size);
+/* Leaves whole pages of it out of core dumps: they are the guest's. */
+void host_memory_hide(void *p, uint64_t size);
 
 /*
- * Memory for generated code, seen twice: never writable and executable through one mapping. `near` pairs: rw and rx are
- * the same bytes.
+ * Memory for generated code, seen twice: never writable and executable through one mapping; rw and rx are the same
+ * bytes. Not after host_confine.
  */
 struct host_code {
 	uint8_t *rw, *rx;

@@ -64,6 +64,11 @@ uint64_t host_memory_resident(const void *p, uint64_t size)
 	return pages * PAGE_SIZE;
 }
 
+void host_memory_hide(void *p, uint64_t size)
+{
+	madvise(p, align_up(size, PAGE_SIZE), MADV_DONTDUMP); /* only a kernel built without says no */
+}
+
 void host_memory_free(void *p, uint64_t size)
 {
 	if (p)
@@ -91,6 +96,7 @@ bool host_code_alloc(struct host_code *code, size_t size)
 	void *rw = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (rw == MAP_FAILED)
 		return !host_fail();
+	host_memory_hide(rw, size); /* the second mapping takes it on */
 	void *rx = mremap(rw, 0, size, MREMAP_MAYMOVE);
 	*code = (struct host_code){.rw = rw, .rx = rx, .size = size};
 	if (rx != MAP_FAILED && !mprotect(rx, size, PROT_READ | PROT_EXEC))

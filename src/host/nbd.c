@@ -6,10 +6,12 @@
  * flushed may be lost with the server, and so the next flush fails: that is how the guest hears of it.
  */
 #include "host/nbd.h"
+#include "host/confine.h"
 #include "host/file.h"
 #include "host/internal.h"
 #include "host/thread.h"
 
+#include <libgen.h>
 #include <libnbd.h>
 #include <poll.h>
 #include <stdio.h>
@@ -17,6 +19,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #define DEPTH 64u           /* requests that are sent before the first is answered */
@@ -494,6 +497,30 @@ static bool start(struct host_nbd *nbd)
 	return true;
 }
 
+/* What a later connection will take: it resolves the server's name again. */
+static void keep_reach(struct host_nbd *nbd)
+{
+	static const char *const files[] = {"/etc/nsswitch.conf", "/etc/hosts",    "/etc/resolv.conf",
+					    "/etc/host.conf",     "/etc/services", "/etc/gai.conf"};
+
+	host_need(HOST_NEED_SERVER);
+	for (unsigned i = 0; i < ARRAY_LEN(files) && nbd->uri; i++)
+		host_need_file(files[i]);
+}
+
+/* The socket by which libnbd meets a server that it has started: both have it open, and nobody else is to find it. */
+static void remove_socket(struct host_nbd *nbd)
+{
+	struct sockaddr_un addr = {0};
+	socklen_t len = sizeof(addr) - 1;
+	int fd = nbd_aio_get_fd(nbd->h);
+
+	if (nbd->uri || fd < 0 || getpeername(fd, (struct sockaddr *)&addr, &len) || addr.sun_family != AF_UNIX)
+		return;
+	if (addr.sun_path[0] && !unlink(addr.sun_path))
+		rmdir(dirname(addr.sun_path));
+}
+
 struct host_nbd *host_nbd_open(const struct host_nbd_config *config, struct host_nbd_info *info, char *why, size_t room)
 {
 	struct host_nbd *nbd = calloc(1, sizeof(*nbd));
@@ -512,6 +539,8 @@ struct host_nbd *host_nbd_open(const struct host_nbd_config *config, struct host
 	nbd->uri = config->uri ? strdup(config->uri) : NULL;
 	if (nbd->wake >= 0 && (nbd->uri || !config->uri) && start(nbd)) {
 		*info = nbd->info;
+		remove_socket(nbd);
+		keep_reach(nbd);
 		return nbd;
 	}
 	snprintf(why, room, "%s", nbd->why[0] ? nbd->why : "out of memory or file descriptors");

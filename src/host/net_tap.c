@@ -2,6 +2,7 @@
  * checksums and segmentation. */
 #include "host/net.h"
 
+#include "host/confine.h"
 #include "host/internal.h"
 #include "host/net_loop.h"
 
@@ -176,6 +177,7 @@ struct host_net *host_net_open_tap(const char *interface, struct error *err)
 		error_set(err, "out of memory");
 	else if (attach(t, interface, err) && net_loop_init(&t->loop, err)) {
 		tap_guest_takes(&t->net, &(struct host_net_offloads){0});
+		host_need(HOST_NEED_TAP);
 		return &t->net;
 	}
 	tap_close(&t->net);

@@ -9,6 +9,7 @@
 #include "host/net.h"
 
 #include "base/rate.h"
+#include "host/confine.h"
 #include "host/internal.h"
 #include "host/net_loop.h"
 
@@ -546,8 +547,11 @@ struct host_net *host_net_open_user(const struct host_net_user *config, struct e
 	ok = ok && net_loop_init(&u->loop, err);
 	for (unsigned i = 0; ok && i < config->forwards; i++)
 		ok = forward(u, &config->forward[i], err);
-	if (ok)
+	if (ok) {
+		host_need(HOST_NEED_INTERNET);
+		host_need_file("/etc/resolv.conf"); /* libslirp looks whether it has changed */
 		return &u->net;
+	}
 	user_close(&u->net);
 	return NULL;
 }

@@ -1,8 +1,11 @@
 /* Threads and locks over POSIX threads. */
 #include "host/thread.h"
 
+#include "host/host.h"
+
 #include <errno.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -10,6 +13,7 @@
 
 #define NAME_MAX_LEN 15 /* of a thread, prctl(2) */
 #define TIMER_SLACK_NS 1000
+#define ALL_PATIENCE_MS 10000
 
 void host_mutex_init(struct host_mutex *m)
 {
@@ -108,21 +112,53 @@ void host_rwunlock(struct host_rwlock *l)
 	ENSURE(!pthread_rwlock_unlock(&l->l));
 }
 
-struct start {
+/* A thread that has been started and has not ended, in the process's list: so that host_thread_all finds it. */
+struct running {
+	pthread_t t;
+	struct running *next, **link;
 	void *(*fn)(void *arg);
 	void *arg;
 	char name[NAME_MAX_LEN + 1];
 };
 
+static struct {
+	struct host_mutex
+		lock; /* held while a thread is started: it is in the list, or what it came from had its turn */
+	struct running *first;
+	void (*fn)(void);
+	_Atomic unsigned done;
+} all = {.lock = {PTHREAD_MUTEX_INITIALIZER}};
+
+static void list_add(struct running *r)
+{
+	r->next = all.first;
+	r->link = &all.first;
+	if (r->next)
+		r->next->link = &r->next;
+	all.first = r;
+}
+
+static void list_remove(struct running *r)
+{
+	*r->link = r->next;
+	if (r->next)
+		r->next->link = r->link;
+}
+
 static void *thread_main(void *p)
 {
-	struct start start = *(struct start *)p;
+	struct running *r = p;
+	void *result;
 
-	free(p);
-	prctl(PR_SET_NAME, start.name, 0, 0, 0);
+	prctl(PR_SET_NAME, r->name, 0, 0, 0);
 	/* Timers of the guest are as sharp as the waits of our threads; the default slack is 50 us. */
 	prctl(PR_SET_TIMERSLACK, (unsigned long)TIMER_SLACK_NS, 0, 0, 0);
-	return start.fn(start.arg);
+	result = r->fn(r->arg);
+	host_lock(&all.lock);
+	list_remove(r);
+	host_unlock(&all.lock);
+	free(r);
+	return result;
 }
 
 /* All signals but those that the thread's own instructions raise: they must reach it. */
@@ -135,24 +171,38 @@ static void ordinary_signals(sigset_t *set)
 		sigdelset(set, own[i]);
 }
 
-bool host_thread_start(struct host_thread *t, const char *name, void *(*fn)(void *), void *arg)
+static int create(struct running *r, pthread_t *t)
 {
-	struct start *start = calloc(1, sizeof(*start));
 	sigset_t blocked, before;
 	int error;
 
-	if (!start)
-		return false;
-	start->fn = fn;
-	start->arg = arg;
-	strncpy(start->name, name, NAME_MAX_LEN);
 	/* The new thread inherits the mask: there is no moment in which it could take a signal. */
 	ordinary_signals(&blocked);
 	pthread_sigmask(SIG_SETMASK, &blocked, &before);
-	error = pthread_create(&t->t, NULL, thread_main, start);
+	host_lock(&all.lock);
+	error = pthread_create(t, NULL, thread_main, r);
+	if (!error) {
+		r->t = *t;
+		list_add(r);
+	}
+	host_unlock(&all.lock);
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	return error;
+}
+
+bool host_thread_start(struct host_thread *t, const char *name, void *(*fn)(void *), void *arg)
+{
+	struct running *r = calloc(1, sizeof(*r));
+	int error;
+
+	if (!r)
+		return false;
+	r->fn = fn;
+	r->arg = arg;
+	strncpy(r->name, name, NAME_MAX_LEN);
+	error = create(r, &t->t);
 	if (error) {
-		free(start);
+		free(r);
 		errno = error;
 	}
 	return !error;
@@ -176,4 +226,42 @@ uint64_t host_thread_time_of(const struct host_thread *t)
 bool host_thread_is_current(const struct host_thread *t)
 {
 	return pthread_equal(pthread_self(), t->t);
+}
+
+static void on_all(int sig)
+{
+	int error = errno;
+
+	all.fn();
+	atomic_fetch_add(&all.done, 1);
+	errno = error;
+}
+
+/* SIGSYS: it is never blocked on our threads, and nothing raises it before there is a filter of system calls. */
+static bool ask_all(void)
+{
+	struct sigaction sa = {.sa_handler = on_all, .sa_flags = SA_RESTART | SA_ONSTACK}, before;
+	unsigned asked = 0;
+
+	atomic_store(&all.done, 0);
+	sigfillset(&sa.sa_mask);
+	sigaction(SIGSYS, &sa, &before);
+	for (struct running *r = all.first; r; r = r->next)
+		asked += !pthread_kill(r->t, SIGSYS);
+	for (unsigned i = 0; i < ALL_PATIENCE_MS && atomic_load(&all.done) < asked; i++)
+		host_sleep_ns(1000000);
+	sigaction(SIGSYS, &before, NULL);
+	return atomic_load(&all.done) == asked;
+}
+
+bool host_thread_all(void (*fn)(void))
+{
+	bool ok;
+
+	host_lock(&all.lock);
+	all.fn = fn;
+	fn();
+	ok = ask_all();
+	host_unlock(&all.lock);
+	return ok;
 }

@@ -43,6 +43,11 @@ bool host_thread_start(struct host_thread *t, const char *name, void *(*fn)(void
 void host_thread_join(struct host_thread *t);
 /* How long *t, which has been started and not joined, has been running on a processor, in ns; 0: it has ended. */
 uint64_t host_thread_time_of(const struct host_thread *t);
+/*
+ * Has fn() run on the caller, and in a signal handler on every thread of host_thread_start that there is; those started
+ * later come from one that has run it. Returns when it has run; false when a thread did not answer.
+ */
+bool host_thread_all(void (*fn)(void));
 /* Whether this thread is *t. */
 bool host_thread_is_current(const struct host_thread *t);
 

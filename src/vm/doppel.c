@@ -2,6 +2,7 @@
 #include "doppel/doppel.h"
 
 #include "dev/virtio_balloon.h"
+#include "host/confine.h"
 #include "host/signals.h"
 #include "vm/vm.h"
 
@@ -227,6 +228,12 @@ static bool create(doppel_vm *vm, const doppel_config *config, struct error *err
 	return vm->vm;
 }
 
+static void tell(doppel_error *error, const struct error *err)
+{
+	if (error)
+		memcpy(error->text, err->text, MIN(sizeof(error->text), sizeof(err->text)));
+}
+
 doppel_vm *doppel_vm_create(const doppel_config *config, doppel_error *error)
 {
 	doppel_vm *vm = calloc(1, sizeof(*vm));
@@ -235,8 +242,7 @@ doppel_vm *doppel_vm_create(const doppel_config *config, doppel_error *error)
 	if (create(vm, config, &err))
 		return vm;
 	free(vm);
-	if (error)
-		memcpy(error->text, err.text, MIN(sizeof(error->text), sizeof(err.text)));
+	tell(error, &err);
 	return NULL;
 }
 
@@ -262,6 +268,26 @@ bool doppel_vm_stop_on_signals(doppel_vm *vm)
 {
 	vm->on_signals = vm->on_signals || host_signals_watch(on_signal, vm);
 	return vm->on_signals;
+}
+
+bool doppel_confine(doppel_error *error)
+{
+	struct error err = {""};
+
+	if (host_confine(&err))
+		return true;
+	tell(error, &err);
+	return false;
+}
+
+const char *doppel_confinement(void)
+{
+	return host_confinement();
+}
+
+void doppel_close_inherited(void)
+{
+	host_inherited();
 }
 
 static doppel_end public_end(struct vm_end end)

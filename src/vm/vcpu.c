@@ -1,5 +1,6 @@
 /* A virtual processor's thread: requests, interrupts, guest code, exits, in turn. */
 #include "arch/x86/emulate.h"
+#include "host/confine.h"
 #include "host/host.h"
 #include "vm/internal.h"
 
@@ -294,6 +295,7 @@ static void *vcpu_main(void *arg)
 
 	v->started = host_now_ns();
 	if (ops->thread_enter(v->engine)) {
+		host_confine_guest_thread();
 		while (vcpu_service(v))
 			vcpu_run_guest(v);
 		ops->thread_leave(v->engine);

@@ -216,6 +216,7 @@ for limit in ['0', '-5', 'half', '', '50x', '50%%', '6401', '9999999999999999999
     mistake('cpu-limit-%s' % (limit or 'empty'), ['--kernel', good, '--cpu-limit', limit], '--cpu-limit', '50')
 mistake('on-panic', ['--kernel', good, '--on-panic', 'dance'], '--on-panic', "'dance'", 'go-on', 'stop')
 mistake('engine', ['--kernel', good, '--engine', 'warp'], "'warp'", 'translate')
+mistake('sandbox', ['--kernel', good, '--sandbox', 'maybe'], "'maybe'", 'on', 'off')
 mistake('console', ['--kernel', good, '--console', 'tty'], 'tty', 'stdio')
 mistake('console-file', ['--kernel', good, '--console', 'file=' + os.path.join(missing, 'x')], missing)
 mistake('virtio-console', ['--kernel', good, '--virtio-console', 'tty'], 'virtio', 'tty', 'stdio')

@@ -95,6 +95,13 @@ static struct engine_vcpu *vcpu_create(struct engine *e, unsigned index, struct 
 		error_set(err, "no memory for a virtual CPU");
 		return NULL;
 	}
+	/* Not on its own thread: there is code memory only until the process is confined. */
+	v->thunk = thunk_create();
+	if (!v->thunk) {
+		host_memory_free(v, sizeof(*v));
+		error_set(err, "no memory for a virtual CPU's code");
+		return NULL;
+	}
 	v->engine = eng;
 	v->index = index;
 	v->self = (uint64_t)(uintptr_t)v;
@@ -119,14 +126,14 @@ static void vcpu_destroy(struct engine_vcpu *ev)
 	struct tr_vcpu *v = (struct tr_vcpu *)ev;
 	v->engine->vcpu[v->index] = NULL;
 	window_vcpu_destroy(v);
+	thunk_destroy(v->thunk);
 	host_memory_free(v, sizeof(*v));
 }
 
 static bool thread_enter(struct engine_vcpu *ev)
 {
 	struct tr_vcpu *v = (struct tr_vcpu *)ev;
-	v->thunk = thunk_create();
-	if (!v->thunk || !host_guest_signals_thread_enter() || !host_set_gs_base(v->self))
+	if (!host_guest_signals_thread_enter() || !host_set_gs_base(v->self))
 		return false;
 	tr_current = v;
 	return profile_thread_enter(v);
@@ -139,8 +146,6 @@ static void thread_leave(struct engine_vcpu *ev)
 	tr_current = NULL;
 	host_set_gs_base(0);
 	host_guest_signals_thread_leave();
-	thunk_destroy(v->thunk);
-	v->thunk = NULL;
 }
 
 static enum x86_exit_kind engine_run(struct engine_vcpu *ev)

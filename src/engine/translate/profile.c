@@ -2,6 +2,7 @@
 
 #include "engine/symbols.h"
 #include "engine/translate/light.h"
+#include "host/confine.h"
 #include "host/profile.h"
 
 #include <inttypes.h>
@@ -76,6 +77,7 @@ bool profile_create(struct tr_engine *eng, const struct engine_config *config, s
 	struct profile *p = calloc(1, sizeof(*p));
 	if (!p)
 		return error_set(err, "no memory for a profile");
+	host_need(HOST_NEED_PROFILE);
 	eng->profile = p;
 	p->sampling = sampling;
 	p->show = show;
