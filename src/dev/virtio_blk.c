@@ -88,7 +88,8 @@ struct virtio_blk {
 
 	/* Under the device's lock. */
 	struct rate iops, bps;
-	struct request *free;
+	struct request *free; /* used before; of the others the first is request[fresh] */
+	unsigned fresh;
 	bool starved; /* chains may be left because no request was free */
 	bool owed;    /* an interrupt, for what was finished */
 	struct request request[QUEUE_SIZE];
@@ -307,10 +308,28 @@ static bool serve_here(struct request *r)
 	return !more;
 }
 
+/* One to use, or NULL. Those that were never needed take no memory: it is not touched. */
+static struct request *peek_unused(struct virtio_blk *b)
+{
+	if (b->free)
+		return b->free;
+	return b->fresh < QUEUE_SIZE ? &b->request[b->fresh] : NULL;
+}
+
+static void mark_used(struct virtio_blk *b, struct request *r)
+{
+	if (r == b->free) {
+		b->free = r->next;
+		return;
+	}
+	b->fresh++;
+	r->b = b;
+}
+
 /* Takes the next request, if the caps let it. */
 static struct request *take(struct virtio_blk *b)
 {
-	struct request *r = b->free;
+	struct request *r = peek_unused(b);
 	uint64_t now = b->iops.per_second || b->bps.per_second ? host_now_ns() : 0;
 	uint64_t wait = MAX(rate_wait(&b->iops, now), rate_wait(&b->bps, now));
 
@@ -325,7 +344,7 @@ static struct request *take(struct virtio_blk *b)
 		virtio_fail(&b->dev, "a request without header or status");
 		return NULL;
 	}
-	b->free = r->next;
+	mark_used(b, r);
 	rate_take(&b->iops, 1, now);
 	rate_take(&b->bps, r->chain.read_len + r->chain.write_len, now);
 	return r;
@@ -476,11 +495,6 @@ static bool create_on(struct blk_image *image, struct pci_bus *pci, struct guest
 	}
 	b->image = image;
 	blk_image_start(image, blk_done, b);
-	for (unsigned i = QUEUE_SIZE; i-- > 0;) {
-		b->request[i].b = b;
-		b->request[i].next = b->free;
-		b->free = &b->request[i];
-	}
 	rate_init(&b->iops, config->iops, 0, host_now_ns());
 	rate_init(&b->bps, config->bps, 0, host_now_ns());
 	if (config->id)

@@ -99,6 +99,23 @@ static void fake_init(struct fake *f)
 	host_mutex_init(&f->lock);
 }
 
+/*
+ * As `up`, and then waits until the device's thread has looked at the queue for the first time: from then on it sleeps,
+ * and what is asked for is served on this thread. It asks for notifications by a store that can be seen (2.7.10.1).
+ */
+static void up_and_settled(struct bench *b, uint64_t features)
+{
+	drv_begin(&b->d, features);
+	b->q = drv_queue(&b->d, 0, 256);
+	volatile uint16_t *asks = drv_used(&b->d, b->q) + (b->q->event_idx ? 2 + 4 * b->q->size : 0);
+	*asks = 0xffff;
+	drv_ok(&b->d);
+	for (unsigned i = 0; *asks && i < 50000; i++)
+		host_sleep_ns(100000);
+	REQUIRE(*asks == 0);
+	drv_status(&b->d); /* takes the device's lock, which the thread lets go when it sleeps */
+}
+
 static void start_on(struct bench *b, struct fake *f, const struct disk_config *c)
 {
 	struct error err;
@@ -108,7 +125,7 @@ static void start_on(struct bench *b, struct fake *f, const struct disk_config *
 		rig_die(err.text);
 	b->r.has_dev = true;
 	drv_find(&b->d, &b->r, 1);
-	up(b, ALL);
+	up_and_settled(b, ALL);
 }
 
 static void start_fake(struct bench *b, struct fake *f)
@@ -206,8 +223,8 @@ TEST(served_on_the_spot)
 	struct guest_used used;
 
 	start_fake(&b, &f);
-	up(&b, ALL & ~F_EVENT_IDX);
-	drv_msix(&b.d, 2);
+	drv_msix(&b.d, 2); /* each write to PCI's configuration wakes the thread */
+	up_and_settled(&b, ALL & ~F_EVENT_IDX);
 	common_write(&b.d, C_SELECT, 2, 0);
 	common_write(&b.d, C_VECTOR, 2, 1);
 	f.here = true;
@@ -261,7 +278,7 @@ TEST(writes_that_are_to_last_are_flushed)
 	log_set_level(LOG_ERROR);
 	for (unsigned how = 0; how < 3; how++) {
 		/* A driver that knows no flush; one that turned the cache off; one that left it on. */
-		up(&b, how == 0 ? ALL & ~(F_FLUSH | F_CONFIG_WCE) : ALL);
+		up_and_settled(&b, how == 0 ? ALL & ~(F_FLUSH | F_CONFIG_WCE) : ALL);
 		if (how == 1)
 			mmio_write(&b.r, b.d.device + WRITEBACK, 1, 0);
 		memset(f.count_of, 0, sizeof(f.count_of));
