@@ -138,21 +138,21 @@ static bool check_protocol(const struct boot_file *file, const struct bzimage *b
 	return true;
 }
 
-/* Where the kernel goes: where it prefers, else, when it can move, as low as it may. */
+/*
+ * Where the kernel goes: where it prefers. A kernel that can move may be loaded lower, but its first act is to move to the
+ * preferred address at least (Linux: LOAD_PHYSICAL_ADDR in arch/x86/boot/compressed/head_64.S and head_32.S), without
+ * asking whether there is memory; so nothing would be gained, and whoever has too little is told here.
+ */
 static bool choose_address(const struct boot_config *config, const struct bzimage *bz, uint64_t *addr,
 			   struct error *err)
 {
-	uint64_t low = bz->relocatable ? align_up(LAYOUT_KERNEL_MIN, bz->alignment) : bz->pref_address;
 	uint64_t top = boot_low_ram(config->mem);
 
 	*addr = bz->pref_address;
 	if (*addr <= top && bz->init_size <= top - *addr)
 		return true;
-	*addr = low;
-	if (*addr <= top && bz->init_size <= top - *addr)
-		return true;
 	return error_set(err, "%s needs %llu MiB of memory below 3 GiB to start: give the machine more with --memory",
-			 config->kernel.name, (unsigned long long)(align_up(low + bz->init_size, MiB(1)) >> 20));
+			 config->kernel.name, (unsigned long long)(align_up(*addr + bz->init_size, MiB(1)) >> 20));
 }
 
 static void put_memory_map(const struct boot_config *config, uint8_t *zp)

@@ -154,7 +154,7 @@ for name, path, *words in (
         ('small-file-system', sparse('small-file-system', 900 << 20, bytes(0x438) + b'\x53\xef'), 'file system', '--disk'),
         ('disk', sparse('disk-as-kernel', 900 << 20, bytes(510) + b'\x55\xaa'), 'disk image', '--kernel')):
     mistake('kernel-' + name, ['--kernel', path], path, *words)
-mistake('kernel-memory', ['--kernel', bzimage('big', init=200 << 20), '--memory', '64M'], 'big', '202 MiB', '--memory')
+mistake('kernel-memory', ['--kernel', bzimage('big', init=200 << 20), '--memory', '64M'], 'big', '216 MiB', '--memory')
 mistake('kernel-memory-least', ['--kernel', bzimage('least'), '--memory', '4M'], 'least', '--memory')
 mistake('initrd-missing', ['--kernel', good, '--initrd', missing], missing, 'No such file')
 mistake('initrd-empty', ['--kernel', good, '--initrd', os.path.join(c.dir, 'empty')], 'empty', '--initrd')

@@ -135,17 +135,18 @@ TEST(bzimage_old_protocol_loads_at_code32_start)
 	guest_memory_destroy(&mem);
 }
 
-TEST(bzimage_moves_down_when_memory_is_small)
+TEST(bzimage_needs_memory_from_its_address_on)
 {
 	struct boot_config config;
 
 	make_bzimage(&file);
-	config = setup(MiB(12));
+	config = setup(MiB(24)); /* 8 MiB from 16 MiB on */
 	REQUIRE(boot_load(&config, &err));
-	CHECK_EQ(cpu.rip, 0x200200);
+	CHECK_EQ(cpu.rip, 0x1000200);
 	guest_memory_destroy(&mem);
-	config = setup(MiB(8));
+	config = setup(MiB(24) - PAGE_SIZE);
 	CHECK(!boot_load(&config, &err));
+	CHECK(strstr(err.text, "needs 24 MiB"));
 	CHECK(strstr(err.text, "--memory"));
 	guest_memory_destroy(&mem);
 }
