@@ -4,10 +4,13 @@
 
 #include <fcntl.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #define FIRST 65536u
+#define HUGE_PAGE MiB(2)
 
 struct slurp {
 	int fd;
@@ -49,24 +52,48 @@ static bool read_to(struct slurp *s, uint64_t size, bool *end)
 	return true;
 }
 
-static bool fits(const struct slurp *s)
+/* *size: of the file, 0 when that cannot be known. */
+static bool fits(const struct slurp *s, uint64_t *size)
 {
 	struct stat st;
 
 	if (fstat(s->fd, &st))
 		return !host_fail();
-	return !S_ISREG(st.st_mode) || (uint64_t)st.st_size <= s->limit || !host_fail_with(EFBIG);
+	*size = S_ISREG(st.st_mode) ? (uint64_t)st.st_size : 0;
+	return *size <= s->limit || !host_fail_with(EFBIG);
+}
+
+/*
+ * Room for all of a file of known size, in large pages: to have each small page of a kernel and its initrd brought in,
+ * and moved when the room grows, takes longer than all else before a guest's first instruction. Best effort: there is
+ * grow.
+ */
+static void expect(struct slurp *s, uint64_t size)
+{
+	void *room = NULL;
+
+	if (size < HUGE_PAGE || size > SIZE_MAX / 4 || posix_memalign(&room, HUGE_PAGE, align_up(size + 1, HUGE_PAGE)))
+		return;
+	madvise(room, align_up(size + 1, HUGE_PAGE), MADV_HUGEPAGE);
+	memcpy(room, s->data, s->used);
+	free(s->data);
+	s->data = room;
+	s->room = (size_t)size + 1;
 }
 
 static bool slurp(struct slurp *s, host_look *look, void *opaque)
 {
+	uint64_t size = 0;
 	bool end;
 
-	if (!fits(s) || !read_to(s, FIRST, &end))
+	if (!fits(s, &size) || !read_to(s, FIRST, &end))
 		return false;
 	if (look && !look(opaque, s->data, s->used))
 		return !host_fail_with(ECANCELED);
-	return end || read_to(s, UINT64_MAX, &end);
+	if (end)
+		return true;
+	expect(s, size);
+	return read_to(s, UINT64_MAX, &end);
 }
 
 void *host_file_read_whole(const char *path, uint64_t limit, host_look *look, void *opaque, size_t *len)

@@ -87,10 +87,13 @@ static const struct x86_cpu_ops cpu_ops = {
 	.mode_changed = tlb_mode_changed,
 };
 
+/* In one large page of the host's, if it has them: its tables are used all over, and made all at once. */
+#define VCPU_SIZE align_up(sizeof(struct tr_vcpu), MiB(2))
+
 static struct engine_vcpu *vcpu_create(struct engine *e, unsigned index, struct x86_cpu **cpu, struct error *err)
 {
 	struct tr_engine *eng = (struct tr_engine *)e;
-	struct tr_vcpu *v = host_memory_alloc(sizeof(*v));
+	struct tr_vcpu *v = host_memory_alloc(VCPU_SIZE);
 	if (!v) {
 		error_set(err, "no memory for a virtual CPU");
 		return NULL;
@@ -127,7 +130,7 @@ static void vcpu_destroy(struct engine_vcpu *ev)
 	v->engine->vcpu[v->index] = NULL;
 	window_vcpu_destroy(v);
 	thunk_destroy(v->thunk);
-	host_memory_free(v, sizeof(*v));
+	host_memory_free(v, VCPU_SIZE);
 }
 
 static bool thread_enter(struct engine_vcpu *ev)
