@@ -90,6 +90,13 @@ void *host_file_slurp(const char *path, size_t *len);
  */
 typedef bool host_look(void *opaque, const uint8_t *data, size_t len);
 void *host_file_read_whole(const char *path, uint64_t limit, host_look *look, void *opaque, size_t *len);
+/*
+ * What can be read a second time, kept open, so that it stays the same when another file takes its name; NULL for what
+ * can not, as a pipe.
+ */
+struct host_file *host_file_keep(const char *path);
+/* Reads all of such a file. */
+void *host_file_read_again(struct host_file *f, uint64_t limit, size_t *len);
 bool host_failed_too_long(void); /* the last failure: the file was longer than the limit */
 
 #endif

@@ -63,6 +63,17 @@ static bool fits(const struct slurp *s, uint64_t *size)
 	return *size <= s->limit || !host_fail_with(EFBIG);
 }
 
+/* To be freed by free(). */
+static void *large_pages(uint64_t size)
+{
+	void *p = NULL;
+
+	if (size > SIZE_MAX / 4 || posix_memalign(&p, HUGE_PAGE, align_up(size, HUGE_PAGE)))
+		return NULL;
+	madvise(p, align_up(size, HUGE_PAGE), MADV_HUGEPAGE);
+	return p;
+}
+
 /*
  * Room for all of a file of known size, in large pages: to have each small page of a kernel and its initrd brought in,
  * and moved when the room grows, takes longer than all else before a guest's first instruction. Best effort: there is
@@ -70,11 +81,10 @@ static bool fits(const struct slurp *s, uint64_t *size)
  */
 static void expect(struct slurp *s, uint64_t size)
 {
-	void *room = NULL;
+	void *room = size < HUGE_PAGE ? NULL : large_pages(size + 1);
 
-	if (size < HUGE_PAGE || size > SIZE_MAX / 4 || posix_memalign(&room, HUGE_PAGE, align_up(size + 1, HUGE_PAGE)))
+	if (!room)
 		return;
-	madvise(room, align_up(size + 1, HUGE_PAGE), MADV_HUGEPAGE);
 	memcpy(room, s->data, s->used);
 	free(s->data);
 	s->data = room;
@@ -111,6 +121,38 @@ void *host_file_read_whole(const char *path, uint64_t limit, host_look *look, vo
 	}
 	*len = s.used;
 	return s.data;
+}
+
+struct host_file *host_file_keep(const char *path)
+{
+	struct stat st;
+
+	/* To open a pipe would wait for who writes. */
+	return !stat(path, &st) && S_ISREG(st.st_mode) ? host_file_open(path, HOST_FILE_READ) : NULL;
+}
+
+void *host_file_read_again(struct host_file *f, uint64_t limit, size_t *len)
+{
+	int64_t size = host_file_size(f);
+	void *data;
+
+	if (size < 0 || (uint64_t)size > limit) {
+		if (size >= 0)
+			host_fail_with(EFBIG);
+		return NULL;
+	}
+	data = large_pages((uint64_t)size + 1);
+	if (!data) {
+		host_fail_with(ENOMEM);
+		return NULL;
+	}
+	size = host_file_pread(f, data, (uint64_t)size, 0);
+	if (size >= 0) {
+		*len = (size_t)size;
+		return data;
+	}
+	free(data);
+	return NULL;
 }
 
 void *host_file_slurp(const char *path, size_t *len)

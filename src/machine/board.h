@@ -32,7 +32,8 @@ struct pc {
 	struct device device[PC_DEVICES]; /* in the order of creation; destroyed the other way round */
 
 	char *kernel_path, *initrd_path, *cmdline;
-	uint8_t *kernel, *initrd; /* the files' bytes, read once */
+	struct host_file *kernel_file, *initrd_file; /* for a reset, when they can be read again */
+	uint8_t *kernel, *initrd;                    /* the files' bytes, kept when they cannot */
 	size_t kernel_len, initrd_len;
 };
 

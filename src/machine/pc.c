@@ -52,6 +52,10 @@ void pc_destroy(struct pc *pc)
 	free(pc->kernel_path);
 	free(pc->initrd_path);
 	free(pc->cmdline);
+	if (pc->kernel_file)
+		host_file_close(pc->kernel_file);
+	if (pc->initrd_file)
+		host_file_close(pc->initrd_file);
 	free(pc->kernel);
 	free(pc->initrd);
 	free(pc);

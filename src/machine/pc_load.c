@@ -78,7 +78,6 @@ static bool look_at_kernel(void *opaque, const uint8_t *data, size_t len)
 	return !look->refused;
 }
 
-/* Each file is read the first time only. */
 static bool read_kernel(struct pc *pc, struct error *err)
 {
 	struct look look = {pc->kernel_path, err, false};
@@ -87,7 +86,10 @@ static bool read_kernel(struct pc *pc, struct error *err)
 		return true;
 	if (!pc->kernel_path)
 		return error_set(err, "no kernel is given: --kernel names one (Debian's /boot/vmlinuz-*)");
-	pc->kernel = host_file_read_whole(pc->kernel_path, KERNEL_MAX, look_at_kernel, &look, &pc->kernel_len);
+	if (pc->kernel_file)
+		pc->kernel = host_file_read_again(pc->kernel_file, KERNEL_MAX, &pc->kernel_len);
+	else
+		pc->kernel = host_file_read_whole(pc->kernel_path, KERNEL_MAX, look_at_kernel, &look, &pc->kernel_len);
 	if (pc->kernel || look.refused)
 		return pc->kernel;
 	if (host_failed_too_long())
@@ -102,7 +104,10 @@ static bool read_initrd(struct pc *pc, struct error *err)
 
 	if (pc->initrd || !pc->initrd_path)
 		return true;
-	pc->initrd = host_file_read_whole(pc->initrd_path, memory, NULL, NULL, &pc->initrd_len);
+	if (pc->initrd_file)
+		pc->initrd = host_file_read_again(pc->initrd_file, memory, &pc->initrd_len);
+	else
+		pc->initrd = host_file_read_whole(pc->initrd_path, memory, NULL, NULL, &pc->initrd_len);
 	if (!pc->initrd && host_failed_too_long())
 		return error_set(err,
 				 "the initrd %s is larger than the machine's memory of %llu MiB: give it more with "
@@ -114,6 +119,19 @@ static bool read_initrd(struct pc *pc, struct error *err)
 		return error_set(err, "the initrd %s is empty: give an initramfs, or leave --initrd out",
 				 pc->initrd_path);
 	return true;
+}
+
+/* The guest has its copy. What can be read again at a reset need not be kept. */
+static void forget(uint8_t **data, struct host_file **file, const char *path)
+{
+	if (!*data)
+		return;
+	if (!*file)
+		*file = host_file_keep(path);
+	if (!*file)
+		return;
+	free(*data);
+	*data = NULL;
 }
 
 static bool read_files(struct pc *pc, struct error *err)
@@ -138,5 +156,9 @@ bool pc_load(struct pc *pc, struct error *err)
 	set_trigger_modes(pc);
 	lapic_virtual_wire(lapic);
 	pc->c.cpu[0]->apic_base = lapic_base(lapic);
-	return boot_load(&boot, err);
+	if (!boot_load(&boot, err))
+		return false;
+	forget(&pc->kernel, &pc->kernel_file, pc->kernel_path);
+	forget(&pc->initrd, &pc->initrd_file, pc->initrd_path);
+	return true;
 }

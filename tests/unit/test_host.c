@@ -388,6 +388,41 @@ static void read_within_limits(void)
 	unlink(path);
 }
 
+/* A file that takes large pages, and the same again when another has its name. */
+TEST(read_again)
+{
+	struct host_file *f = fresh(), *kept;
+	char *data;
+	size_t len;
+
+	CHECK_EQ(host_file_pwrite(f, "end", 3, 3000000), 3);
+	CHECK_EQ(host_file_pwrite(f, "begin", 5, 0), 5);
+	data = host_file_read_whole(path, MiB(3), NULL, NULL, &len);
+	REQUIRE(data);
+	CHECK_EQ(len, 3000003);
+	CHECK_MEM(data, "begin", 5);
+	CHECK_MEM(data + 3000000, "end", 3);
+	CHECK(!data[70000] && !data[2999999]);
+	free(data);
+	kept = host_file_keep(path);
+	REQUIRE(kept);
+	unlink(path);
+	data = host_file_read_again(kept, MiB(3), &len);
+	REQUIRE(data);
+	CHECK_EQ(len, 3000003);
+	CHECK_MEM(data, "begin", 5);
+	CHECK_MEM(data + 3000000, "end", 3);
+	free(data);
+	CHECK(!host_file_read_again(kept, 3000002, &len));
+	CHECK(host_failed_too_long());
+	host_file_close(kept);
+	host_file_close(f);
+	CHECK(!host_file_keep(path));
+	REQUIRE(!mkfifo(path, 0600));
+	CHECK(!host_file_keep(path));
+	unlink(path);
+}
+
 TEST(slurp)
 {
 	struct host_file *f = fresh();
