@@ -9,11 +9,11 @@
 
 static uint64_t cost(const struct rate *rate, uint64_t amount, uint64_t *rest)
 {
-	unsigned __int128 ns = (unsigned __int128)amount * SECOND + *rest;
+	unsigned __int128 ns = (unsigned __int128)amount * (unsigned __int128)SECOND + *rest;
 	unsigned __int128 whole = ns / rate->per_second;
 
 	*rest = (uint64_t)(ns % rate->per_second);
-	return whole > DEBT_MAX ? DEBT_MAX : (uint64_t)whole;
+	return (uint64_t)(whole > (unsigned __int128)DEBT_MAX ? (unsigned __int128)DEBT_MAX : whole);
 }
 
 void rate_init(struct rate *rate, uint64_t per_second, uint64_t burst, uint64_t now)

@@ -140,6 +140,8 @@ static bool make_board(struct vm *vm, const struct vm_config *config, struct err
 	if (vm->virtio_console)
 		pc.virtio = vm_console_port(vm->virtio_console);
 	vm->pc = nets && cmdline ? pc_create(&pc, err) : NULL;
+	if (vm->pc)
+		vm_nets_describe(&pc, vm->networks, sizeof(vm->networks));
 	free(nets);
 	free(cmdline);
 	if (!vm->pc)

@@ -80,7 +80,7 @@ struct cpu_limit {
 };
 
 struct vm {
-	char name[64], description[512];
+	char name[64], description[512], networks[128];
 	const struct engine_ops *ops;
 	struct engine *engine;
 	struct x86_cpuid_model model;
@@ -183,6 +183,8 @@ void vcpu_looked(struct vcpu *v);
 
 /* net.c: puts what the config says of networks into *pc. What it returns holds what *pc points to; to be freed. */
 struct vm_nets *vm_nets_parse(const struct vm_config *config, struct pc_config *pc, struct error *err);
+/* "network user", "no network"; while what vm_nets_parse returned is there. */
+void vm_nets_describe(const struct pc_config *pc, char *text, size_t size);
 
 /* report.c: text that grows up to its buffer's size. */
 struct note {

@@ -158,16 +158,28 @@ static bool parse_all(struct vm_nets *nets, const struct vm_config *config, stru
 {
 	static const char *const usual[] = {"user"};
 	const char *const *spec = config->nets ? config->net : usual;
+	const unsigned count = config->nets ? config->nets : 1;
 
-	pc->nets = config->nets ? config->nets : 1;
-	if (pc->nets == 1 && !strcmp(spec[0], "none")) {
-		pc->nets = 0;
+	pc->nets = 0;
+	if (count == 1 && spec[0] && !strcmp(spec[0], "none"))
 		return true;
-	}
-	for (unsigned i = 0; i < pc->nets; i++)
-		if (!parse_one(nets, i, spec[i], &pc->net[i], err))
+	for (; pc->nets < count; pc->nets++) {
+		const char *one = spec[pc->nets] ? spec[pc->nets] : usual[0];
+		if (!parse_one(nets, pc->nets, one, &pc->net[pc->nets], err))
 			return false;
+	}
 	return true;
+}
+
+void vm_nets_describe(const struct pc_config *pc, char *text, size_t size)
+{
+	size_t len = (size_t)snprintf(text, size, pc->nets ? "network" : "no network");
+
+	for (unsigned i = 0; i < pc->nets && len < size; i++) {
+		const char *tap = pc->net[i].tap;
+		len += (size_t)snprintf(text + len, size - len, "%s %s%s", i ? " and" : "", tap ? "tap " : "user",
+					tap ? tap : "");
+	}
 }
 
 struct vm_nets *vm_nets_parse(const struct vm_config *config, struct pc_config *pc, struct error *err)

@@ -165,9 +165,10 @@ void vm_describe(struct vm *vm)
 
 	brand(vm, name, sizeof(name));
 	snprintf(vm->description, sizeof(vm->description),
-		 "engine %s, CPU %s (%s), %" PRIu64 " %s of memory, %u CPU%s, console on %s%s%s", vm->ops->name,
+		 "engine %s, CPU %s (%s), %" PRIu64 " %s of memory, %u CPU%s, console on %s%s%s, %s", vm->ops->name,
 		 name[0] ? name : "unnamed", level(&vm->model), bytes >> (gib ? 30 : 20), gib ? "GiB" : "MiB", vm->cpus,
 		 vm->cpus == 1 ? "" : "s", vm_console_where(vm->console),
 		 vm->virtio_console ? ", virtio console on " : "",
-		 vm->virtio_console ? vm_console_where(vm->virtio_console) : "");
+		 vm->virtio_console ? vm_console_where(vm->virtio_console) : "",
+		 vm->networks);
 }
