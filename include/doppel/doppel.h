@@ -115,6 +115,12 @@ enum { DOPPEL_SHARE_READONLY = 1 };
 DOPPEL_API void doppel_config_share(doppel_config *config, const char *path, const char *tag, unsigned flags);
 
 /*
+ * A socket device between the guest's AF_VSOCK and Unix sockets of the host: a program of the host's connects to `path`
+ * and says "CONNECT PORT\n", and reads "OK ...\n" once the guest has taken it; one of the guest's that connects to PORT
+ * of CID 2 gets the socket `path`_PORT. cid: the guest's address, 3 or more. NULL for path: no such device.
+ */
+DOPPEL_API void doppel_config_vsock(doppel_config *config, const char *path, unsigned cid);
+/*
  * Whether the VM has a balloon, by which memory that the guest has free goes back to the host, and how many bytes it is
  * to take from the guest at first. A new config has one that takes nothing.
  */

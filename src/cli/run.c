@@ -12,6 +12,7 @@ struct run_options {
 
 	const char *kernel, *initrd, *append, *engine, *console, *virtio_console, *balloon, *name, *debug, *symbols,
 		*stats, *on_panic, *cpu_limit;
+	const char *vsock;
 	uint64_t memory, code_cache;
 	unsigned cpus;
 	struct string_list disks, nets, shares;
@@ -49,6 +50,9 @@ static const struct option options[] = {
 	{"balloon", OPT_STRING, FIELD(balloon), "on|off|SIZE",
 	 "a balloon: memory that the guest has free goes back to the host\n"
 	 "(default: on); SIZE is taken from the guest altogether"},
+	{"vsock", OPT_STRING, FIELD(vsock), "unix=SOCKET[,cid=N]",
+	 "sockets between guest and host: who connects to SOCKET and says\n"
+	 "'CONNECT PORT' gets the guest's; the guest gets SOCKET_PORT"},
 	{"console", OPT_STRING, FIELD(console), "WHERE",
 	 "where the first serial port leads: stdio (default; Ctrl-A H lists\n"
 	 "the keys), file=FILE, pty, unix=SOCKET or none"},
@@ -141,6 +145,42 @@ static bool add_share(doppel_config *config, const char *spec)
 	return good;
 }
 
+static bool vsock_word(const char *word, char *path, unsigned *cid)
+{
+	uint64_t n;
+
+	if (!strncmp(word, "unix=", 5) && word[5]) {
+		memmove(path, word + 5, strlen(word + 5) + 1);
+		return true;
+	}
+	if (!strncmp(word, "cid=", 4) && parse_size(word + 4, &n) && n < UINT32_MAX) {
+		*cid = (unsigned)n;
+		return true;
+	}
+	return complain("--vsock: '%s' is neither unix=SOCKET nor cid=N: say for example --vsock unix=/tmp/vsock,cid=3",
+			word);
+}
+
+static bool set_vsock(doppel_config *config, const char *spec)
+{
+	size_t size = spec ? strlen(spec) + 1 : 1;
+	char *path = calloc(1, size), *word = malloc(size);
+	unsigned cid = 3;
+	bool good = path && word;
+
+	for (const char *rest = spec; good && rest;) {
+		rest = next_part(rest, word);
+		good = vsock_word(word, path, &cid);
+	}
+	if (good && spec && !path[0])
+		good = complain("--vsock '%s' names no socket: say for example --vsock unix=/tmp/vsock", spec);
+	if (good && spec)
+		doppel_config_vsock(config, path, cid);
+	free(path);
+	free(word);
+	return good;
+}
+
 static bool set_balloon(doppel_config *config, const char *how)
 {
 	uint64_t bytes = 0;
@@ -198,7 +238,7 @@ static bool fill_config(doppel_config *config, const struct run_options *o)
 	doppel_config_profile(config, o->stats && !strcmp(o->stats, "json"));
 	for (unsigned i = 0; i < o->nets.count; i++)
 		doppel_config_net(config, o->nets.item[i]);
-	if (!set_balloon(config, o->balloon))
+	if (!set_balloon(config, o->balloon) || !set_vsock(config, o->vsock))
 		return false;
 	if (!set_cpu_limit(config, o->cpu_limit) || !panic_flag(o->on_panic, &flags))
 		return false;

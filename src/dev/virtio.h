@@ -44,6 +44,7 @@ enum virtio_type {
 	VIRTIO_TYPE_CONSOLE = 3,
 	VIRTIO_TYPE_ENTROPY = 4,
 	VIRTIO_TYPE_BALLOON = 5,
+	VIRTIO_TYPE_VSOCK = 19,
 	VIRTIO_TYPE_FS = 26,
 };
 
@@ -191,6 +192,8 @@ bool virtio_device_create(struct virtio_device *dev, struct pci_bus *pci, struct
  * leaves that to one virtio_signal after several.
  */
 bool virtio_pop(struct virtio_device *dev, unsigned queue, struct virtq_chain *chain);
+/* Takes back the last pop of that queue, under the same hold of the lock. */
+void virtio_unpop(struct virtio_device *dev, unsigned queue);
 void virtio_push(struct virtio_device *dev, unsigned queue, const struct virtq_chain *chain, uint32_t len);
 void virtio_push_quiet(struct virtio_device *dev, unsigned queue, const struct virtq_chain *chain, uint32_t len);
 void virtio_signal(struct virtio_device *dev, unsigned queue);

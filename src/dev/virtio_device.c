@@ -99,6 +99,11 @@ bool virtio_pop(struct virtio_device *dev, unsigned queue, struct virtq_chain *c
 	return false;
 }
 
+void virtio_unpop(struct virtio_device *dev, unsigned queue)
+{
+	dev->queue[queue].next_avail--;
+}
+
 void virtio_push(struct virtio_device *dev, unsigned queue, const struct virtq_chain *chain, uint32_t len)
 {
 	virtio_push_quiet(dev, queue, chain, len);

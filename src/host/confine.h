@@ -18,6 +18,7 @@ enum host_need {
 	HOST_NEED_TAP = 1 << 3,       /* to say what the guest takes */
 	HOST_NEED_FOLDER = 1 << 4,    /* to find and open files in a folder */
 	HOST_NEED_FOLDER_RW = 1 << 5, /* and to change it */
+	HOST_NEED_STREAMS = 1 << 7, /* Unix sockets for the guest's, and waiting for many of them */
 	HOST_NEED_SERVER = 1 << 6, /* to connect to a disk's server again, or to see the end of one that we started */
 };
 void host_need(unsigned needs);

@@ -174,6 +174,15 @@ static const struct kept {
 	{SCMP_SYS(rmdir), OTHERS | NEED(SERVER), ANY, 0, 0},
 	{SCMP_SYS(ioctl), EVERYONE | NEED(TAP), IS, 1, TUNSETOFFLOAD},
 
+	/* Unix sockets for a guest's: stream.c. */
+	{SCMP_SYS(socket), OTHERS | NEED(STREAMS), IS, 0, AF_UNIX},
+	{SCMP_SYS(connect), OTHERS | NEED(STREAMS), ANY, 0, 0},
+	{SCMP_SYS(shutdown), OTHERS | NEED(STREAMS), ANY, 0, 0},
+	{SCMP_SYS(recvmsg), OTHERS | NEED(STREAMS), ANY, 0, 0},
+	{SCMP_SYS(sendmsg), OTHERS | NEED(STREAMS), ANY, 0, 0},
+	{SCMP_SYS(epoll_ctl), OTHERS | NEED(STREAMS), ANY, 0, 0},
+	{SCMP_SYS(epoll_wait), OTHERS | NEED(STREAMS), ANY, 0, 0},
+
 	/* A shared folder: folder.c. Landlock keeps paths within it. */
 	{SCMP_SYS(openat2), OTHERS | NEED(FOLDER), ANY, 0, 0},
 	{SCMP_SYS(openat), OTHERS | NEED(FOLDER), ANY, 0, 0},

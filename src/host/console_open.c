@@ -3,6 +3,7 @@
 #include "host/console_io.h"
 #include "host/host.h"
 #include "host/internal.h"
+#include "host/stream.h"
 #include "host/terminal.h"
 
 #include <fcntl.h>
@@ -10,9 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <termios.h>
 #include <unistd.h>
 
@@ -89,68 +88,16 @@ static bool open_pty(struct console_io *io, const char *arg, struct error *err)
 	return true;
 }
 
-/* Whether `path` is a socket that nobody listens on any more: left over from a process that was killed. */
-static bool is_stale(int fd, const struct sockaddr_un *addr)
-{
-	struct stat st;
-
-	return !lstat(addr->sun_path, &st) && S_ISSOCK(st.st_mode) &&
-	       connect(fd, (const struct sockaddr *)addr, sizeof(*addr)) && errno == ECONNREFUSED;
-}
-
-static bool bind_listen(int fd, const struct sockaddr_un *addr)
-{
-	const struct sockaddr *sa = (const struct sockaddr *)addr;
-	int probe;
-	bool stale;
-
-	if (!bind(fd, sa, sizeof(*addr)))
-		return !listen(fd, 1);
-	if (errno != EADDRINUSE)
-		return false;
-	probe = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	stale = probe >= 0 && is_stale(probe, addr);
-	if (probe >= 0)
-		close(probe);
-	errno = EADDRINUSE;
-	return stale && !unlink(addr->sun_path) && !bind(fd, sa, sizeof(*addr)) && !listen(fd, 1);
-}
-
-/* The socket's name is removed at the end, so its folder stays within reach. Should it not, a dead name is left. */
-static void keep_folder(const char *path)
-{
-	char *copy = strdup(path);
-	int fd = copy ? open(dirname(copy), O_PATH | O_DIRECTORY | O_CLOEXEC) : -1;
-
-	if (fd >= 0) {
-		host_need_path(fd, HOST_PATH_REMOVE);
-		close(fd);
-	}
-	free(copy);
-}
-
 static bool open_unix(struct console_io *io, const char *path, struct error *err)
 {
-	struct sockaddr_un addr = {.sun_family = AF_UNIX};
-	int fd;
-
-	if (strlen(path) >= sizeof(addr.sun_path))
-		return error_set(err, "console socket path '%s' is too long; at most %zu characters", path,
-				 sizeof(addr.sun_path) - 1);
-	memcpy(addr.sun_path, path, strlen(path) + 1);
-	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (fd >= 0 && bind_listen(fd, &addr)) {
-		io->listen = fd;
-		io->close_in = true;
-		host_need(HOST_NEED_CLIENTS);
-		keep_folder(path);
-		return true;
-	}
-	error_set(err, "cannot listen on console socket '%s': %s%s", path, strerror(errno),
-		  errno == EADDRINUSE ? "; another process uses it, choose another path" : "");
-	if (fd >= 0)
-		close(fd);
-	return false;
+	if (strlen(path) > HOST_STREAM_PATH)
+		return error_set(err, "console socket path '%s' is too long; at most %d characters", path,
+				 HOST_STREAM_PATH);
+	io->listen = host_stream_listen(path, 1);
+	io->close_in = true;
+	return io->listen >= 0 ||
+	       error_set(err, "cannot listen on console socket '%s': %s%s", path, host_error_text(),
+			 errno == EADDRINUSE ? "; another process uses it, choose another path" : "");
 }
 
 static const struct kind {
@@ -192,15 +139,6 @@ bool console_open(struct console_io *io, const char *spec, struct error *err)
 	return false;
 }
 
-static void unlink_socket(int fd)
-{
-	struct sockaddr_un addr;
-	socklen_t len = sizeof(addr);
-
-	if (!getsockname(fd, (struct sockaddr *)&addr, &len) && len > offsetof(struct sockaddr_un, sun_path))
-		unlink(addr.sun_path);
-}
-
 void console_begin(struct console_io *io)
 {
 	io->created = false;
@@ -217,9 +155,6 @@ void console_close(struct console_io *io)
 		close(io->out);
 	if (io->close_in && io->in >= 0)
 		close(io->in);
-	if (io->listen >= 0) {
-		unlink_socket(io->listen);
-		close(io->listen);
-	}
+	host_stream_unlisten(io->listen);
 	io->in = io->out = io->listen = -1;
 }

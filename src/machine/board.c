@@ -20,6 +20,7 @@
 #include "dev/virtio_fs.h"
 #include "dev/virtio_net.h"
 #include "dev/virtio_rng.h"
+#include "dev/virtio_vsock.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -312,6 +313,18 @@ static bool make_virtio(struct pc *pc, struct error *err)
 	return make_nets(pc, err);
 }
 
+static bool make_vsock(struct pc *pc, struct error *err)
+{
+	struct vsock_config config = {pc->c.vsock, pc->c.vsock_cid};
+
+	if (!pc->c.vsock)
+		return true;
+	if (!virtio_vsock_create(pc->pci, pc->c.mem, &config, &pc->device[pc->devices], err))
+		return false;
+	pc->devices++;
+	return true;
+}
+
 static bool make_balloon(struct pc *pc, struct error *err)
 {
 	if (pc->c.no_balloon)
@@ -337,5 +350,5 @@ bool board_create(struct pc *pc, struct error *err)
 {
 	return make_apics(pc, err) && make_pic(pc, err) && make_timers(pc, err) && make_power(pc, err) &&
 	       make_serial(pc, err) && make_debug_exit(pc, err) && make_pci(pc, err) && make_virtio(pc, err) &&
-	       make_balloon(pc, err) && make_pvpanic(pc, err);
+	       make_balloon(pc, err) && make_pvpanic(pc, err) && make_vsock(pc, err);
 }

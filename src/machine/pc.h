@@ -101,6 +101,8 @@ struct pc_config {
 	struct pc_share share[PC_SHARES];
 	unsigned shares;
 
+	const char *vsock; /* path of the socket device's Unix socket; NULL: none on this machine */
+	uint32_t vsock_cid;
 	bool no_balloon;
 	uint64_t balloon; /* bytes to take from the guest at first */
 

@@ -120,6 +120,8 @@ static bool make_board(struct vm *vm, const struct vm_config *config, struct err
 		.cmdline = cmdline,
 		.disks = config->disks,
 		.shares = config->shares,
+		.vsock = config->vsock,
+		.vsock_cid = config->vsock_cid,
 		.no_balloon = config->no_balloon,
 		.balloon = config->balloon,
 		.serial = vm_console_port(vm->console),

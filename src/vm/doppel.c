@@ -53,9 +53,9 @@ void doppel_config_free(doppel_config *config)
 {
 	if (!config)
 		return;
-	const char *owned[] = {config->vm.name,           config->vm.kernel, config->vm.initrd,
-			       config->vm.append,         config->vm.engine, config->vm.console,
-			       config->vm.virtio_console, config->vm.debug,  config->vm.symbols};
+	const char *owned[] = {config->vm.name,    config->vm.kernel,  config->vm.initrd,         config->vm.append,
+			       config->vm.engine,  config->vm.console, config->vm.virtio_console, config->vm.debug,
+			       config->vm.symbols, config->vm.vsock};
 	for (size_t i = 0; i < ARRAY_LEN(owned); i++)
 		free((void *)(uintptr_t)owned[i]);
 	for (unsigned i = 0; i < config->vm.disks; i++) {
@@ -199,6 +199,12 @@ void doppel_config_share(doppel_config *config, const char *path, const char *ta
 	set_string(config, &share->path, path);
 	set_string(config, &share->tag, tag ? tag : name);
 	share->readonly = flags & DOPPEL_SHARE_READONLY;
+}
+
+void doppel_config_vsock(doppel_config *config, const char *path, unsigned cid)
+{
+	set_string(config, &config->vm.vsock, path);
+	config->vm.vsock_cid = cid;
 }
 
 void doppel_config_balloon(doppel_config *config, bool balloon, uint64_t bytes)

@@ -26,6 +26,8 @@ struct vm_config {
 	 */
 	const char *net[PC_NETS];
 	unsigned nets;
+	const char *vsock; /* NULL: none */
+	uint32_t vsock_cid;
 	bool no_balloon;
 	uint64_t balloon; /* bytes to take from the guest at first */
 	struct pc_share share[PC_SHARES];

@@ -180,6 +180,11 @@ mistake('disk-too-many', ['--kernel', good] + ['--disk', file('disk', bytes(4096
 for size in ['yes', '', '10X']:
     mistake('balloon-%s' % (size or 'empty'), ['--kernel', good, '--balloon', size], '--balloon', 'off', '256M')
 mistake('balloon-much', ['--kernel', good, '--memory', '64M', '--balloon', '65M'], 'balloon', '64 MiB')
+for spec in ['tmp', '', 'unix=', 'cid=3', 'unix=/tmp/x,cid=x', 'unix=/tmp/x,port=1']:
+    mistake('vsock-%s' % (spec or 'empty'), ['--kernel', good, '--vsock', spec], '--vsock', 'unix=')
+mistake('vsock-cid', ['--kernel', good, '--vsock', 'unix=%s,cid=2' % os.path.join(c.dir, 'v')], 'cid 2', '3')
+mistake('vsock-path', ['--kernel', good, '--vsock', 'unix=' + os.path.join(missing, 'v')], missing)
+mistake('vsock-long', ['--kernel', good, '--vsock', 'unix=/' + 100 * 'x'], 'xxx', '96 bytes')
 mistake('share-missing', ['--kernel', good, '--share', missing], missing)
 mistake('share-file', ['--kernel', good, '--share', good + ':tag'], good)
 mistake('share-empty-name', ['--kernel', good, '--share', ':tag'], '--share')
