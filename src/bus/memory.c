@@ -103,6 +103,22 @@ void guest_memory_wrote(struct guest_memory *mem, uint64_t gpa, uint64_t len)
 		mem->code_written(mem->code_opaque, gpa, len);
 }
 
+bool guest_memory_discard(struct guest_memory *mem, uint64_t gpa, uint64_t len)
+{
+	const uint8_t *host = guest_memory_ptr(mem, gpa, len, true);
+
+	if (!host || (gpa | len) & ~PAGE_MASK)
+		return false;
+	uint64_t offset = (uint64_t)(host - mem->shared.at), end = offset + len;
+	host_shared_discard(&mem->shared, offset, len);
+	/* What is gone as a whole is asked for as a whole when it is used again. */
+	for (uint64_t chunk = align_up(offset, GUEST_MEMORY_CHUNK) / GUEST_MEMORY_CHUNK;
+	     (chunk + 1) * GUEST_MEMORY_CHUNK <= end; chunk++)
+		atomic_store_explicit(&mem->populated[chunk], 0, memory_order_relaxed);
+	guest_memory_wrote(mem, gpa, len);
+	return true;
+}
+
 bool guest_memory_read(const struct guest_memory *mem, uint64_t gpa, void *dst, uint64_t len)
 {
 	const void *src = guest_memory_ptr(mem, gpa, len, false);

@@ -78,6 +78,9 @@ static inline void guest_memory_touch(struct guest_memory *mem, const uint8_t *h
 		guest_memory_touch_slowly(mem, chunk);
 }
 
+/* Gives whole pages back to the host: they read as zeroes. Nothing happens unless all is RAM that can be written. */
+bool guest_memory_discard(struct guest_memory *mem, uint64_t gpa, uint64_t len);
+
 /* Copies; false (and nothing copied) unless the whole range is RAM. For devices and loaders. */
 bool guest_memory_read(const struct guest_memory *mem, uint64_t gpa, void *dst, uint64_t len);
 bool guest_memory_write(struct guest_memory *mem, uint64_t gpa, const void *src, uint64_t len);

@@ -3,7 +3,6 @@
 #include "dev/virtio_balloon.h"
 
 #include "dev/virtio.h"
-#include "host/host.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -41,16 +40,10 @@ struct virtio_balloon {
 	uint8_t stats_queue;
 };
 
-/* The pages go to the host; whatever knew their content is told. */
 static void give_back(struct virtio_balloon *b, uint64_t gpa, uint64_t len)
 {
-	void *host = guest_memory_ptr(b->dev.mem, gpa, len, true);
-
-	if (!host)
-		return;
-	host_memory_discard(host, len);
-	guest_memory_wrote(b->dev.mem, gpa, len);
-	b->returned += len;
+	if (guest_memory_discard(b->dev.mem, gpa, len))
+		b->returned += len;
 }
 
 /* Neighbours go together: one call of the host's, and no huge page is broken up bit by bit. */

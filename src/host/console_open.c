@@ -1,5 +1,4 @@
 /* Opening the host's end of a console, by kind. */
-#include "host/confine.h"
 #include "host/console_io.h"
 #include "host/host.h"
 #include "host/internal.h"
@@ -7,7 +6,6 @@
 #include "host/terminal.h"
 
 #include <fcntl.h>
-#include <libgen.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

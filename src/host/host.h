@@ -25,8 +25,6 @@ bool host_random(void *buf, size_t len);
 /* Anonymous zeroed memory, touched only when used; huge pages asked for where they help. NULL when there is none. */
 void *host_memory_alloc(uint64_t size);
 void host_memory_free(void *p, uint64_t size);
-/* Gives pages of such memory back to the host; used again, they are zeroes. */
-void host_memory_discard(void *p, uint64_t size);
 /* How many bytes of it the host has given pages to. */
 uint64_t host_memory_resident(const void *p, uint64_t size);
 /* Leaves whole pages of it out of core dumps: they are the guest's. */

@@ -2,7 +2,6 @@
 #include "host/host.h"
 #include "host/internal.h"
 
-#include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -73,14 +72,6 @@ void host_memory_free(void *p, uint64_t size)
 {
 	if (p)
 		ENSURE(!munmap(p, align_up(size, PAGE_SIZE)));
-}
-
-void host_memory_discard(void *p, uint64_t size)
-{
-	/* The mapping is private and anonymous: what is dropped comes back as zeroes. It fails for locked pages only.
-	 */
-	if (madvise(p, size, MADV_DONTNEED))
-		memset(p, 0, size);
 }
 
 /*

@@ -2,6 +2,8 @@
 
 #include "host/internal.h"
 
+#include <fcntl.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -33,4 +35,12 @@ void host_shared_free(struct host_shared *mem)
 	ENSURE(!munmap(mem->at, mem->size));
 	close(mem->fd);
 	*mem = (struct host_shared){.fd = -1};
+}
+
+void host_shared_discard(const struct host_shared *mem, uint64_t offset, uint64_t len)
+{
+	const int how = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+
+	if (RETRY_EINTR(fallocate(mem->fd, how, (off_t)offset, (off_t)len)))
+		memset(mem->at + offset, 0, len);
 }

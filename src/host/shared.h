@@ -17,6 +17,8 @@ struct host_shared {
 /* Zeroed memory, touched only when used. False: the reason is in host_error_text(). */
 bool host_shared_alloc(struct host_shared *mem, uint64_t size);
 void host_shared_free(struct host_shared *mem);
+/* Gives the pages of [offset, offset + len) back to the host, wherever they are shown; used again, they are zeroes. */
+void host_shared_discard(const struct host_shared *mem, uint64_t offset, uint64_t len);
 /* Makes the host find the pages of [offset, offset + len) now, at once instead of one by one. A wish. General registers
  * only. */
 void host_shared_populate(const struct host_shared *mem, uint64_t offset, uint64_t len);
