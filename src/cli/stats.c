@@ -44,6 +44,9 @@ void print_stats(doppel_vm *vm)
 	count("  kernel: read", s.tlb_misses_kernel_read);
 	count("  kernel: write", s.tlb_misses_kernel_write);
 	count("TLB flushes", s.tlb_flushes);
+	count("window faults", s.window_faults);
+	count("  pages shown", s.window_shown);
+	count("  pages hidden", s.window_hidden);
 	count("blocks looked up", s.dispatches);
 	count("helper calls", s.helper_calls);
 	count("instructions by the slow path", s.single_steps);

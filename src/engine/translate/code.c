@@ -247,6 +247,15 @@ void code_get(struct tr_vcpu *v, uint64_t gpa, uint64_t tail, uint16_t off, uint
 		exclusive_end(eng);
 }
 
+/* The page last: until then nobody gets as far as the jump. */
+static void link_patch(struct tr_link *link, const uint8_t *target, const struct code_page *page)
+{
+	if (!link->page_imm || page)
+		asm_patch32(link->rel32, target);
+	if (link->page_imm)
+		__atomic_store_n((uint64_t *)link->page_imm, (uint64_t)(uintptr_t)page, __ATOMIC_RELEASE);
+}
+
 void code_link(struct tr_engine *eng, struct tr_link *link, struct block *to)
 {
 	host_lock(&eng->lock);
@@ -255,7 +264,7 @@ void code_link(struct tr_engine *eng, struct tr_link *link, struct block *to)
 		link->next = to->incoming;
 		to->incoming = link;
 		const uint8_t *entry = link->flags_in_host ? to->entry_host : to->entry_saved;
-		asm_patch32(link->rel32, eng->code.rw + (entry - eng->code.rx));
+		link_patch(link, eng->code.rw + (entry - eng->code.rx), to->page);
 	}
 	host_unlock(&eng->lock);
 }
@@ -266,7 +275,7 @@ static void unlink_incoming(struct block *b)
 		next = l->next;
 		l->to = NULL;
 		l->next = NULL;
-		asm_patch32(l->rel32, l->stub);
+		link_patch(l, l->stub, NULL);
 	}
 	b->incoming = NULL;
 }
@@ -283,7 +292,7 @@ static void unlink_outgoing(struct block *b)
 			p = &(*p)->next;
 		*p = l->next;
 		l->to = NULL;
-		asm_patch32(l->rel32, l->stub);
+		link_patch(l, l->stub, NULL);
 	}
 }
 

@@ -50,14 +50,20 @@ static inline unsigned key_jc(uint32_t key)
 
 struct block;
 
-/* A direct jump out of a block to a fixed place in the same page. */
+/*
+ * A direct jump out of a block to a fixed place in the same page, or (`page_imm`) in another one. The latter compares
+ * the page that is there, by the itlb, with the one that it was linked to.
+ */
 struct tr_link {
 	struct block *from, *to;
 	struct tr_link *next; /* in to->incoming */
 	uint8_t *rel32;       /* of the jump, writable view, 4-byte aligned */
 	uint8_t *stub;        /* where it goes while it is not linked */
+	uint8_t *page_imm;    /* 64-bit immediate with the target's struct code_page, 0 while not linked; 8-byte aligned */
+	int32_t undo;         /* what the instruction has added to RSP, to be taken back if its target is not canonical */
 	uint32_t key;         /* of the target */
-	uint16_t off;         /* of the target in the page */
+	uint16_t off;         /* of the target in its page */
+	uint16_t from_off;    /* of the instruction in its own */
 	bool flags_in_host;   /* the guest's flags are in the host's at this jump, not in saved_flags */
 };
 

@@ -202,6 +202,9 @@ static void vcpu_stats(struct engine_vcpu *ev, struct engine_stats *out)
 		out->tlb_misses += out->tlb_miss[k];
 	out->time_translated = tsc_ns(v->engine, v->tsc_translated);
 	out->time_translator = tsc_ns(v->engine, v->tsc_translator);
+	out->window_faults = v->windows.faults;
+	out->window_shown = v->windows.shown;
+	out->window_hidden = v->windows.hidden;
 	profile_times(v, out);
 }
 
@@ -227,6 +230,9 @@ static void stats(struct engine *e, struct engine_stats *out)
 		out->dispatches += one.dispatches;
 		out->helper_calls += one.helper_calls;
 		out->single_steps += one.single_steps;
+		out->window_faults += one.window_faults;
+		out->window_shown += one.window_shown;
+		out->window_hidden += one.window_hidden;
 	}
 }
 

@@ -266,18 +266,36 @@ uint8_t *light_pointer(struct tr_vcpu *v, uint64_t va, unsigned len, bool write)
 	return p + (va - page);
 }
 
+/* A jump whose target is not canonical: the instruction, which has moved RSP by `undo`, faults. */
+static uint64_t jump_nowhere(struct tr_vcpu *v, uint16_t off, int32_t undo)
+{
+	v->cpu.gpr[RSP] -= (uint64_t)(int64_t)undo;
+	set_rip(v, off);
+	return light_leave(v, TRX_STEP);
+}
+
 uint64_t light_jump(struct tr_vcpu *v, uint64_t arg)
 {
 	struct x86_cpu *cpu = &v->cpu;
 	bool code64 = (v->key & KEY_MODE) == MODE_64;
 	v->stats.dispatches++;
-	if (code64 && !x86_canonical(v->tlb_va)) {
-		cpu->gpr[RSP] -= (uint64_t)(int64_t)(int32_t)(arg >> 16);
-		set_rip(v, arg & 0xffff);
-		return light_leave(v, TRX_STEP);
-	}
+	if (code64 && !x86_canonical(v->tlb_va))
+		return jump_nowhere(v, arg & 0xffff, (int32_t)(arg >> 16));
 	cpu->rip = code64 ? v->tlb_va : (uint32_t)(v->tlb_va - cpu->seg[SEG_CS].base);
 	return go_on(v);
+}
+
+uint64_t light_far(struct tr_vcpu *v, struct tr_link *link)
+{
+	v->stats.dispatches++;
+	if (!x86_canonical(v->tlb_va))
+		return jump_nowhere(v, link->from_off, link->undo);
+	v->cpu.rip = v->tlb_va;
+	light_page_of(v, v->cpu.rip); /* so that the jump finds it next time */
+	if (link->to)
+		return go_on(v);
+	v->exit_arg = (uint64_t)(uintptr_t)link;
+	return light_leave(v, TRX_LINK);
 }
 
 static struct code_page *itlb_fill(struct tr_vcpu *v, struct itlb_entry *e, uint64_t linear)
@@ -300,8 +318,7 @@ static struct code_page *itlb_fill(struct tr_vcpu *v, struct itlb_entry *e, uint
 	return page;
 }
 
-/* The record of linear page `linear`'s code, or NULL when nothing of it is translated (or it cannot be executed). */
-static struct code_page *page_of(struct tr_vcpu *v, uint64_t linear)
+struct code_page *light_page_of(struct tr_vcpu *v, uint64_t linear)
 {
 	struct itlb_entry *it = &v->itlb[key_mmu(v->key)][(linear >> PAGE_SHIFT) % ITLB_ENTRIES];
 	return it->page == (linear & PAGE_MASK) ? it->code : itlb_fill(v, it, linear);
@@ -315,12 +332,12 @@ uint64_t light_tail(struct tr_vcpu *v, const struct call_tail *call)
 		linear = (uint32_t)linear;
 	if (!x86_canonical(linear))
 		return light_leave(v, TRX_STEP);
-	return page_of(v, linear) == call->tail ? (uint64_t)(uintptr_t)call->resume : light_leave(v, TRX_STEP);
+	return light_page_of(v, linear) == call->tail ? (uint64_t)(uintptr_t)call->resume : light_leave(v, TRX_STEP);
 }
 
 static uint64_t lookup_unshared(struct tr_vcpu *v, uint64_t linear)
 {
-	struct block *b = block_find(page_of(v, linear), linear & ~PAGE_MASK, v->key | KEY_NOSHARE);
+	struct block *b = block_find(light_page_of(v, linear), linear & ~PAGE_MASK, v->key | KEY_NOSHARE);
 	if (!b)
 		return 0;
 	v->noshare = false;
@@ -343,7 +360,7 @@ uint64_t light_lookup(struct tr_vcpu *v)
 		v->vpage = linear & PAGE_MASK;
 		return jc->host;
 	}
-	struct block *b = block_find(page_of(v, linear), linear & ~PAGE_MASK, v->key);
+	struct block *b = block_find(light_page_of(v, linear), linear & ~PAGE_MASK, v->key);
 	if (!b)
 		return 0; /* a fault, too, is the slow path's to deliver */
 	if (v->jc_logged < ARRAY_LEN(v->jc_log))

@@ -63,6 +63,11 @@ uint64_t light_miss(struct tr_vcpu *v, uint64_t va, uint32_t desc, uint64_t resu
  */
 uint64_t light_jump(struct tr_vcpu *v, uint64_t arg);
 
+/* A direct jump to another page that is not linked, or finds another page than it was linked to. tlb_va: the target. */
+uint64_t light_far(struct tr_vcpu *v, struct tr_link *link);
+/* The record of linear page `linear`'s code, or NULL when nothing of it is translated (or it cannot be executed). */
+struct code_page *light_page_of(struct tr_vcpu *v, uint64_t linear);
+
 /* Host address of the block at cpu->rip; translated code is entered there with flags in saved_flags. 0: needs the
  * translator or a step. */
 uint64_t light_lookup(struct tr_vcpu *v);

@@ -69,7 +69,9 @@ static void try_link(struct tr_vcpu *v, struct tr_link *link)
 {
 	if (link->from->dead)
 		return;
-	struct block *to = block_find(link->from->page, link->off, link->key);
+	/* Whatever page is found for a far one will do: the jump compares. */
+	struct code_page *page = link->page_imm ? light_page_of(v, linear_rip(&v->cpu)) : link->from->page;
+	struct block *to = block_find(page, link->off, link->key);
 	if (to)
 		code_link(v->engine, link, to);
 }

@@ -17,7 +17,7 @@ enum flags_at {
 };
 
 /* Code that is seldom run, put after the block: one for each place that jumps to it. */
-enum cold_kind { COLD_MISS, COLD_LINK, COLD_POLL, COLD_FAR, COLD_TAIL, COLD_SHARE, COLD_WINDOW, COLD_STEP };
+enum cold_kind { COLD_MISS, COLD_LINK, COLD_UNLINKED, COLD_POLL, COLD_FAR, COLD_TAIL, COLD_SHARE, COLD_WINDOW, COLD_STEP };
 
 struct cold {
 	uint8_t kind;
@@ -26,10 +26,10 @@ struct cold {
 	bool rdx_in_delta;         /* COLD_STEP: RDX has to be taken back from H_DELTA */
 	uint16_t off;              /* COLD_MISS, COLD_POLL: of the instruction */
 	uint32_t arg;              /* COLD_MISS: description */
-	int64_t target;            /* COLD_FAR: offset from the page's start */
+	int64_t target;            /* COLD_FAR, COLD_UNLINKED: offset from the page's start */
 	uint8_t *from;             /* rel32 that jumps here */
 	uint8_t *resume;           /* COLD_MISS, COLD_TAIL, COLD_SHARE, COLD_WINDOW */
-	struct tr_link *link;      /* COLD_LINK */
+	struct tr_link *link;      /* COLD_LINK, COLD_UNLINKED */
 	const struct share *share; /* COLD_SHARE */
 	uint8_t base;              /* COLD_SHARE: the guest register */
 	bool slow;                 /* COLD_SHARE: as MISS_SLOW */
@@ -118,6 +118,7 @@ void jump_to(struct trans *t, int64_t target, uint32_t key);
 void jump_indirect(struct trans *t, uint32_t key, int32_t undo);
 void poll_flagged(struct trans *t, uint16_t off);
 void cold_emit_far(struct trans *t, const struct cold *c);
+void cold_emit_unlinked(struct trans *t, const struct cold *c);
 
 /* trans_system.c */
 void trans_call(struct trans *t, const struct x86_insn *insn); /* CLS_SYSTEM, or one left to x86_emulate_general */

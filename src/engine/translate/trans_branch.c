@@ -106,10 +106,9 @@ void jump_indirect(struct trans *t, uint32_t key, int32_t undo)
 	t->ended = true;
 }
 
-/* Jump to another page: a place relative to this one's linear address, whatever that is when it runs. */
-static void jump_far(struct trans *t, int64_t target, uint32_t key)
+/* H_ADDR = a place relative to this page's linear address, whatever that is when it runs. */
+static void far_address(struct trans *t, int64_t target)
 {
-	flags_clobber(t);
 	asm_load_gs(&t->e, 8, H_ADDR, VCPU_OFF(vpage));
 	if (t->mode == MODE_64 && target == (int32_t)target) {
 		asm_lea(&t->e, 8, H_ADDR, H_ADDR, -1, 1, (int32_t)target);
@@ -119,24 +118,101 @@ static void jump_far(struct trans *t, int64_t target, uint32_t key)
 	} else {
 		asm_lea(&t->e, 4, H_ADDR, H_ADDR, -1, 1, (int32_t)target);
 	}
-	jump_indirect(t, key, 0);
+}
+
+/* The way of a far jump that is not linked or finds another page. */
+static void add_unlinked(struct trans *t, uint8_t *from, int64_t target, struct tr_link *link)
+{
+	struct cold *c = cold_add(t, COLD_UNLINKED, from);
+	c->target = target;
+	c->link = link;
+}
+
+void cold_emit_unlinked(struct trans *t, const struct cold *c)
+{
+	if (c->from == c->link->rel32)
+		c->link->stub = t->e.p;
+	far_address(t, c->target);
+	asm_store_gs(&t->e, 8, H_ADDR, VCPU_OFF(tlb_va));
+	asm_mov_imm(&t->e, R11, (uint64_t)(uintptr_t)c->link);
+	asm_mov_imm(&t->e, R9, (uint64_t)(uintptr_t)light_far);
+	jmp_glue(t, t->eng->glue_call);
+}
+
+/* The immediate of a MOV to H_TMP, where a store of eight bytes is one; returns where it is. */
+static uint8_t *mov_page(struct trans *t)
+{
+	while (((uintptr_t)t->e.p + 2) & 7)
+		emit8(&t->e, 0x90);
+	emit8(&t->e, 0x49); /* mov r9, imm64 */
+	emit8(&t->e, 0xb9);
+	emit64(&t->e, 0);
+	return t->e.p - 8;
+}
+_Static_assert(H_TMP == R9, "mov_page");
+
+/*
+ * A direct jump to another page: if the page that is there now, which the itlb knows, is the one that the jump was
+ * linked to, straight to the block.
+ */
+static void jump_linked(struct trans *t, int64_t target, uint32_t key, int32_t undo)
+{
+	struct emit *e = &t->e;
+	struct block *b = t->b;
+	int32_t table = VCPU_OFF(itlb) + (int32_t)(key_mmu(key) * sizeof(struct itlb_entry[ITLB_ENTRIES]));
+	ENSURE(b->links < BLOCK_LINKS);
+	struct tr_link *link = &b->link[b->links++];
+	*link = (struct tr_link){.from = b, .key = key, .off = target & ~PAGE_MASK, .from_off = t->off, .undo = undo};
+	if (target <= t->off) {
+		asm_alu_gs_imm(e, ALU_CMP, 4, VCPU_OFF(run_on), 0);
+		add_unlinked(t, asm_jcc(e, CC_E), target, link);
+	}
+	far_address(t, target & (int64_t)PAGE_MASK);
+	asm_mov(e, H_DELTA, H_ADDR);
+	asm_shift_imm(e, SH_SHR, 8, H_DELTA, PAGE_SHIFT - 4);
+	asm_alu_imm(e, ALU_AND, 4, H_DELTA, (ITLB_ENTRIES - 1) << 4);
+	asm_rm(e, 0x3b, 8, H_ADDR, true, H_DELTA, table + (int32_t)offsetof(struct itlb_entry, page));
+	add_unlinked(t, asm_jcc(e, CC_NE), target, link);
+	link->page_imm = mov_page(t);
+	asm_rm(e, 0x3b, 8, H_TMP, true, H_DELTA, table + (int32_t)offsetof(struct itlb_entry, code));
+	add_unlinked(t, asm_jcc(e, CC_NE), target, link);
+	asm_store_gs(e, 8, H_ADDR, VCPU_OFF(vpage));
+	link->rel32 = asm_jmp_patchable(e);
+	add_unlinked(t, link->rel32, target, link);
+	t->ended = true;
+}
+
+static void jump_far(struct trans *t, int64_t target, uint32_t key, int32_t undo)
+{
+	flags_clobber(t);
+	if (t->mode == MODE_64 && !t->shadow && !t->eng->no_link) {
+		jump_linked(t, target, key, undo);
+		return;
+	}
+	far_address(t, target);
+	jump_indirect(t, key, undo);
 }
 
 void cold_emit_far(struct trans *t, const struct cold *c)
 {
 	t->flags = c->flags;
 	t->off = c->off;
-	jump_far(t, c->target, next_key(t));
+	jump_far(t, c->target, next_key(t), 0);
 }
 
-void jump_to(struct trans *t, int64_t target, uint32_t key)
+static void jump_pushed(struct trans *t, int64_t target, uint32_t key, int32_t undo)
 {
 	if (!in_page(target) || t->shadow) {
-		jump_far(t, target, key);
+		jump_far(t, target, key, undo);
 		return;
 	}
 	link_add(t, asm_jmp_patchable(&t->e), target, key);
 	t->ended = true;
+}
+
+void jump_to(struct trans *t, int64_t target, uint32_t key)
+{
+	jump_pushed(t, target, key, 0);
 }
 
 /* A conditional jump whose rel32 at `from` has been emitted: taken to `target`, else on to the next instruction. */
@@ -225,7 +301,7 @@ static void trans_call_direct(struct trans *t, const struct x86_insn *insn)
 		poll_flagged(t, t->off);
 	}
 	push_return(t);
-	jump_to(t, target, next_key(t));
+	jump_pushed(t, target, next_key(t), -(int32_t)stack_bytes(t));
 }
 
 /* The operand of an indirect CALL or JMP, in `reg` of the host or a scratch one. Memory: in H_TMP. */

@@ -260,6 +260,9 @@ static void emit_cold(struct trans *t)
 		case COLD_FAR:
 			cold_emit_far(t, &c);
 			break;
+		case COLD_UNLINKED:
+			cold_emit_unlinked(t, &c);
+			break;
 		}
 	}
 }

@@ -18,14 +18,30 @@ static void unlock(_Atomic bool *l)
 }
 
 #define PROMOTE_NS 6000000u /* of running user code, interrupt after interrupt */
-#define JUDGE_NS 50000000u  /* how often windows must prove their worth */
-#define SIGNAL_NS 4000u     /* what a fault costs beside what is measured */
-#define CREDIT_NS 60000000u /* what they may have cost before that, and after a quiet time */
+#define FLUSHES_MAX 3       /* from one interrupt to the next: other address spaces run in between */
+#define SIGNAL_NS 6000u     /* what a fault costs beside what is measured */
+#define CREDIT_NS 15000000u /* what windows may cost to begin with */
 #define REFUSE_NS 2000000000u
 
 static uint64_t ns_to_tsc(const struct tr_vcpu *v, uint64_t ns)
 {
 	return (uint64_t)((__uint128_t)ns * v->engine->model->tsc_hz / 1000000000);
+}
+
+/*
+ * An eighth of the time may be spent on keeping windows, and something to begin with. What has cost more goes when
+ * user code is interrupted next: at once.
+ */
+static bool too_dear(const struct tr_vcpu *v, const struct window_space *s, uint64_t tsc)
+{
+	return s->cost > ns_to_tsc(v, CREDIT_NS) + (tsc - s->since) / 8;
+}
+
+static void charge(struct tr_vcpu *v, struct window_space *s, uint64_t ticks)
+{
+	s->cost += ticks;
+	if (!v->engine->eager_window && too_dear(v, s, __builtin_ia32_rdtsc()))
+		poll_set(v);
 }
 
 static uint64_t space_of(const struct x86_cpu *cpu)
@@ -250,7 +266,7 @@ static void revalidate(struct tr_vcpu *v, struct window_space *s)
 	}
 	run_hide(&run);
 	s->stale = false;
-	s->cost += __builtin_ia32_rdtsc() - start;
+	charge(v, s, __builtin_ia32_rdtsc() - start);
 }
 
 static struct window_space *space_find(struct windows *w, uint64_t cr3)
@@ -281,7 +297,7 @@ static void show_faulted(struct tr_vcpu *v, struct window_space *s)
 	w->faulted = 0;
 	if (region_find(s, va) >= 0 && mmu_probe(&v->cpu, va, ACC_READ | ACC_USER, &m))
 		show(v, s, va, &m, false);
-	s->cost += __builtin_ia32_rdtsc() - start;
+	charge(v, s, __builtin_ia32_rdtsc() - start);
 }
 
 static bool enter_space(struct tr_vcpu *v, uint64_t cr3)
@@ -315,6 +331,7 @@ bool window_enter(struct tr_vcpu *v)
 
 void window_flush(struct tr_vcpu *v)
 {
+	v->windows.flushes++;
 	if (v->windows.now)
 		v->windows.now->stale = true;
 }
@@ -332,7 +349,7 @@ void window_flush_page(struct tr_vcpu *v, uint64_t va)
 	if (p) {
 		uint64_t start = __builtin_ia32_rdtsc();
 		hide(v, s, p);
-		s->cost += __builtin_ia32_rdtsc() - start;
+		charge(v, s, __builtin_ia32_rdtsc() - start);
 	}
 	unlock(&w->lock);
 }
@@ -481,9 +498,9 @@ bool window_fault(struct tr_vcpu *v, uint64_t address, bool write)
 	if (!s)
 		return false;
 	v->windows.faults++;
-	s->cost += ns_to_tsc(v, SIGNAL_NS) - __builtin_ia32_rdtsc();
+	uint64_t start = __builtin_ia32_rdtsc();
 	bool again = fault(v, s, address, write);
-	s->cost += __builtin_ia32_rdtsc();
+	charge(v, s, __builtin_ia32_rdtsc() - start + ns_to_tsc(v, SIGNAL_NS));
 	return again;
 }
 
@@ -515,7 +532,6 @@ static bool promote(struct tr_vcpu *v, uint64_t cr3, uint64_t tsc)
 	if (s) {
 		s->cr3 = cr3;
 		s->cost = 0;
-		s->credit = (int64_t)ns_to_tsc(v, CREDIT_NS);
 		s->since = tsc;
 		s->stale = false;
 		w->entries++;
@@ -531,19 +547,9 @@ static bool promote(struct tr_vcpu *v, uint64_t cr3, uint64_t tsc)
 	return on;
 }
 
-/* A quarter of the time spent on keeping them is too much. */
-static void judge(struct tr_vcpu *v, uint64_t tsc)
+static void refuse(struct tr_vcpu *v, struct window_space *s, uint64_t tsc)
 {
 	struct windows *w = &v->windows;
-	struct window_space *s = w->now;
-	if (tsc - s->since < ns_to_tsc(v, JUDGE_NS))
-		return;
-	s->credit += (int64_t)((tsc - s->since) / 4) - (int64_t)s->cost;
-	s->credit = MIN(s->credit, (int64_t)ns_to_tsc(v, CREDIT_NS));
-	s->cost = 0;
-	s->since = tsc;
-	if (s->credit >= 0)
-		return;
 	w->refused_cr3 = s->cr3;
 	w->refused_until = tsc + ns_to_tsc(v, REFUSE_NS);
 	lock(&w->lock);
@@ -559,9 +565,12 @@ void window_sample(struct tr_vcpu *v)
 	uint64_t cr3 = space_of(&v->cpu), tsc = __builtin_ia32_rdtsc();
 	if (v->engine->no_window || v->cpu.cpl != 3 || !x86_code64(&v->cpu))
 		return;
+	bool busy = w->flushes - w->sampled_flushes > FLUSHES_MAX;
+	w->sampled_flushes = w->flushes;
 	if (w->now && w->now->cr3 == cr3) {
-		judge(v, tsc);
-	} else if (w->sampled_cr3 != cr3) {
+		if (too_dear(v, w->now, tsc))
+			refuse(v, w->now, tsc);
+	} else if (w->sampled_cr3 != cr3 || busy) {
 		w->sampled_cr3 = cr3;
 		w->sampled_since = tsc;
 	} else if (tsc - w->sampled_since > ns_to_tsc(v, PROMOTE_NS) &&

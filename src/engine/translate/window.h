@@ -45,7 +45,6 @@ struct window_space {
 	uint8_t guest[WINDOW_REGIONS]; /* region's number */
 	uint64_t host[WINDOW_REGIONS]; /* where it is seen */
 	uint64_t used;                 /* when it was entered last, for who must go; counts entries */
-	int64_t credit;                /* TSC ticks that it may cost yet */
 	uint64_t cost, since;          /* TSC ticks spent on it, from which time-stamp on */
 	uint16_t bucket[WINDOW_HASH];
 	struct window_page page[WINDOW_PAGES];
@@ -58,6 +57,7 @@ struct windows {
 	struct window_space *space[WINDOW_SPACES]; /* NULL: there was no memory */
 	struct window_space *now;                  /* of the address space that user code runs in, or NULL */
 	uint64_t sampled_cr3, sampled_since;       /* seen running user code at each interrupt since then */
+	unsigned sampled_flushes, flushes;         /* of the TLB, at the last sample and now */
 	uint64_t refused_cr3, refused_until;       /* was more trouble than it was worth */
 	uint64_t faulted;                          /* page of the last page fault of user code | 1: about to be used */
 	uint64_t absent_cr3;                       /* has none, as was found out */
