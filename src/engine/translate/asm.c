@@ -187,10 +187,17 @@ uint8_t *asm_jmp(struct emit *e)
 	return e->p - 4;
 }
 
+void asm_align_rel32(struct emit *e, unsigned lead)
+{
+	static const uint8_t nops[3][3] = {{0x90}, {0x66, 0x90}, {0x0f, 0x1f, 0x00}};
+	unsigned at = ((uintptr_t)e->p + lead) & 7;
+	if (at > 4)
+		emit_bytes(e, nops[7 - at], 8 - at);
+}
+
 uint8_t *asm_jmp_patchable(struct emit *e)
 {
-	while (((uintptr_t)e->p + 1) & 3)
-		emit8(e, 0x90);
+	asm_align_rel32(e, 1);
 	return asm_jmp(e);
 }
 
@@ -211,10 +218,9 @@ void asm_patch8(uint8_t *rel8, const uint8_t *target)
 void asm_patch32(uint8_t *rel32, const uint8_t *target)
 {
 	int32_t d = (int32_t)(target - (rel32 + 4));
-	if (((uintptr_t)rel32 & 3) == 0)
-		__atomic_store_n((int32_t *)rel32, d, __ATOMIC_RELEASE);
-	else
-		memcpy(rel32, &d, 4);
+	__asm__ volatile("movl %1, %0"
+			 : "=m"(*(struct { int32_t d; } __attribute__((packed)) *)rel32)
+			 : "r"(d)); /* one store */
 }
 
 uint8_t *asm_lea_rip(struct emit *e, unsigned reg)

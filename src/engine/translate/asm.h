@@ -52,7 +52,12 @@ void asm_rorx(struct emit *e, unsigned dst, unsigned src, uint8_t count); /* 64 
 /* Jumps whose target is filled in later; they return where the rel32 is. */
 uint8_t *asm_jcc(struct emit *e, enum cc cc);
 uint8_t *asm_jmp(struct emit *e);
-/* Like asm_jmp, with the rel32 on a 4-byte boundary, so that it can be changed while other threads run it. */
+/*
+ * Room for an opcode of `lead` bytes whose rel32 lies within an aligned quadword, so that it can be changed by one
+ * store while other threads run it (APM Vol. 2 7.3.2).
+ */
+void asm_align_rel32(struct emit *e, unsigned lead);
+/* Like asm_jmp, with the rel32 so. */
 uint8_t *asm_jmp_patchable(struct emit *e);
 /* Short jump if RCX is 0; returns where the rel8 is. */
 uint8_t *asm_jrcxz(struct emit *e);

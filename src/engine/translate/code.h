@@ -57,14 +57,14 @@ struct block;
 struct tr_link {
 	struct block *from, *to;
 	struct tr_link *next; /* in to->incoming */
-	uint8_t *rel32;       /* of the jump, writable view, 4-byte aligned */
+	uint8_t *rel32;       /* of the jump, writable view, within an aligned quadword */
 	uint8_t *stub;        /* where it goes while it is not linked */
-	uint8_t *page_imm;    /* 64-bit immediate with the target's struct code_page, 0 while not linked; 8-byte aligned */
-	int32_t undo;         /* what the instruction has added to RSP, to be taken back if its target is not canonical */
-	uint32_t key;         /* of the target */
-	uint16_t off;         /* of the target in its page */
-	uint16_t from_off;    /* of the instruction in its own */
-	bool flags_in_host;   /* the guest's flags are in the host's at this jump, not in saved_flags */
+	uint8_t *page_imm; /* 64-bit immediate with the target's struct code_page, 0 while not linked; 8-byte aligned */
+	int32_t undo;      /* what the instruction has added to RSP, to be taken back if its target is not canonical */
+	uint32_t key;      /* of the target */
+	uint16_t off;      /* of the target in its page */
+	uint16_t from_off; /* of the instruction in its own */
+	bool flags_in_host; /* the guest's flags are in the host's at this jump, not in saved_flags */
 };
 
 /* Where an instruction's own host code is, to find the guest's from a host fault. */

@@ -17,7 +17,17 @@ enum flags_at {
 };
 
 /* Code that is seldom run, put after the block: one for each place that jumps to it. */
-enum cold_kind { COLD_MISS, COLD_LINK, COLD_UNLINKED, COLD_POLL, COLD_FAR, COLD_TAIL, COLD_SHARE, COLD_WINDOW, COLD_STEP };
+enum cold_kind {
+	COLD_MISS,
+	COLD_LINK,
+	COLD_UNLINKED,
+	COLD_POLL,
+	COLD_FAR,
+	COLD_TAIL,
+	COLD_SHARE,
+	COLD_WINDOW,
+	COLD_STEP
+};
 
 struct cold {
 	uint8_t kind;
@@ -84,7 +94,7 @@ void flags_clobber(struct trans *t); /* after it the host's flags are free */
 void flags_need(struct trans *t);    /* after it the host's flags are the guest's. Uses H_TMP */
 void flags_emit_save(struct emit *e);
 /* Emits a jump that is taken when the guest's condition `cc` holds, from wherever the flags are; returns its rel32,
- * 4-byte aligned. */
+ * within an aligned quadword. */
 uint8_t *flags_jcc(struct trans *t, enum cc cc);
 bool flags_merge(const struct x86_insn *insn); /* reads flags, or leaves some of them as they were */
 

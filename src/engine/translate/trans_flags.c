@@ -67,7 +67,6 @@ uint8_t *flags_jcc(struct trans *t, enum cc cc)
 	} else {
 		flags_need(t);
 	}
-	while (((uintptr_t)t->e.p + 2) & 3)
-		emit8(&t->e, 0x90);
+	asm_align_rel32(&t->e, 2);
 	return asm_jcc(&t->e, cc);
 }
