@@ -191,7 +191,7 @@ TEST(sends_from_pieces)
 		drv_send(&b.d, &b.d.q[TX], form[i], i + 1);
 		CHECK(b.wakes > wakes);
 		struct host_net_turn t = turn(&b);
-		CHECK(!t.again && !t.still && t.receive && t.when <= host_now_ns() + 1000000);
+		CHECK(!t.again && !t.still && t.receive);
 		REQUIRE(drv_take(&b.d, &b.d.q[TX], &used));
 		CHECK_EQ(used.len, 0);
 		CHECK_EQ(b.sent, i + 1);
