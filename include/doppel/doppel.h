@@ -73,6 +73,11 @@ DOPPEL_API void doppel_config_console(doppel_config *config, const char *console
 /* Adds a virtio console (hvc0 in Linux) that leads to such a place. Only one of the two can be on stdio. Default: none.
  */
 DOPPEL_API void doppel_config_virtio_console(doppel_config *config, const char *console);
+/*
+ * What the guest is offered of KVM's paravirtual interface: "all" (the default), "none" (it finds no hypervisor), or
+ * some of "clock,delay,steal,eoi,ipi,tlb,lock" (doppel(1)).
+ */
+DOPPEL_API void doppel_config_pv(doppel_config *config, const char *list);
 /* Bytes of translated code to keep; 0: the engine's default. */
 DOPPEL_API void doppel_config_code_cache(doppel_config *config, uint64_t bytes);
 /* Comma-separated switches of the engine, for debugging it (docs/translator.md). */

@@ -17,6 +17,7 @@ struct run_options {
 	unsigned cpus;
 	struct string_list disks, nets, shares;
 	bool no_reboot, debug_exit, quiet, help, version;
+	const char *pv;
 };
 
 #define FIELD(name) offsetof(struct run_options, name)
@@ -60,6 +61,10 @@ static const struct option options[] = {
 	 "adds a virtio console (hvc0 in Linux) that leads there; only one\n"
 	 "of the two consoles can be on stdio (default: none is added)"},
 	{"engine", OPT_STRING, FIELD(engine), "NAME", "what runs the guest's code: auto (default) or translate"},
+	{"pv", OPT_STRING, FIELD(pv), "LIST",
+	 "what the guest is offered of KVM's paravirtual interface: all\n"
+	 "(default), none, or some of clock, delay, steal, eoi, ipi, tlb\n"
+	 "and lock with commas between them"},
 	{"code-cache", OPT_SIZE, FIELD(code_cache), "SIZE",
 	 "memory for translated code (default: the engine's choice)"},
 	{"no-reboot", OPT_FLAG, FIELD(no_reboot), NULL, "end when the guest reboots"},
@@ -232,6 +237,7 @@ static bool fill_config(doppel_config *config, const struct run_options *o)
 	doppel_config_engine(config, o->engine);
 	doppel_config_console(config, o->console);
 	doppel_config_virtio_console(config, o->virtio_console);
+	doppel_config_pv(config, o->pv);
 	doppel_config_code_cache(config, o->code_cache);
 	doppel_config_debug(config, o->debug);
 	doppel_config_symbols(config, o->symbols);

@@ -177,6 +177,26 @@ void lapic_eoi(struct lapic *apic)
 		apic->bus->eoi(apic->bus->eoi_opaque, vector);
 }
 
+bool lapic_eoi_is_plain(const struct lapic *apic)
+{
+	uint64_t requested = 0, level = 0;
+	int served = 0;
+
+	for (unsigned i = 0; i < 4; i++) {
+		uint64_t isr = atomic_load_explicit(&apic->isr[i], memory_order_relaxed);
+
+		served += __builtin_popcountll(isr);
+		level |= isr & atomic_load_explicit(&apic->tmr[i], memory_order_relaxed);
+		requested |= atomic_load_explicit(&apic->irr[i], memory_order_relaxed);
+	}
+	return served == 1 && !level && !requested;
+}
+
+void lapic_end_interrupt(struct lapic *apic)
+{
+	lapic_eoi(apic);
+}
+
 uint32_t lapic_events(const struct lapic *apic)
 {
 	return atomic_load(&apic->events);

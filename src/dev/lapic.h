@@ -36,6 +36,14 @@ int lapic_pending(struct lapic *apic);
 /* Takes that interrupt: request becomes service. The vector to inject, or LAPIC_NONE if there is none any more. */
 int lapic_ack(struct lapic *apic);
 
+/*
+ * Nothing comes of the end of the interrupt in service but the end: it is the only one, none is requested, and it is
+ * edge-triggered, so that the I/O APIC need not know.
+ */
+bool lapic_eoi_is_plain(const struct lapic *apic);
+/* As a write of the EOI register. */
+void lapic_end_interrupt(struct lapic *apic);
+
 /* Latched events, taken and cleared: a mask of BIT(APIC_EVENT_NMI), _INIT, _SIPI. INIT comes before SIPI. */
 uint32_t lapic_take_events(struct lapic *apic, uint8_t *sipi_vector);
 /* The same, looked at only. Any thread. */

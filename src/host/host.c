@@ -55,6 +55,11 @@ uint64_t host_now_ns(void)
 	return clock_ns(CLOCK_MONOTONIC);
 }
 
+uint64_t host_thread_time_ns(void)
+{
+	return clock_ns(CLOCK_THREAD_CPUTIME_ID);
+}
+
 void host_wall_time(uint64_t *sec, uint32_t *nsec)
 {
 	uint64_t now = clock_ns(CLOCK_REALTIME);

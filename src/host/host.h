@@ -11,6 +11,8 @@
 
 /* Monotonic time in ns. */
 uint64_t host_now_ns(void);
+/* How long this thread has been running on a processor, in ns. */
+uint64_t host_thread_time_ns(void);
 void host_wall_time(uint64_t *sec, uint32_t *nsec);
 void host_sleep_ns(uint64_t ns);
 /* Frequency of this processor's TSC in Hz: from CPUID where it says, else measured against the monotonic clock over ~10

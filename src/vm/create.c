@@ -184,7 +184,9 @@ static bool make_consoles(struct vm *vm, const struct vm_config *config, struct 
 
 static bool make_parts(struct vm *vm, const struct vm_config *config, struct error *err)
 {
-	if (!guest_memory_init(&vm->mem, config->memory, err))
+	uint32_t pv;
+
+	if (!pv_parse(config->pv, &pv, err) || !guest_memory_init(&vm->mem, config->memory, err))
 		return false;
 	vm->has_memory = true;
 	bus_init(&vm->bus);
@@ -192,6 +194,7 @@ static bool make_parts(struct vm *vm, const struct vm_config *config, struct err
 	if (!make_clock(vm, err))
 		return false;
 	x86_cpuid_init(&vm->model, vm->cpus, clock_tsc_hz(vm->clock));
+	x86_cpuid_offer(&vm->model, pv);
 	if (!make_engine(vm, config, err))
 		return false;
 	if (!make_consoles(vm, config, err) || !make_board(vm, config, err) || !pc_load(vm->pc, err))

@@ -68,6 +68,7 @@ void doppel_config_free(doppel_config *config)
 		free((void *)(uintptr_t)config->vm.share[i].path);
 		free((void *)(uintptr_t)config->vm.share[i].tag);
 	}
+	free((void *)(uintptr_t)config->vm.pv);
 	free(config);
 }
 
@@ -128,6 +129,11 @@ void doppel_config_console(doppel_config *config, const char *console)
 void doppel_config_virtio_console(doppel_config *config, const char *console)
 {
 	set_string(config, &config->vm.virtio_console, console);
+}
+
+void doppel_config_pv(doppel_config *config, const char *list)
+{
+	set_string(config, &config->vm.pv, list);
 }
 
 void doppel_config_code_cache(doppel_config *config, uint64_t bytes)

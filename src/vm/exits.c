@@ -56,6 +56,12 @@ static void write_msr(struct vcpu *v)
 
 	if (exit->addr == MSR_IA32_TSC || exit->addr == MSR_IA32_TSC_ADJUST) { /* the core has done it */
 		vcpu_set_tsc_lead(v, vcpu_tsc_lead(v));
+		pv_write_system_time(v);
+		return;
+	}
+	if (pv_has_msr((uint32_t)exit->addr)) {
+		exit->fault = !pv_msr_write(v, (uint32_t)exit->addr, exit->data);
+		v->completing = exit->fault;
 		return;
 	}
 	exit->fault = !lapic_msr_write(v->lapic, (uint32_t)exit->addr, exit->data);
@@ -73,7 +79,10 @@ static void handle_msr(struct vcpu *v)
 	}
 	if (read_deferred(v))
 		return;
-	exit->fault = !lapic_msr_read(v->lapic, (uint32_t)exit->addr, &exit->data);
+	if (pv_has_msr((uint32_t)exit->addr))
+		exit->fault = !pv_msr_read(v, (uint32_t)exit->addr, &exit->data);
+	else
+		exit->fault = !lapic_msr_read(v->lapic, (uint32_t)exit->addr, &exit->data);
 	answer(v);
 }
 
@@ -123,6 +132,7 @@ static void (*const handler[EXIT_KINDS])(struct vcpu *v) = {
 	[EXIT_MSR] = handle_msr,
 	[EXIT_CR8] = handle_cr8,
 	[EXIT_TIME] = handle_time,
+	[EXIT_HYPERCALL] = pv_hypercall,
 	[EXIT_HLT] = handle_hlt,
 	[EXIT_SHUTDOWN] = handle_shutdown,
 };

@@ -32,6 +32,14 @@ struct measure {
 	uint64_t lost;   /* ticks */
 };
 
+/* pv.c: the paravirtual interface's state. MSRs as they were written. */
+struct pv {
+	uint64_t system_time, steal_time, eoi;
+	bool eoi_offered;          /* the guest may end its interrupt by its flag */
+	uint64_t stolen, steal_due; /* ns that have been accounted for; when to look again */
+	_Atomic bool kicked;       /* HLT ends, or the next one does not wait; any thread */
+};
+
 struct vcpu {
 	struct vm *vm;
 	unsigned index;
@@ -57,6 +65,7 @@ struct vcpu {
 	bool completing; /* the instruction at hand has had its answer and has not retired: nothing may come between */
 	int16_t acked;   /* an interrupt taken from the APIC, not delivered yet; -1 none */
 	struct measure measure;
+	struct pv pv;
 	unsigned deferred; /* times that the read at hand has waited for an interrupt */
 
 	_Atomic uint64_t interrupts, time_halted; /* asleep or parked, in ns */
@@ -93,6 +102,7 @@ struct vm {
 	unsigned cpus;
 	struct vcpu vcpu[VM_CPUS_MAX];
 	struct x86_cpu *cpu[VM_CPUS_MAX];
+	_Atomic uint64_t pv_wall_clock; /* an MSR of all processors */
 	bool no_reboot, stop_on_panic, has_memory, has_bus;
 	void (*event)(void *opaque, enum vm_event event);
 	void *event_opaque;
@@ -174,6 +184,28 @@ char *vm_command_line(const struct vm_config *config);
 
 /* clock_base has moved by so much: the guest's TSC is to go on where it was. No processor runs guest code. */
 void vm_tsc_moved(struct vm *vm, uint64_t ticks);
+
+/* pv.c: on the processor's thread, but for reset, state and the system time, while none runs. */
+void pv_reset(struct vcpu *v);
+void pv_state(struct vcpu *v, struct state_stream *s);
+void pv_vm_state(struct vm *vm, struct state_stream *s); /* after memory, all processors and the clock */
+/* BIT(PV_*) of a list like "clock,eoi", "all" or "none"; NULL is the default. False: err names the unknown word. */
+bool pv_parse(const char *list, uint32_t *pv, struct error *err);
+/* Before and after the engine runs. */
+void pv_enter_guest(struct vcpu *v);
+void pv_leave_guest(struct vcpu *v);
+void pv_asleep(struct vcpu *v);
+void pv_awake(struct vcpu *v);
+void pv_interrupt_delivered(struct vcpu *v);
+/* A halted processor was told to go on. */
+bool pv_take_kick(struct vcpu *v);
+/* After the guest's TSC has moved against the VM's time. */
+void pv_write_system_time(struct vcpu *v);
+void pv_hypercall(struct vcpu *v);
+/* False: #GP(0). */
+bool pv_has_msr(uint32_t msr);
+bool pv_msr_write(struct vcpu *v, uint32_t msr, uint64_t value);
+bool pv_msr_read(struct vcpu *v, uint32_t msr, uint64_t *value);
 
 /* measure.c: struct pc_config's polled_timer; opaque is the VM. */
 void vm_polled_timer(void *opaque, unsigned cpu, bool set);

@@ -4,23 +4,23 @@
 #include <string.h>
 
 #define STATE_MAGIC 0x6c657070 /* "ppel" */
-#define STATE_VERSION 1
+#define STATE_VERSION 2
 
 /* What must be the same in the machine that loads. */
 struct shape {
 	uint32_t version, cpus;
-	uint64_t pages, features;
+	uint64_t pages, features, pv;
 };
 
 static void shape_state(struct vm *vm, struct state_stream *s)
 {
-	struct shape mine = {STATE_VERSION, vm->cpus, vm->mem.pages, vm->model.features}, shape = mine;
+	struct shape mine = {STATE_VERSION, vm->cpus, vm->mem.pages, vm->model.features, vm->model.pv}, shape = mine;
 
 	state_mark(s, STATE_MAGIC);
 	state_field(s, shape);
 	/* More features than the saved guest has seen do no harm; fewer do. */
 	if (shape.version != mine.version || shape.cpus != mine.cpus || shape.pages != mine.pages ||
-	    (shape.features & ~mine.features))
+	    (shape.features & ~mine.features) || (shape.pv & ~mine.pv))
 		s->failed = true;
 }
 
@@ -70,6 +70,7 @@ static void tsc_state(struct vm *vm, struct state_stream *s)
 		if (!s->saving && !s->failed)
 			vcpu_set_tsc_lead(&vm->vcpu[i], tsc - ticks);
 	}
+	pv_vm_state(vm, s);
 }
 
 void vm_state(struct vm *vm, struct state_stream *s)

@@ -65,6 +65,7 @@ void vcpu_reset(struct vcpu *v)
 	v->wait_sipi = v->index != 0;
 	v->nmi = v->completing = false;
 	v->measure = (struct measure){0};
+	pv_reset(v);
 	v->acked = -1;
 	v->cpu->halted = false;
 	vcpu_state_replaced(v);
@@ -95,6 +96,7 @@ void vcpu_state(struct vcpu *v, struct state_stream *s)
 	state_flag(s, &v->nmi);
 	state_flag(s, &v->completing);
 	state_field(s, v->acked);
+	pv_state(v, s);
 	if (s->saving)
 		return;
 	v->wait_sipi = wait_sipi;
@@ -194,6 +196,7 @@ static bool inject(struct vcpu *v)
 		return false;
 	v->acked = -1;
 	pc_interrupt_taken(v->vm->pc);
+	pv_interrupt_delivered(v);
 	return true;
 }
 
@@ -222,6 +225,7 @@ static void vcpu_sleep(struct vcpu *v)
 {
 	uint64_t from = host_now_ns();
 
+	pv_asleep(v);
 	host_lock(&v->lock);
 	atomic_store(&v->place, PLACE_ASLEEP);
 	while (!atomic_load(&v->requests))
@@ -229,6 +233,7 @@ static void vcpu_sleep(struct vcpu *v)
 	atomic_store(&v->place, PLACE_MONITOR);
 	host_unlock(&v->lock);
 	count_idle(v, from);
+	pv_awake(v);
 }
 
 static void park(struct vcpu *v)
@@ -262,6 +267,8 @@ static bool vcpu_service(struct vcpu *v)
 		if (__builtin_ia32_rdtsc() >= clock_due_tsc(v->vm->clock))
 			clock_fire_due(v->vm->clock, __builtin_ia32_rdtsc());
 		take_events(v);
+		if (v->cpu->halted && pv_take_kick(v))
+			v->cpu->halted = false;
 		if (!v->wait_sipi && !inject(v))
 			continue;
 		if (!v->wait_sipi && !v->cpu->halted)
@@ -282,7 +289,9 @@ static void vcpu_run_guest(struct vcpu *v)
 		return;
 	}
 	v->cpu->tsc_due = v->measure.on ? 0 : clock_due_tsc(v->vm->clock);
+	pv_enter_guest(v);
 	v->vm->ops->run(v->engine);
+	pv_leave_guest(v);
 	atomic_store(&v->place, PLACE_MONITOR);
 	v->completing = v->cpu->mmio.count != 0;
 	vcpu_handle_exit(v);

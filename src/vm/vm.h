@@ -35,6 +35,7 @@ struct vm_config {
 	const char *engine;         /* "auto" or an engine's name */
 	const char *console;        /* "stdio", "file=PATH", "pty", "unix=PATH", "none" */
 	const char *virtio_console; /* the same; NULL: the machine has none */
+	const char *pv;             /* the paravirtual interface: "all", "none", or "clock,eoi" and the like */
 	uint64_t code_cache;
 	const char *debug;
 	const char *symbols;

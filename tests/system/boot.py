@@ -22,8 +22,29 @@ def shell(cpus):
         m.command('dmesg -n 1')
         m.command('dmesg -r')  # for its levels
         m.send('poweroff -f')
-        return ended_well(m)
+        return ended_well(m) or says(m, *PV, *(PV_SMP if cpus > 1 else ()))
     return body
+
+
+# What the kernel says of the paravirtual interface that it uses.
+PV = 'Hypervisor detected: KVM', 'kvm-clock: Using msrs', 'Booting paravirtualized kernel on KVM'
+PV_SMP = 'setup PV IPIs', 'setup pv remote TLB flush', 'PV spinlocks enabled'
+
+
+def says(m, *lines):
+    missing = [line for line in lines if line not in m.text()]
+    return 'the kernel does not say: ' + ', '.join(missing) if missing else None
+
+
+def without_pv(m):
+    m.wait_for(READY)
+    why = ended_well(m) or says(m, 'on bare hardware', 'tsc: Detected')
+    return why or ('the kernel finds KVM' if 'KVM' in m.text() else None)
+
+
+def clock_only(m):
+    m.wait_for(READY)
+    return ended_well(m) or says(m, *PV) or ('PV IPIs were not offered' if 'PV IPIs' in m.text() else None)
 
 
 def until_power_off(m):
@@ -47,6 +68,12 @@ for kernel in 'cloud', 'generic', 'trixie':
     for cpus in 1, 2, 4:
         name = 'boot_%s_%dcpu' % (kernel, cpus)
         c.check(name, verdict(shell(cpus), Machine(name, kernel, cpus=cpus)))
+
+for name, body, cpus, pv in (
+        ('boot_pv_none_1cpu', without_pv, 1, 'none'),
+        ('boot_pv_none_4cpu', without_pv, 4, 'none'),
+        ('boot_pv_clock', clock_only, 2, 'clock')):
+    c.check(name, verdict(body, Machine(name, cpus=cpus, append='doppel.test=poweroff', options=['--pv', pv])))
 
 for name, options in (
         ('boot_256m', dict(memory='256M')),

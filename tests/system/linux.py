@@ -29,6 +29,8 @@ HARMLESS = [re.compile(p) for p in (
     r'audit: ', r'hugetlb', r'watchdog: NMI not fully supported',
     # What the same processor's PC prints when its firmware leaves CPPC off.
     r'amd_pstate: (The CPPC feature is supported but currently disabled by the BIOS|the _CPC object is not present)', r'Please enable it if your BIOS has the CPPC option',
+    # A processor without performance counters, where no hypervisor explains it.
+    r'Performance Events: Broken PMU hardware detected', r'Failed to access perfctr msr',
     r'ACPI: button: ', r'platform regulatory|regulatory\.0',
 )]
 

@@ -322,11 +322,23 @@ TEST(hypervisor)
 	uint32_t r[4];
 
 	ask(t, 1, 0, r);
+	CHECK(!(r[C] & BIT(31)));
+	x86_cpuid_offer(&t->model, 0);
+	ask(t, 1, 0, r);
+	CHECK(!(r[C] & BIT(31)));
+	ask(t, 0x40000000, 0, r);
+	memcpy(name, &r[B], 12);
+	CHECK(strcmp(name, "KVMKVMKVM") != 0);
+	x86_cpuid_offer(&t->model, BIT(PV_CLOCK) | BIT(PV_EOI));
+	ask(t, 1, 0, r);
 	CHECK(r[C] & BIT(31));
 	ask(t, 0x40000000, 0, r);
 	memcpy(name, &r[B], 12);
-	CHECK_STR(name, "doppeldoppel");
+	CHECK_STR(name, "KVMKVMKVM");
 	CHECK_EQ(r[A], 0x40000010);
+	ask(t, 0x40000001, 0, r);
+	CHECK_EQ(r[A], 1 | 1 << 3 | 1 << 6 | 1 << 24);
+	CHECK_EQ(r[D], 0);
 	ask(t, 0x40000010, 0, r);
 	CHECK_EQ(r[A], 2596000);
 	t_free(t);

@@ -751,6 +751,12 @@ TEST(mistakes)
 	config.memory = MiB(16);
 	CHECK(!vm_create_with(&config, &fake_engine, &err));
 	CHECK(strstr(err.text, "/nonexistent"));
+	config.pv = "clock,,eoi";
+	CHECK(!vm_create_with(&config, &fake_engine, &err));
+	CHECK(strstr(err.text, "clock,,eoi"));
+	config.pv = "none";
+	CHECK(!vm_create_with(&config, &fake_engine, &err));
+	CHECK(strstr(err.text, "/nonexistent"));
 	config.engine = "none such";
 	CHECK(!vm_create(&config, &err));
 	CHECK(strstr(err.text, "none such"));

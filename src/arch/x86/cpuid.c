@@ -202,7 +202,6 @@ static void basic_leaves(struct x86_cpuid_model *m)
 	r = add_leaf(m, 1, 0);
 	r[EAX] = host[EAX];
 	r[EBX] = 8 << 8; /* CLFLUSH: 64 bytes */
-	r[ECX] = LEAF1_HYPERVISOR;
 	r[EDX] = LEAF1_EDX | LEAF1_SEP;
 	if (m->cpus > 1) {
 		r[EBX] |= MIN(1u << log2_up(m->cpus), 255u) << 16;
@@ -333,15 +332,29 @@ static void amd_leaves(struct x86_cpuid_model *m)
 	r[ECX] = EXT21_TSA_NO;
 }
 
-/* "doppeldoppel", and the timing leaf that several hypervisors share: kHz of the TSC and of the APIC's timer. */
+/* Linux, Documentation/virt/kvm/x86/cpuid.rst: a bit, or several, for each part. */
+static const uint32_t pv_features[X86_PVS] = {
+	[PV_CLOCK] = BIT(0) | BIT(3) | BIT(24),
+	[PV_DELAY] = BIT(1),
+	[PV_STEAL] = BIT(5),
+	[PV_EOI] = BIT(6),
+	[PV_IPI] = BIT(11),
+	[PV_TLB] = BIT(9),
+	[PV_LOCK] = BIT(7),
+};
+
+/* "KVMKVMKVM", and the timing leaf that several hypervisors share: kHz of the TSC and of the APIC's timer. */
 static void hypervisor_leaves(struct x86_cpuid_model *m)
 {
 	uint32_t *r = add_leaf(m, 0x40000000, 0);
 
 	r[EAX] = 0x40000010;
-	r[EBX] = 0x70706f64; /* "dopp" */
-	r[ECX] = 0x6f646c65; /* "eldo" */
-	r[EDX] = 0x6c657070; /* "ppel" */
+	r[EBX] = 0x4b4d564b; /* "KVMK" */
+	r[ECX] = 0x564b4d56; /* "VMKV" */
+	r[EDX] = 0x4d;       /* "M" */
+	r = add_leaf(m, 0x40000001, 0);
+	for (unsigned i = 0; i < X86_PVS; i++)
+		r[EAX] |= m->pv & BIT(i) ? pv_features[i] : 0;
 	r = add_leaf(m, 0x40000010, 0);
 	r[EAX] = (uint32_t)(m->tsc_hz / 1000);
 	r[EBX] = 1000000;
@@ -363,6 +376,7 @@ static uint8_t choose_phys_bits(void)
 void x86_cpuid_init(struct x86_cpuid_model *model, unsigned cpus, uint64_t tsc_hz)
 {
 	model->amd = vendor_is_amd();
+	model->pv = 0;
 	model->features = choose_features();
 	for (unsigned i = 0; i < X86_CPUID_MAX; i++)
 		model->leaf[i] = (struct x86_cpuid_leaf){0};
@@ -380,6 +394,16 @@ void x86_cpuid_init(struct x86_cpuid_model *model, unsigned cpus, uint64_t tsc_h
 	extended_leaves(model);
 	if (model->amd)
 		amd_leaves(model);
+}
+
+void x86_cpuid_offer(struct x86_cpuid_model *model, uint32_t pv)
+{
+	model->pv = pv;
+	if (!pv)
+		return;
+	for (unsigned i = 0; i < model->count; i++)
+		if (model->leaf[i].leaf == 1)
+			model->leaf[i].ecx |= LEAF1_HYPERVISOR;
 	hypervisor_leaves(model);
 }
 

@@ -59,6 +59,18 @@ enum x86_feature {
 	X86_FEATURES
 };
 
+/* Parts of KVM's paravirtual interface; bit numbers in x86_cpuid_model.pv. The monitor carries them out. */
+enum x86_pv {
+	PV_CLOCK, /* kvmclock, the same on all processors */
+	PV_DELAY, /* port accesses need no delays */
+	PV_STEAL, /* steal time, and which processors sleep */
+	PV_EOI,   /* the end of an interrupt by a flag in memory */
+	PV_IPI,   /* interrupts to many processors by one hypercall */
+	PV_TLB,   /* remote TLB flushes that let sleeping processors sleep; needs PV_STEAL */
+	PV_LOCK,  /* who waits for a spin lock halts, and is kicked */
+	X86_PVS
+};
+
 #define X86_CPUID_MAX 64
 
 struct x86_cpuid_model {
@@ -68,6 +80,7 @@ struct x86_cpuid_model {
 	unsigned cpus; /* logical processors, one per core, one package */
 	uint64_t tsc_hz;
 	uint8_t phys_bits;
+	uint32_t pv; /* BIT(PV_*): offered to the guest; 0: it finds no hypervisor */
 	bool amd; /* the vendor's ways: SYSCALL, SYSRET and SYSENTER outside 64-bit mode, reserved bits, MSRs */
 };
 
@@ -79,6 +92,8 @@ void x86_cpuid_init(struct x86_cpuid_model *model, unsigned cpus, uint64_t tsc_h
  */
 typedef void x86_cpuid_fn(uint32_t leaf, uint32_t subleaf, uint32_t out[4]);
 const char *x86_host_lacks(x86_cpuid_fn *cpuid);
+/* The same, and then says that we are a hypervisor that offers these. 0: says nothing. */
+void x86_cpuid_offer(struct x86_cpuid_model *model, uint32_t pv);
 /* CPUID for leaf/subleaf as `cpu` sees it (APIC ID, OSXSAVE, XCR0-dependent sizes). out: eax, ebx, ecx, edx. */
 void x86_cpuid(const struct x86_cpu *cpu, uint32_t leaf, uint32_t subleaf, uint32_t out[4]);
 

@@ -109,6 +109,8 @@ static const uint8_t mnemonic_class[ZYDIS_MNEMONIC_MAX_VALUE + 1] = {
 	SYS(RDTSCP),
 	SYS(RDPID),
 	SYS(CPUID),
+	SYS(VMCALL),
+	SYS(VMMCALL),
 	SYS(XGETBV),
 	SYS(XSETBV),
 	SYS(RDFSBASE),
@@ -306,6 +308,8 @@ enum x86_class decode_class(const ZydisDecodedInstruction *zi, uint64_t features
 {
 	enum x86_class cls = mnemonic_class[zi->mnemonic];
 
+	if (zi->mnemonic == ZYDIS_MNEMONIC_VMCALL || zi->mnemonic == ZYDIS_MNEMONIC_VMMCALL)
+		return cls; /* the only ones of their sets */
 	if (zi->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY && zi->encoding != ZYDIS_INSTRUCTION_ENCODING_VEX)
 		return CLS_INVALID;
 	if (!features_claimed(zi, features) || undefined_form(zi, amd))

@@ -40,6 +40,15 @@ enum verdict sys_cpuid(struct x86_cpu *cpu, const struct x86_insn *insn)
 	return V_DONE;
 }
 
+/* Either vendor's: what kernels use goes by the processor's, what runs it does not matter. */
+enum verdict sys_hypercall(struct x86_cpu *cpu, const struct x86_insn *insn)
+{
+	if (!cpu->model->pv)
+		return raise_ud(cpu);
+	cpu->exit = (struct x86_exit){.kind = EXIT_HYPERCALL, .write = true, .len = insn->len};
+	return V_EXIT;
+}
+
 /* What is due by the time to be read happens before: interrupts come in the order of time, however late we are. */
 static enum verdict read_time(struct x86_cpu *cpu, uint64_t *tsc)
 {

@@ -62,6 +62,8 @@ static const struct sys_op sys_ops[ZYDIS_MNEMONIC_MAX_VALUE + 1] = {
 	OP(RDMSR, sys_rdmsr, SYS_CPL0),
 	OP(WRMSR, sys_wrmsr, SYS_CPL0),
 	OP(CPUID, sys_cpuid, 0),
+	OP(VMCALL, sys_hypercall, 0),
+	OP(VMMCALL, sys_hypercall, 0),
 	OP(RDTSC, sys_rdtsc, 0),
 	OP(RDTSCP, sys_rdtscp, 0),
 	OP(RDPMC, sys_rdpmc, 0),
