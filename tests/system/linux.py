@@ -73,13 +73,15 @@ class Ended(Exception):
 class Machine:
     """A running VM. Its console is in `self.log`; every wait is bounded."""
 
-    def __init__(self, name, kernel='cloud', initrd=None, append='', memory='1G', cpus=1, disks=(), options=(), timeout=120, vmlinux=None):
+    def __init__(self, name, kernel='cloud', initrd=None, append='', memory='1G', cpus=1, disks=(), options=(), timeout=120, vmlinux=None, bare=False):
         self.end = time.monotonic() + timeout
         self.log, self.seen, self.status = b'', 0, None
         os.makedirs(LOGS, exist_ok=True)
         self.path = os.path.join(LOGS, 'console-%s.log' % name)
         command = [DOPPEL, 'run', '--quiet', '--kernel', vmlinux or guest(kernel, 'vmlinuz'), '--memory', memory, '--cpus', str(cpus),
-                   '--initrd', initrd or guest(kernel, 'initrd.gz'), '--append', ('console=ttyS0 ' + append).strip(), *options]
+                   '--append', append if bare else ('console=ttyS0 ' + append).strip(), *options]
+        if not bare:  # `bare`: no Linux, which wants no initrd
+            command += ['--initrd', initrd or guest(kernel, 'initrd.gz')]
         for disk in disks:
             command += ['--disk', disk]
         self.errors = tempfile.TemporaryFile()
