@@ -12,7 +12,7 @@ RAW_LINE = re.compile(r'<(\d+)>\[ *\d+\.\d{6}\] ')
 KERNEL_LINE = re.compile(r'\[ *\d+\.\d{6}\] .*\n')
 
 # What a kernel's log must not have, unless a real PC's log has it too.
-COMPLAINT = re.compile(r'error|warn|call trace|\bbug\b|unstable|firmware|stall|fail|oops|taint|panic|lockup|hung|unable|'
+COMPLAINT = re.compile(r'error|warn|call trace|\bbug\b|unstable|firmware|stall|fail|\boops|taint|panic|lockup|hung|unable|'
                        r'could not|couldn.t|spurious|inconsistent|mismatch|\binvalid\b|unexpected|exception|segfault|general protection|'
                        r'timed out|timeout|corrupt|conflict|no irq|nobody cared|skew|backwards|out of range|broken|wrong', re.I)
 HARMLESS = [re.compile(p) for p in (
