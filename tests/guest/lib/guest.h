@@ -378,6 +378,6 @@ void *memcpy(void *d, const void *s, size_t n);
 void *memset(void *d, int c, size_t n);
 int memcmp(const void *a, const void *b, size_t n);
 size_t strlen(const char *s);
-u64 random64(void); /* the same sequence each time */
+u64 random64(void); /* the same sequence in each run of a test; tests/guest/run --seed gives others */
 
 #endif

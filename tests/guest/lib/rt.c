@@ -60,12 +60,14 @@ size_t strlen(const char *s)
 		n++;
 	return n;
 }
+static u64 seed, random_state;
 u64 random64(void)
 {
-	static u64 x = 0x9e3779b97f4a7c15;
+	u64 x = random_state;
 	x ^= x << 13;
 	x ^= x >> 7;
 	x ^= x << 17;
+	random_state = x;
 	return x * 0x2545f4914f6cdd1d;
 }
 
@@ -200,6 +202,15 @@ bool have_option(const char *word)
 	return find_option(word);
 }
 
+/* "seed=N" gives another sequence than the usual one. */
+static void set_seed(void)
+{
+	const char *s = find_option("seed=");
+	seed = 0;
+	for (; s && *s >= '0' && *s <= '9'; s++)
+		seed = seed * 10 + (*s - '0');
+}
+
 static void reset_environment(void);
 
 static void run_test(const struct test *t)
@@ -210,6 +221,7 @@ static void run_test(const struct test *t)
 		return;
 	current = t;
 	failures_here = 0;
+	random_state = (seed + 1) * 0x9e3779b97f4a7c15;
 	skipped = NULL;
 	reset_environment();
 	if (have_option("verbose"))
@@ -221,6 +233,8 @@ static void run_test(const struct test *t)
 		print("skip %s.%s: %s\n", payload, t->name, skipped);
 	else if (!failures_here)
 		print("ok %s.%s\n", payload, t->name);
+	else
+		print("  seed=%lu\n", seed);
 	failures += failures_here;
 }
 
@@ -249,6 +263,7 @@ _Noreturn void cpu_main(unsigned n)
 	const char *s = find_option("cpus=");
 	if (s)
 		cpus = *s - '0';
+	set_seed();
 	apic_enable();
 	for (const struct test *t = tests_begin; t < tests_end; t++)
 		run_test(t);
@@ -322,6 +337,7 @@ static _Noreturn void unexpected(const struct trap *t)
 {
 	const struct frame *f = &t->f;
 	print_lock = 0;
+	print("  seed=%lu\n", seed);
 	print("FAIL %s.%s: unexpected trap %lu error 0x%lx at %lx:%lx rflags 0x%lx cr2 0x%lx rsp %lx on cpu %u\n",
 	      payload, current ? current->name : "start", f->vector, f->error, f->cs, f->rip, f->rflags, t->cr2, f->rsp,
 	      this_cpu());
