@@ -18,7 +18,7 @@ enum host_need {
 	HOST_NEED_TAP = 1 << 3,       /* to say what the guest takes */
 	HOST_NEED_FOLDER = 1 << 4,    /* to find and open files in a folder */
 	HOST_NEED_FOLDER_RW = 1 << 5, /* and to change it */
-	HOST_NEED_STREAMS = 1 << 7, /* Unix sockets for the guest's, and waiting for many of them */
+	HOST_NEED_STREAMS = 1 << 7,   /* Unix sockets for the guest's, and waiting for many of them */
 	HOST_NEED_SERVER = 1 << 6, /* to connect to a disk's server again, or to see the end of one that we started */
 };
 void host_need(unsigned needs);
@@ -30,8 +30,11 @@ enum {
 	HOST_PATH_REMOVE = 1 << 2 /* remove files in the folder */
 };
 bool host_need_path(int fd, unsigned access);
+/* Whoever needed it does so no more; nothing to do once the process is confined. */
+void host_unneed_path(int fd, unsigned access);
 /* To read a file of the system's, should it be there. One that takes its place later is another file. */
 void host_need_file(const char *path);
+void host_unneed_file(const char *path);
 
 /*
  * First of all in a program that is nothing but a monitor: standard input, output and error are open from now on (on

@@ -59,7 +59,7 @@ static const struct kept {
 	{SCMP_SYS(mremap), EVERYONE, ANY, 0, 0},
 	{SCMP_SYS(madvise), EVERYONE, ANY, 0, 0},
 	{SCMP_SYS(brk), EVERYONE, ANY, 0, 0},
-	{SCMP_SYS(mincore), OTHERS, ANY, 0, 0}, /* how much memory the guest has */
+	{SCMP_SYS(mincore), OTHERS, ANY, 0, 0},   /* how much memory the guest has */
 	{SCMP_SYS(sysinfo), EVERYONE, ANY, 0, 0}, /* qsort: how much memory it may take */
 	/* Time: by thread, and all of it where the host's clock is not read without a system call. */
 	{SCMP_SYS(clock_gettime), EVERYONE, ANY, 0, 0},

@@ -49,27 +49,54 @@ static const struct {
 	 LANDLOCK_ACCESS_FS_MAKE_DIR | LANDLOCK_ACCESS_FS_MAKE_REG | LANDLOCK_ACCESS_FS_MAKE_SOCK |       \
 	 LANDLOCK_ACCESS_FS_MAKE_FIFO | LANDLOCK_ACCESS_FS_MAKE_SYM | LANDLOCK_ACCESS_FS_REFER | FS_TRUNCATE)
 
-/* The process's, as the rules will be. */
+/* The process's, as the rules will be: each file once, for all who need it. */
 #define PATHS_MAX 64
-static struct {
+static struct path {
 	int fd;
-	unsigned access;
+	unsigned access, users;
+	dev_t device;
+	ino_t inode;
 } paths[PATHS_MAX];
 static unsigned path_count;
 
+static struct path *path_find(const struct stat *st, unsigned access)
+{
+	for (unsigned i = 0; i < path_count; i++)
+		if (paths[i].device == st->st_dev && paths[i].inode == st->st_ino && paths[i].access == access)
+			return &paths[i];
+	return NULL;
+}
+
 bool host_need_path(int fd, unsigned access)
 {
-	int own = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+	struct stat st;
 
+	if (fstat(fd, &st))
+		return !host_fail();
+	struct path *p = path_find(&st, access);
+	if (p) {
+		p->users++;
+		return true;
+	}
+	if (path_count == PATHS_MAX)
+		return !host_fail_with(E2BIG);
+	int own = fcntl(fd, F_DUPFD_CLOEXEC, 3);
 	if (own < 0)
 		return !host_fail();
-	if (path_count == PATHS_MAX) {
-		close(own);
-		return !host_fail_with(E2BIG);
-	}
-	paths[path_count].fd = own;
-	paths[path_count++].access = access;
+	paths[path_count++] =
+		(struct path){.fd = own, .access = access, .users = 1, .device = st.st_dev, .inode = st.st_ino};
 	return true;
+}
+
+void host_unneed_path(int fd, unsigned access)
+{
+	struct stat st;
+	struct path *p = fstat(fd, &st) ? NULL : path_find(&st, access);
+
+	if (!p || --p->users)
+		return;
+	close(p->fd);
+	*p = paths[--path_count];
 }
 
 void host_need_file(const char *path)
@@ -79,6 +106,16 @@ void host_need_file(const char *path)
 	if (fd < 0)
 		return;
 	host_need_path(fd, HOST_PATH_READ);
+	close(fd);
+}
+
+void host_unneed_file(const char *path)
+{
+	int fd = open(path, O_PATH | O_CLOEXEC);
+
+	if (fd < 0)
+		return;
+	host_unneed_path(fd, HOST_PATH_READ);
 	close(fd);
 }
 

@@ -24,6 +24,7 @@
 
 struct host_folder {
 	int root;                 /* place */
+	unsigned reach;           /* what root is needed for: HOST_PATH_* */
 	int open;                 /* the same, open: for syncfs */
 	int proc;                 /* /proc/self/fd: the only way from a place to its content, and to its path */
 	char path[HOST_PATH_MAX]; /* room for host_folder_path */
@@ -54,10 +55,11 @@ bool host_folder_may_chown(void)
 	return geteuid() == 0;
 }
 
-static bool keep_reach(const struct host_folder *f, bool readonly)
+static bool keep_reach(struct host_folder *f, bool readonly)
 {
 	host_need(HOST_NEED_FOLDER | (readonly ? 0 : HOST_NEED_FOLDER_RW));
-	return host_need_path(f->root, HOST_PATH_READ | (readonly ? 0 : HOST_PATH_WRITE));
+	f->reach = HOST_PATH_READ | (readonly ? 0 : HOST_PATH_WRITE);
+	return host_need_path(f->root, f->reach);
 }
 
 struct host_folder *host_folder_open(const char *path, bool readonly, struct error *err)
@@ -90,6 +92,7 @@ void host_folder_close(struct host_folder *f)
 {
 	if (!f)
 		return;
+	host_unneed_path(f->root, f->reach);
 	host_folder_drop(f->root);
 	host_folder_drop(f->open);
 	host_folder_drop(f->proc);

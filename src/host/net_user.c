@@ -47,6 +47,8 @@ struct user_timer {
 	int64_t at; /* ms; -1: not set */
 };
 
+#define RESOLV_CONF "/etc/resolv.conf" /* libslirp looks whether it has changed */
+
 struct net_user {
 	struct host_net net;
 	struct net_loop loop;
@@ -63,6 +65,7 @@ struct net_user {
 	size_t pending_from, pending_to;
 	uint8_t *pending; /* frames, each after its length in 4 bytes */
 	uint8_t *frame;   /* one of the guest's, in a piece */
+	bool resolves;    /* RESOLV_CONF is needed */
 };
 
 static int64_t now_ms(void)
@@ -415,6 +418,8 @@ static void user_close(struct host_net *net)
 
 	net_loop_end(&u->loop);
 	u->loop.client = NULL;
+	if (u->resolves)
+		host_unneed_file(RESOLV_CONF);
 	if (u->slirp)
 		slirp_cleanup(u->slirp);
 	free(u->poll);
@@ -549,7 +554,8 @@ struct host_net *host_net_open_user(const struct host_net_user *config, struct e
 		ok = forward(u, &config->forward[i], err);
 	if (ok) {
 		host_need(HOST_NEED_INTERNET);
-		host_need_file("/etc/resolv.conf"); /* libslirp looks whether it has changed */
+		host_need_file(RESOLV_CONF);
+		u->resolves = true;
 		return &u->net;
 	}
 	user_close(&u->net);

@@ -168,8 +168,7 @@ static void flush(struct tr_engine *eng)
 
 static bool full(const struct tr_engine *eng)
 {
-	return emit_room(&eng->emit) < BLOCK_HOST_MAX + 64 ||
-	       eng->blocks == eng->blocks_max;
+	return emit_room(&eng->emit) < BLOCK_HOST_MAX + 64 || eng->blocks == eng->blocks_max;
 }
 
 /* The page's record, made when it is the first time. A virtual CPU that could write the page unseen is stopped first.

@@ -72,7 +72,10 @@ struct insn_map {
 	uint16_t host; /* first byte after the block's start that belongs to this instruction or a later one */
 	uint16_t off;  /* of the guest instruction in the page */
 	bool flags_in_host;
+	uint8_t lent; /* LENT(register, holder): a host register has something else for now, and another its value; 0:
+			 none */
 };
+#define LENT(reg, holder) ((uint8_t)((holder) << 4 | (reg)))
 
 #define BLOCK_LINKS 2
 

@@ -192,6 +192,8 @@ bool run_claim_fault(struct host_fault_context *ctx)
 		v->saved_flags = (ctx->rflags & 0xd5) << 8 | (ctx->rflags >> 11 & 1);
 	v->rip_off = m->off;
 	v->exit_code = TRX_STEP;
+	if (m->lent)
+		ctx->gpr[m->lent & 15] = ctx->gpr[m->lent >> 4];
 	leave_from(v, ctx);
 	return true;
 }

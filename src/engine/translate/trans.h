@@ -46,7 +46,7 @@ struct cold {
 };
 
 #define COLD_MAX (BLOCK_INSNS * 6 + 8)
-#define MAP_MAX (BLOCK_INSNS * 4 + 1)
+#define MAP_MAX (BLOCK_INSNS * 10 + COLD_MAX * 2 + 8)
 
 struct trans {
 	struct emit e;
@@ -63,6 +63,7 @@ struct trans {
 	uint16_t off, next;          /* its offset in the page, and the next one's (up to 4096) */
 	bool shadow;                 /* the last instruction was STI or a load of SS */
 	bool ended;                  /* the block has its last jump */
+	uint8_t lent;                /* of insn_map, from here on */
 	uint8_t *quiet_poll;         /* rel8 of a poll_quiet whose landing is still to be placed */
 	unsigned colds, maps;
 	struct cold cold[COLD_MAX];
@@ -92,7 +93,7 @@ static inline unsigned stack_bytes(const struct trans *t)
  * them. */
 void flags_clobber(struct trans *t); /* after it the host's flags are free */
 void flags_need(struct trans *t);    /* after it the host's flags are the guest's. Uses H_TMP */
-void flags_emit_save(struct emit *e);
+void flags_save(struct trans *t);
 /* Emits a jump that is taken when the guest's condition `cc` holds, from wherever the flags are; returns its rel32,
  * within an aligned quadword. */
 uint8_t *flags_jcc(struct trans *t, enum cc cc);

@@ -6,36 +6,53 @@
  */
 #include "engine/translate/trans.h"
 
-void flags_emit_save(struct emit *e)
+/* RAX is in H_TMP while something else is in it. */
+static void lend_rax(struct trans *t)
+{
+	asm_mov(&t->e, H_TMP, RAX);
+	t->lent = LENT(RAX, H_TMP);
+	map_here(t);
+}
+
+static void return_rax(struct trans *t)
+{
+	asm_mov(&t->e, RAX, H_TMP);
+	t->lent = 0;
+	map_here(t);
+}
+
+/* Saves the flags, which are in the host's and stay there. */
+void flags_save(struct trans *t)
 {
 	static const uint8_t lahf_seto_al[] = {0x9f, 0x0f, 0x90, 0xc0};
-	asm_mov(e, H_TMP, RAX);
-	emit_bytes(e, lahf_seto_al, sizeof(lahf_seto_al));
-	asm_store16_gs(e, RAX, VCPU_OFF(saved_flags));
-	asm_mov(e, RAX, H_TMP);
+	lend_rax(t);
+	emit_bytes(&t->e, lahf_seto_al, sizeof(lahf_seto_al));
+	asm_store16_gs(&t->e, RAX, VCPU_OFF(saved_flags));
+	return_rax(t);
 }
 
 void flags_clobber(struct trans *t)
 {
 	if (t->flags == FLAGS_HOST)
-		flags_emit_save(&t->e);
+		flags_save(t);
 	t->flags = FLAGS_SAVED;
 }
 
-static void emit_restore(struct emit *e)
+static void restore(struct trans *t)
 {
+	struct emit *e = &t->e;
 	static const uint8_t add_al_sahf[] = {0x04, 0x7f, 0x9e}; /* add al, 0x7f: OF from 0 or 1; sahf: the rest */
-	asm_mov(e, H_TMP, RAX);
+	lend_rax(t);
 	asm_rm(e, 0x0fb7, 4, RAX, true, -1, VCPU_OFF(saved_flags));
 	emit_bytes(e, add_al_sahf, sizeof(add_al_sahf));
-	asm_mov(e, RAX, H_TMP);
+	return_rax(t);
 }
 
 void flags_need(struct trans *t)
 {
 	if (t->flags != FLAGS_SAVED)
 		return;
-	emit_restore(&t->e);
+	restore(t);
 	t->flags = FLAGS_BOTH;
 }
 

@@ -6,7 +6,7 @@ void map_here(struct trans *t)
 {
 	size_t host = (size_t)(t->e.p - t->start);
 	ENSURE(host <= UINT16_MAX && t->maps < MAP_MAX);
-	t->map[t->maps++] = (struct insn_map){(uint16_t)host, t->off, t->flags == FLAGS_HOST};
+	t->map[t->maps++] = (struct insn_map){(uint16_t)host, t->off, t->flags == FLAGS_HOST, t->lent};
 }
 
 /* H_ADDR = the page's linear address + off. */
@@ -303,9 +303,12 @@ static void copy_high8(struct trans *t, const struct x86_insn *insn, struct host
 	}
 	flatten(t, m);
 	asm_mov(&t->e, H_DELTA, low);
+	t->lent = LENT(low, H_DELTA);
+	map_here(t);
 	asm_mov(&t->e, low, H_ADDR);
 	emit_bytes(&t->e, code, (size_t)(e.p - code));
 	asm_mov(&t->e, low, H_DELTA);
+	t->lent = 0;
 }
 
 static void copy_memory(struct trans *t, const struct x86_insn *insn, struct host_mem m)

@@ -175,11 +175,19 @@ static void cold_miss(struct trans *t, const struct cold *c)
 	jmp_glue(t, t->eng->glue_miss);
 }
 
+/* What is left of the instruction at hand there runs with flags saved. */
+static void cold_save(struct trans *t, const struct cold *c)
+{
+	t->flags = c->flags;
+	t->off = c->off;
+	if (c->flags == FLAGS_HOST)
+		flags_save(t);
+}
+
 static void cold_link(struct trans *t, const struct cold *c)
 {
 	c->link->stub = t->e.p;
-	if (c->flags == FLAGS_HOST)
-		flags_emit_save(&t->e);
+	cold_save(t, c);
 	asm_mov_imm(&t->e, R11, (uint64_t)(uintptr_t)c->link);
 	asm_store_gs(&t->e, 8, R11, VCPU_OFF(exit_arg));
 	exit_code(t, TRX_LINK, c->link->off);
@@ -187,8 +195,7 @@ static void cold_link(struct trans *t, const struct cold *c)
 
 static void cold_poll(struct trans *t, const struct cold *c)
 {
-	if (c->flags == FLAGS_HOST)
-		flags_emit_save(&t->e);
+	cold_save(t, c);
 	exit_code(t, TRX_POLL, c->off);
 }
 
@@ -315,7 +322,8 @@ static void emit_entry(struct trans *t, enum flags_at wanted)
 		b->entry_saved = first;
 		b->entry_host = code_rx(t->eng, t->e.p);
 	} else {
-		flags_emit_save(&t->e);
+		t->flags = FLAGS_HOST;
+		flags_save(t);
 		t->flags = FLAGS_SAVED;
 		b->entry_host = first;
 		b->entry_saved = code_rx(t->eng, t->e.p);
@@ -349,6 +357,8 @@ struct block *translate_block(struct tr_vcpu *v, const struct code_source *src, 
 	t->key = key;
 	t->shadow = t->ended = false;
 	t->quiet_poll = NULL;
+	t->lent = 0;
+	t->off = off;
 	t->colds = t->maps = 0;
 	while ((uintptr_t)t->e.p & 15)
 		emit8(&t->e, 0xcc);
