@@ -139,9 +139,9 @@ static bool check_protocol(const struct boot_file *file, const struct bzimage *b
 }
 
 /*
- * Where the kernel goes: where it prefers. A kernel that can move may be loaded lower, but its first act is to move to the
- * preferred address at least (Linux: LOAD_PHYSICAL_ADDR in arch/x86/boot/compressed/head_64.S and head_32.S), without
- * asking whether there is memory; so nothing would be gained, and whoever has too little is told here.
+ * Where the kernel goes: where it prefers. A kernel that can move may be loaded lower, but its first act is to move to
+ * the preferred address at least (Linux: LOAD_PHYSICAL_ADDR in arch/x86/boot/compressed/head_64.S and head_32.S),
+ * without asking whether there is memory; so nothing would be gained, and whoever has too little is told here.
  */
 static bool choose_address(const struct boot_config *config, const struct bzimage *bz, uint64_t *addr,
 			   struct error *err)

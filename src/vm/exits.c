@@ -125,16 +125,11 @@ static void handle_shutdown(struct vcpu *v)
 static void handle_nothing(struct vcpu *v) {}
 
 static void (*const handler[EXIT_KINDS])(struct vcpu *v) = {
-	[EXIT_NONE] = handle_nothing,
-	[EXIT_INTERRUPTED] = handle_nothing,
-	[EXIT_IO] = handle_io,
-	[EXIT_MMIO] = handle_mmio,
-	[EXIT_MSR] = handle_msr,
-	[EXIT_CR8] = handle_cr8,
-	[EXIT_TIME] = handle_time,
-	[EXIT_HYPERCALL] = pv_hypercall,
-	[EXIT_HLT] = handle_hlt,
-	[EXIT_SHUTDOWN] = handle_shutdown,
+	[EXIT_NONE] = handle_nothing, [EXIT_INTERRUPTED] = handle_nothing,
+	[EXIT_IO] = handle_io,        [EXIT_MMIO] = handle_mmio,
+	[EXIT_MSR] = handle_msr,      [EXIT_CR8] = handle_cr8,
+	[EXIT_TIME] = handle_time,    [EXIT_HYPERCALL] = pv_hypercall,
+	[EXIT_HLT] = handle_hlt,      [EXIT_SHUTDOWN] = handle_shutdown,
 };
 
 void vcpu_handle_exit(struct vcpu *v)

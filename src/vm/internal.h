@@ -35,9 +35,9 @@ struct measure {
 /* pv.c: the paravirtual interface's state. MSRs as they were written. */
 struct pv {
 	uint64_t system_time, steal_time, eoi;
-	bool eoi_offered;          /* the guest may end its interrupt by its flag */
+	bool eoi_offered;           /* the guest may end its interrupt by its flag */
 	uint64_t stolen, steal_due; /* ns that have been accounted for; when to look again */
-	_Atomic bool kicked;       /* HLT ends, or the next one does not wait; any thread */
+	_Atomic bool kicked;        /* HLT ends, or the next one does not wait; any thread */
 };
 
 struct vcpu {

@@ -1,9 +1,9 @@
 /*
- * KVM's paravirtual interface, which most systems' kernels speak (Linux, Documentation/virt/kvm/x86: cpuid.rst, msr.rst,
- * hypercalls.rst). CPUID says what of it is offered; each part can be left out.
+ * KVM's paravirtual interface, which most systems' kernels speak (Linux, Documentation/virt/kvm/x86: cpuid.rst,
+ * msr.rst, hypercalls.rst). CPUID says what of it is offered; each part can be left out.
  *
- * What a guest shares with us are a few structures in its memory, whose addresses it writes to MSRs. They are touched on
- * the thread of the processor that they belong to, or while no processor runs.
+ * What a guest shares with us are a few structures in its memory, whose addresses it writes to MSRs. They are touched
+ * on the thread of the processor that they belong to, or while no processor runs.
  */
 #include "host/host.h"
 #include "vm/internal.h"
@@ -72,7 +72,8 @@ static void write_wall_clock(struct vcpu *v, uint64_t gpa)
 	publish(v, gpa, &wall, sizeof(wall));
 }
 
-/* So that ns = ((ticks << shift) * mul) >> 32, with the greatest mul that fits: mul / 2^32 * 2^shift = NS_PER_S / hz. */
+/* So that ns = ((ticks << shift) * mul) >> 32, with the greatest mul that fits: mul / 2^32 * 2^shift = NS_PER_S / hz.
+ */
 static void scale(uint64_t hz, uint32_t *mul, int8_t *shift)
 {
 	unsigned __int128 m = ((unsigned __int128)NS_PER_S << 64) / hz; /* 64 bits of fraction */
@@ -166,8 +167,8 @@ void pv_enter_guest(struct vcpu *v)
 }
 
 /*
- * A processor that sleeps is said to be preempted: others need not wake it to have its TLB flushed, but leave word, which
- * it finds before it runs on.
+ * A processor that sleeps is said to be preempted: others need not wake it to have its TLB flushed, but leave word,
+ * which it finds before it runs on.
  */
 void pv_asleep(struct vcpu *v)
 {
@@ -208,8 +209,8 @@ static void set_eoi_flag(struct vcpu *v, bool value)
 }
 
 /*
- * The guest may end the interrupt by clearing the flag if nothing else comes of the end: no other is in service or waits,
- * and no device listens. One that is requested later kicks the processor, which then finds out.
+ * The guest may end the interrupt by clearing the flag if nothing else comes of the end: no other is in service or
+ * waits, and no device listens. One that is requested later kicks the processor, which then finds out.
  */
 void pv_interrupt_delivered(struct vcpu *v)
 {
@@ -446,10 +447,11 @@ bool pv_parse(const char *list, uint32_t *pv, struct error *err)
 		uint32_t found = find_word(word, len);
 
 		if (!found)
-			return error_set(err,
-					 "pv '%s': there is no '%.*s': give all, none, or of clock, delay, steal, eoi, ipi, "
-					 "tlb and lock some with commas between them",
-					 list, (int)MIN(len, 64u), word);
+			return error_set(
+				err,
+				"pv '%s': there is no '%.*s': give all, none, or of clock, delay, steal, eoi, ipi, "
+				"tlb and lock some with commas between them",
+				list, (int)MIN(len, 64u), word);
 		*pv |= found;
 		word += len;
 		if (!*word)

@@ -169,6 +169,5 @@ void vm_describe(struct vm *vm)
 		 name[0] ? name : "unnamed", level(&vm->model), bytes >> (gib ? 30 : 20), gib ? "GiB" : "MiB", vm->cpus,
 		 vm->cpus == 1 ? "" : "s", vm_console_where(vm->console),
 		 vm->virtio_console ? ", virtio console on " : "",
-		 vm->virtio_console ? vm_console_where(vm->virtio_console) : "",
-		 vm->networks);
+		 vm->virtio_console ? vm_console_where(vm->virtio_console) : "", vm->networks);
 }

@@ -81,7 +81,7 @@ struct x86_cpuid_model {
 	uint64_t tsc_hz;
 	uint8_t phys_bits;
 	uint32_t pv; /* BIT(PV_*): offered to the guest; 0: it finds no hypervisor */
-	bool amd; /* the vendor's ways: SYSCALL, SYSRET and SYSENTER outside 64-bit mode, reserved bits, MSRs */
+	bool amd;    /* the vendor's ways: SYSCALL, SYSRET and SYSENTER outside 64-bit mode, reserved bits, MSRs */
 };
 
 /* Builds the model from what the host has and we carry out. `cpus` 1..255; tsc_hz from the host's clock. */

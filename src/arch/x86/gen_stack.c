@@ -91,6 +91,20 @@ static enum verdict popa(struct x86_cpu *cpu, const struct x86_insn *insn)
 }
 
 /* The words that ENTER pushes after RBP: the outer frames' pointers and its own. Returns how many. */
+/* The part of `value`, read at `off`, that the `pushed` words below `sp` have replaced by then. */
+static uint64_t as_pushed(uint64_t value, uint64_t off, uint64_t sp, uint64_t size, const uint64_t *word,
+			  unsigned pushed, unsigned stack)
+{
+	for (unsigned i = 0; i < size; i++) {
+		uint64_t below = zext(sp - (off + i), stack);
+		if (below - 1 >= pushed * size)
+			continue;
+		uint64_t n = (below - 1) / size, at = (n + 1) * size - below;
+		value = (value & ~(0xffull << 8 * i)) | (word[n] >> 8 * at & 0xff) << 8 * i;
+	}
+	return value;
+}
+
 static enum verdict enter_frames(struct x86_cpu *cpu, uint64_t size, unsigned level, uint64_t frame, uint64_t *word)
 {
 	unsigned stack = gen_stack_size(cpu);
@@ -99,6 +113,7 @@ static enum verdict enter_frames(struct x86_cpu *cpu, uint64_t size, unsigned le
 		enum verdict v = gen_read(cpu, SEG_SS, off, &word[i], size);
 		if (v != V_DONE)
 			return v;
+		word[i] = as_pushed(word[i], off, cpu->gpr[RSP], size, word, i, stack);
 	}
 	word[level] = frame;
 	return V_DONE;

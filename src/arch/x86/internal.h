@@ -283,9 +283,9 @@ typedef enum verdict sys_fn(struct x86_cpu *cpu, const struct x86_insn *insn);
 sys_fn sys_mov, sys_push, sys_pop, sys_far_jmp, sys_far_call, sys_far_ret, sys_iret;
 sys_fn sys_int, sys_int1, sys_int3, sys_into, sys_syscall, sys_sysret, sys_sysenter, sys_sysexit;
 sys_fn sys_load_far, sys_sgdt, sys_sidt, sys_lgdt, sys_lidt, sys_sldt, sys_str, sys_lldt, sys_ltr;
-sys_fn sys_lmsw, sys_smsw, sys_clts, sys_mov_cr, sys_mov_dr, sys_rdmsr, sys_wrmsr, sys_cpuid, sys_hypercall, sys_rdtsc, sys_rdtscp,
-	sys_rdpmc, sys_rdpid, sys_xgetbv, sys_xsetbv, sys_invlpg, sys_invpcid, sys_invd, sys_hlt, sys_swapgs, sys_cli,
-	sys_sti, sys_pushf, sys_popf, sys_in, sys_out, sys_ins, sys_outs, sys_verr, sys_verw, sys_lar, sys_lsl,
-	sys_arpl, sys_fsgsbase, sys_clac, sys_stac;
+sys_fn sys_lmsw, sys_smsw, sys_clts, sys_mov_cr, sys_mov_dr, sys_rdmsr, sys_wrmsr, sys_cpuid, sys_hypercall, sys_rdtsc,
+	sys_rdtscp, sys_rdpmc, sys_rdpid, sys_xgetbv, sys_xsetbv, sys_invlpg, sys_invpcid, sys_invd, sys_hlt,
+	sys_swapgs, sys_cli, sys_sti, sys_pushf, sys_popf, sys_in, sys_out, sys_ins, sys_outs, sys_verr, sys_verw,
+	sys_lar, sys_lsl, sys_arpl, sys_fsgsbase, sys_clac, sys_stac;
 
 #endif

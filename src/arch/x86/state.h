@@ -156,8 +156,8 @@ enum x86_exit_kind {
 	EXIT_TIME, /* RDTSC, RDTSCP, and the host's TSC, in `addr`, is past tsc_due. The monitor sees to what is due,
 		      and then has the guest read its TSC as it puts it in `data`, or anew */
 	EXIT_HYPERCALL, /* VMCALL, VMMCALL, retired; what it returns the monitor puts in the registers */
-	EXIT_HLT,  /* halted; rip is past the HLT */
-	EXIT_SHUTDOWN, /* triple fault */
+	EXIT_HLT,       /* halted; rip is past the HLT */
+	EXIT_SHUTDOWN,  /* triple fault */
 	EXIT_KINDS
 };
 

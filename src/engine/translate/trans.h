@@ -46,7 +46,7 @@ struct cold {
 };
 
 #define COLD_MAX (BLOCK_INSNS * 6 + 8)
-#define MAP_MAX (BLOCK_INSNS * 10 + COLD_MAX * 2 + 8)
+#define MAP_MAX (BLOCK_INSNS * 10 + COLD_MAX * 4 + 8)
 
 struct trans {
 	struct emit e;

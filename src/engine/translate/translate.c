@@ -178,8 +178,6 @@ static void cold_miss(struct trans *t, const struct cold *c)
 /* What is left of the instruction at hand there runs with flags saved. */
 static void cold_save(struct trans *t, const struct cold *c)
 {
-	t->flags = c->flags;
-	t->off = c->off;
 	if (c->flags == FLAGS_HOST)
 		flags_save(t);
 }
@@ -242,6 +240,9 @@ static void emit_cold(struct trans *t)
 	for (unsigned i = 0; i < t->colds; i++) {
 		struct cold c = t->cold[i];
 		asm_patch32(c.from, t->e.p);
+		t->off = c.off;
+		t->flags = c.flags;
+		map_here(t); /* a host that is virtualized in software may fault at any instruction */
 		switch (c.kind) {
 		case COLD_MISS:
 			cold_miss(t, &c);
