@@ -61,7 +61,7 @@ static void on_power_off(void *opaque)
 	vm_stop(opaque, VM_END_POWER_OFF, 0);
 }
 
-static void on_reset(void *opaque)
+void vm_guest_reset(void *opaque)
 {
 	struct vm *vm = opaque;
 
@@ -127,7 +127,7 @@ static bool make_board(struct vm *vm, const struct vm_config *config, struct err
 		.serial = vm_console_port(vm->console),
 		.debug_exit = config->debug_exit,
 		.power_off = on_power_off,
-		.reset = on_reset,
+		.reset = vm_guest_reset,
 		.debug_exited = on_debug_exit,
 		.panicked = vm_panicked,
 		.kick = on_kick,

@@ -176,6 +176,8 @@ enum {
 void vm_ask(struct vm *vm, unsigned todo);
 void vm_do_todo_locked(struct vm *vm);
 bool vm_is_key_paused(struct vm *vm);
+/* struct pc_config's reset: the guest wants it, by a device or an INIT of the boot processor. */
+void vm_guest_reset(void *opaque);
 /* struct pc_config's panicked; opaque is the VM. */
 void vm_panicked(void *opaque, bool handled);
 

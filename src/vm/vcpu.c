@@ -110,7 +110,7 @@ void vcpu_state(struct vcpu *v, struct state_stream *s)
 static void take_init(struct vcpu *v)
 {
 	if (v->index == 0) {
-		vm_reset(v->vm);
+		vm_guest_reset(v->vm);
 		return;
 	}
 	lapic_reset(v->lapic, true);
