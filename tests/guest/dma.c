@@ -2,68 +2,9 @@
  * A device that writes into memory which is also code: virtio-rng, which puts random bytes wherever it is told
  * (virtio 1.2 5.4), here into an instruction's immediate.
  */
-#include "guest.h"
+#include "virtio.h"
 
 const char payload[] = "dma";
-
-static u32 pci_address(unsigned dev, unsigned reg)
-{
-	return 0x80000000 | dev << 11 | (reg & 0xfc);
-}
-static u32 pci_read(unsigned dev, unsigned reg)
-{
-	outl(0xcf8, pci_address(dev, reg));
-	return inl(0xcfc);
-}
-static void pci_write(unsigned dev, unsigned reg, u32 v)
-{
-	outl(0xcf8, pci_address(dev, reg));
-	outl(0xcfc, v);
-}
-
-static int find_rng(void)
-{
-	for (unsigned dev = 0; dev < 32; dev++) {
-		if (pci_read(dev, 0) == 0x10441af4)
-			return dev;
-	}
-	return -1;
-}
-
-/* Where a BAR is; one that nobody has placed gets a place in the 32-bit window. */
-static u64 bar_address(unsigned dev, unsigned bar)
-{
-	unsigned reg = 0x10 + 4 * bar;
-	u32 low = pci_read(dev, reg);
-	bool wide = (low & 6) == 4;
-	u64 at = (low & ~15u) | (wide ? (u64)pci_read(dev, reg + 4) << 32 : 0);
-	if (at)
-		return at;
-	at = 0xcf000000 + 0x100000 * bar;
-	pci_write(dev, reg, at);
-	if (wide)
-		pci_write(dev, reg + 4, 0);
-	return at;
-}
-
-#define BAR_VA (TEST_VA + 0x40000000)
-/* The configuration structure of this type (virtio 1.2 4.1.4), mapped. */
-static volatile u8 *structure(unsigned dev, unsigned type, u32 *extra)
-{
-	for (unsigned cap = pci_read(dev, 0x34) & 0xff; cap; cap = pci_read(dev, cap) >> 8 & 0xff) {
-		u32 head = pci_read(dev, cap);
-		if ((head & 0xff) != 9 || head >> 24 != type)
-			continue;
-		u64 pa = bar_address(dev, pci_read(dev, cap + 4) & 0xff) + pci_read(dev, cap + 8);
-		if (extra)
-			*extra = pci_read(dev, cap + 16);
-		u64 va = BAR_VA + type * 0x10000;
-		for (unsigned i = 0; i < 4; i++)
-			map(va + i * PAGE, (pa & ~(PAGE - 1)) + i * PAGE, PTE_KERNEL | PTE_PCD);
-		return (volatile u8 *)va + (pa & (PAGE - 1));
-	}
-	return NULL;
-}
 
 #define QUEUE 8
 static struct {
@@ -86,19 +27,14 @@ static struct {
 
 static volatile u16 *doorbell;
 
-#define CFG8(off) (*(common + (off)))
-#define CFG16(off) (*(volatile u16 *)(common + (off)))
-#define CFG32(off) (*(volatile u32 *)(common + (off)))
-#define CFG64(off, v) (CFG32(off) = (u32)(u64)(v), CFG32((off) + 4) = (u32)((u64)(v) >> 32))
-
 static void start_device(void)
 {
-	int dev = find_rng();
+	int dev = virtio_find(4);
 	u32 multiplier = 0;
 	if (dev < 0)
 		skip("no virtio-rng");
 	memset(&queue, 0, sizeof(queue));
-	volatile u8 *common = structure(dev, 1, NULL), *notify = structure(dev, 2, &multiplier);
+	volatile u8 *common = virtio_structure(dev, VIRTIO_COMMON, NULL), *notify = virtio_structure(dev, VIRTIO_NOTIFY, &multiplier);
 	pci_write(dev, 4, (pci_read(dev, 4) & 0xffff) | 6); /* memory, bus master */
 	CFG8(20) = 0;
 	while (CFG8(20))

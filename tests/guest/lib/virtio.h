@@ -1,0 +1,22 @@
+/* virtio devices on PCI, found and reached: configuration by ports 0xcf8 and 0xcfc, structures by their BARs. */
+#ifndef GUEST_VIRTIO_H
+#define GUEST_VIRTIO_H
+
+#include "guest.h"
+
+u32 pci_read(unsigned dev, unsigned reg);
+void pci_write(unsigned dev, unsigned reg, u32 v);
+/* The device's number on bus 0; -1: there is none. Types are virtio's: 2 is a disk, 3 a console, 4 entropy. */
+int virtio_find(unsigned type);
+
+enum { VIRTIO_COMMON = 1, VIRTIO_NOTIFY = 2 };
+/* The configuration structure of this kind (virtio 1.2 4.1.4), mapped; `extra` gets what follows the capability. */
+volatile u8 *virtio_structure(unsigned dev, unsigned kind, u32 *extra);
+
+/* Fields of the common structure at `common`. */
+#define CFG8(off) (*(common + (off)))
+#define CFG16(off) (*(volatile u16 *)(common + (off)))
+#define CFG32(off) (*(volatile u32 *)(common + (off)))
+#define CFG64(off, v) (CFG32(off) = (u32)(u64)(v), CFG32((off) + 4) = (u32)((u64)(v) >> 32))
+
+#endif
