@@ -77,10 +77,10 @@ static bool parse_sizes(const struct boot_file *file, struct bzimage *bz, struct
 
 	bz->header = p;
 	bz->header_end = HDR_MAGIC + p[HDR_JUMP + 1];
-	bz->body = (sects + 1) * 512;
+	bz->body = (sects + 1ull) * 512;
 	bz->body_len = (uint64_t)get32(p + HDR_SYSSIZE) * 16;
 	/* Some linkers leave out the padding of the last 16 bytes. */
-	if (!in_file(bz->body, align_down(MAX(bz->body_len, 1) - 1, 16), file->len) || bz->header_end > file->len)
+	if (!in_file(bz->body, align_down(MAX(bz->body_len, 1ull) - 1, 16), file->len) || bz->header_end > file->len)
 		return error_set(
 			err, "%s is truncated: its header says %llu bytes and the file has %llu; copy it again",
 			file->name, (unsigned long long)(bz->body + bz->body_len), (unsigned long long)file->len);
@@ -166,7 +166,7 @@ static void put_memory_map(const struct boot_config *config, uint8_t *zp)
 	put32(zp + ZP_ALT_MEM_K, ext_k);
 	zp[ZP_E820_ENTRIES] = config->regions;
 	for (unsigned i = 0; i < config->regions; i++) {
-		uint8_t *e = zp + ZP_E820_TABLE + i * ZP_E820_ENTRY;
+		uint8_t *e = zp + ZP_E820_TABLE + (size_t)i * ZP_E820_ENTRY;
 		put64(e, config->region[i].base);
 		put64(e + 8, config->region[i].size);
 		put32(e + 16, config->region[i].type);

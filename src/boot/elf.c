@@ -27,7 +27,7 @@ static bool parse_header(const struct boot_file *file, struct elf_file *elf, uin
 	const uint8_t *p = file->data;
 
 	memset(elf, 0, sizeof(*elf));
-	if (file->len < 64 || memcmp(p, "\177ELF", 4) || (p[4] != 1 && p[4] != 2) || p[5] != 1)
+	if (file->len < 64 || memcmp(p, "\177ELF", 4) != 0 || (p[4] != 1 && p[4] != 2) || p[5] != 1)
 		return false;
 	elf->is64 = p[4] == 2;
 	if (get16(p + 18) != EM_386 && get16(p + 18) != EM_X86_64)

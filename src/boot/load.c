@@ -79,7 +79,7 @@ static bool refuse_pe(const struct boot_file *file, struct error *err)
 		return error_set(err,
 				 "%s is truncated: it begins as an EFI or DOS program and has %zu bytes; copy it again",
 				 file->name, file->len);
-	if (!header || memcmp(file->data + header, "PE\0\0", 4))
+	if (!header || memcmp(file->data + header, "PE\0\0", 4) != 0)
 		return true;
 	for (unsigned i = 0; i < ARRAY_LEN(pe_machines); i++)
 		if (pe_machines[i].machine == get16(file->data + header + 4))
@@ -92,7 +92,7 @@ static bool refuse(const struct boot_file *file, struct error *err)
 {
 	for (unsigned i = 0; i < ARRAY_LEN(foreign_files); i++) {
 		const struct foreign *f = &foreign_files[i];
-		if (!in_file(f->off, f->len, file->len) || memcmp(file->data + f->off, f->magic, f->len))
+		if (!in_file(f->off, f->len, file->len) || memcmp(file->data + f->off, f->magic, f->len) != 0)
 			continue;
 		return refuse_pe(file, err) && error_set(err, "%s %s", file->name, f->what);
 	}

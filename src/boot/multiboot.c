@@ -132,7 +132,7 @@ static bool write_info(const struct boot_config *config, uint64_t initrd)
 	put32(mbi + MBI_LOADER_NAME, LAYOUT_INFO + LOADER_NAME_AT);
 	memcpy(mbi + LOADER_NAME_AT, loader, sizeof(loader));
 	for (unsigned i = 0; i < config->regions; i++) {
-		uint8_t *e = mbi + MMAP_AT + i * MMAP_ENTRY;
+		uint8_t *e = mbi + MMAP_AT + (size_t)i * MMAP_ENTRY;
 		put32(e, MMAP_ENTRY - 4);
 		put64(e + 4, config->region[i].base);
 		put64(e + 12, config->region[i].size);
@@ -144,8 +144,8 @@ static bool write_info(const struct boot_config *config, uint64_t initrd)
 bool boot_multiboot(const struct boot_config *config, struct error *err)
 {
 	const struct boot_file *file = &config->kernel;
-	uint64_t off, end, initrd;
-	uint32_t flags, entry;
+	uint64_t off, end = 0, initrd;
+	uint32_t flags, entry = 0;
 
 	if (!find_header(file, &off))
 		return error_set(err, "%s has no multiboot header", file->name);

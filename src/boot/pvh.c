@@ -69,7 +69,7 @@ static bool write_start_info(const struct boot_config *config, uint64_t initrd)
 	put64(info + SI_MEMMAP, LAYOUT_INFO + MEMMAP_AT);
 	put32(info + SI_MEMMAP_ENTRIES, config->regions);
 	for (unsigned i = 0; i < config->regions; i++) {
-		uint8_t *e = info + MEMMAP_AT + i * MEMMAP_ENTRY;
+		uint8_t *e = info + MEMMAP_AT + (size_t)i * MEMMAP_ENTRY;
 		put64(e, config->region[i].base);
 		put64(e + 8, config->region[i].size);
 		put32(e + 16, config->region[i].type);
