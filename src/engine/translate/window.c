@@ -6,6 +6,12 @@
 #define PTE_PRESENT_USER 5
 #define FRAME 0x000ffffffffff000ull
 
+/*
+ * By all VMs, because the host bounds the number of mappings of a process, 65530 unless it was told otherwise; a page
+ * in the middle of nothing makes two.
+ */
+static _Atomic unsigned pages_shown;
+
 static void lock(_Atomic bool *l)
 {
 	while (atomic_exchange_explicit(l, true, memory_order_acquire))
@@ -188,7 +194,7 @@ static void forget(struct tr_vcpu *v, struct window_space *s, struct window_page
 {
 	page_remove(s, p);
 	v->windows.hidden++;
-	atomic_fetch_sub(&v->engine->slots.pages, 1);
+	atomic_fetch_sub(&pages_shown, 1);
 }
 
 static void hide(struct tr_vcpu *v, struct window_space *s, struct window_page *p)
@@ -227,7 +233,7 @@ static void hide_all(struct tr_vcpu *v, struct window_space *s)
 		return;
 	for (unsigned i = 0; i < s->regions; i++)
 		ENSURE(host_window_hide(s->host[i], REGION_SIZE));
-	atomic_fetch_sub(&v->engine->slots.pages, s->count);
+	atomic_fetch_sub(&pages_shown, s->count);
 	v->windows.hidden += s->count;
 	s->count = 0;
 	s->pieces = false;
@@ -397,7 +403,7 @@ static bool free_of_code(const struct guest_memory *mem, uint64_t gpa, uint64_t 
 
 static void make_room(struct tr_vcpu *v, struct window_space *s)
 {
-	if (s->count == WINDOW_PAGES || atomic_load(&v->engine->slots.pages) >= WINDOW_PAGES_ALL)
+	if (s->count == WINDOW_PAGES || atomic_load(&pages_shown) >= WINDOW_PAGES_ALL)
 		hide_all(v, s);
 }
 
@@ -427,10 +433,10 @@ static bool show_large(struct tr_vcpu *v, struct window_space *s, uint64_t va, c
 	}
 	make_room(v, s);
 	page_add(s, page | WINDOW_LARGE | (m->writable ? WINDOW_WRITABLE : 0), gpa);
-	atomic_fetch_add(&v->engine->slots.pages, 1);
+	atomic_fetch_add(&pages_shown, 1);
 	if (show_page(v, s, page, BIT(LARGE_SHIFT), gpa, m->writable))
 		return true;
-	hide(v, s, page_find(s, page | WINDOW_LARGE));
+	forget(v, s, page_find(s, page | WINDOW_LARGE)); /* nothing is there */
 	return false;
 }
 
@@ -444,11 +450,11 @@ static bool show_small(struct tr_vcpu *v, struct window_space *s, uint64_t va, c
 	guest_memory_touch(mem, guest_memory_ptr(mem, gpa, PAGE_SIZE, false));
 	make_room(v, s);
 	page_add(s, page | (writable ? WINDOW_WRITABLE : 0), gpa);
-	atomic_fetch_add(&v->engine->slots.pages, 1);
+	atomic_fetch_add(&pages_shown, 1);
 	s->pieces |= m->page_shift > PAGE_SHIFT;
 	if (show_page(v, s, page, PAGE_SIZE, gpa, writable))
 		return true;
-	hide(v, s, page_find(s, page));
+	forget(v, s, page_find(s, page)); /* nothing is there */
 	return false;
 }
 
@@ -610,6 +616,8 @@ void window_vcpu_init(struct tr_vcpu *v)
 void window_vcpu_destroy(struct tr_vcpu *v)
 {
 	for (unsigned i = 0; i < WINDOW_SPACES; i++) {
+		if (v->windows.space[i])
+			atomic_fetch_sub(&pages_shown, v->windows.space[i]->count);
 		host_memory_free(v->windows.space[i], sizeof(struct window_space));
 	}
 }

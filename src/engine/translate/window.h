@@ -72,10 +72,9 @@ struct window_slots {
 	bool taken[WINDOW_SLOTS];
 	unsigned made;
 	uint64_t at[WINDOW_SLOTS];
-	uint64_t limbo;         /* a region in which nothing ever is, for those without windows */
-	_Atomic unsigned pages; /* shown, over all CPUs: the host bounds the number of mappings */
+	uint64_t limbo; /* a region in which nothing ever is, for those without windows */
 };
-#define WINDOW_PAGES_ALL 48000
+#define WINDOW_PAGES_ALL 24000 /* of the process */
 
 bool window_init(struct tr_engine *eng);
 void window_destroy(struct tr_engine *eng);
