@@ -165,10 +165,21 @@ static int lock_to_read(struct host_file *f)
 	return result;
 }
 
+/* The kernel takes a ring apart after its process has been killed, and lets the files in it go then. */
+#define LOCK_TRIES 20
+#define LOCK_WAIT_NS 20000000u
+
 int host_file_lock(struct host_file *f, bool write)
 {
+	int result = 1;
+
 	f->locked = true;
-	return write ? lock_bytes(f, F_OFD_SETLK, F_WRLCK, LOCK_DOES, LOCK_BYTES) : lock_to_read(f);
+	for (unsigned i = 0; i < LOCK_TRIES && result == 1; i++) {
+		if (i)
+			host_sleep_ns(LOCK_WAIT_NS);
+		result = write ? lock_bytes(f, F_OFD_SETLK, F_WRLCK, LOCK_DOES, LOCK_BYTES) : lock_to_read(f);
+	}
+	return result;
 }
 
 unsigned host_file_alignment(struct host_file *f)

@@ -63,8 +63,8 @@ int64_t host_file_size(struct host_file *f); /* also of block devices */
 bool host_file_is_regular(struct host_file *f);
 /*
  * Locks the file for reading, which others may as well, or for writing, until it is closed. 1: another process, or
- * another host_file here, stands against it; 0: locked; -1: the file system has no locks. QEMU minds these locks, and
- * we mind its own.
+ * another host_file here, stands against it, and has for 0.4 s; 0: locked; -1: the file system has no locks. QEMU minds
+ * these locks, and we mind its own.
  */
 int host_file_lock(struct host_file *f, bool write);
 /* What offsets and lengths must be multiples of; 1 but for HOST_FILE_DIRECT. */
