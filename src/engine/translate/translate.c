@@ -313,17 +313,16 @@ static void emit_entry(struct trans *t, enum flags_at wanted)
 {
 	struct block *b = t->b;
 	const uint8_t *first = code_rx(t->eng, t->e.p);
+	t->flags = wanted == FLAGS_SAVED ? FLAGS_HOST : FLAGS_SAVED;
+	map_here(t); /* the first fetch from a host page may fault as well, on a host that is virtualized in software */
 	if (wanted == FLAGS_BOTH) {
-		t->flags = FLAGS_SAVED;
 		b->entry_host = b->entry_saved = first;
 	} else if (wanted == FLAGS_HOST) {
-		t->flags = FLAGS_SAVED;
 		flags_need(t);
 		t->flags = FLAGS_HOST;
 		b->entry_saved = first;
 		b->entry_host = code_rx(t->eng, t->e.p);
 	} else {
-		t->flags = FLAGS_HOST;
 		flags_save(t);
 		t->flags = FLAGS_SAVED;
 		b->entry_host = first;
@@ -371,6 +370,7 @@ struct block *translate_block(struct tr_vcpu *v, const struct code_source *src, 
 	emit_insns(t, n);
 	emit_cold(t);
 	b->end = code_rx(eng, t->e.p);
+	ENSURE(t->map[0].host == 0);
 	b->map = code_alloc(eng, sizeof(*b->map) * (t->maps + 1));
 	memcpy(b->map, t->map, sizeof(*b->map) * t->maps);
 	b->map[t->maps] = (struct insn_map){.host = UINT16_MAX};
