@@ -71,7 +71,8 @@ struct tr_link {
 struct insn_map {
 	uint16_t host; /* first byte after the block's start that belongs to this instruction or a later one */
 	uint16_t off;  /* of the guest instruction in the page */
-	bool flags_in_host;
+	bool flags_in_host : 1;
+	uint8_t dirty : 3; /* guest registers R9, R10, R11 that the host's of the same number have, and memory has not */
 	uint8_t lent; /* LENT(register, holder): a host register has something else for now, and another its value; 0:
 			 none */
 };

@@ -159,10 +159,10 @@ enum x86_exit_kind run(struct tr_vcpu *v)
 
 /* The way out of translated code, with a stack pointer that any host takes back from a handler: the guest's may not be
  * canonical. */
-static void leave_from(struct tr_vcpu *v, struct host_fault_context *ctx)
+static void leave_from(struct tr_vcpu *v, struct host_fault_context *ctx, unsigned dirty)
 {
 	for (unsigned r = 0; r < X86_GPRS; r++)
-		if (glue_in_host(r))
+		if (glue_in_host(r) || dirty & 1u << r)
 			v->cpu.gpr[r] = ctx->gpr[r];
 	ctx->gpr[RSP] = v->host_rsp;
 	ctx->rip = (uint64_t)(uintptr_t)v->engine->glue_exit_stored;
@@ -194,6 +194,6 @@ bool run_claim_fault(struct host_fault_context *ctx)
 	v->exit_code = TRX_STEP;
 	if (m->lent)
 		ctx->gpr[m->lent & 15] = ctx->gpr[m->lent >> 4];
-	leave_from(v, ctx);
+	leave_from(v, ctx, (unsigned)m->dirty << R9);
 	return true;
 }

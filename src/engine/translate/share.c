@@ -31,6 +31,7 @@ static void close_group(struct plan *p, struct group *g)
 	for (unsigned i = 0; i < g->members; i++)
 		g->member[i]->slot = (int8_t)p->slots;
 	p->slots++;
+	g->member[g->members - 1]->last = true;
 	g->leader->leader = true;
 	g->leader->lo = g->lo;
 	g->leader->hi = g->hi;

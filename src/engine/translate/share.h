@@ -17,6 +17,7 @@
 
 struct share {
 	int8_t slot;    /* -1: not shared */
+	bool last;      /* nobody needs the slot any more */
 	bool leader;    /* does the check; what follows is about it */
 	bool write;     /* some access of the group writes */
 	bool own_write; /* the leader's own does */

@@ -45,6 +45,13 @@ struct cold {
 	bool slow;                 /* COLD_SHARE: as MISS_SLOW */
 };
 
+/* What R9, R10 and R11 of the host hold: trans_regs.c. Masks are by register, R9 the lowest bit. */
+struct regs {
+	uint8_t holds[3];
+	uint8_t dirty;  /* the host's register alone has the value */
+	uint8_t pinned; /* not to be taken: the instruction at hand needs it */
+};
+
 #define COLD_MAX (BLOCK_INSNS * 6 + 8)
 #define MAP_MAX (BLOCK_INSNS * 10 + COLD_MAX * 4 + 8)
 
@@ -64,8 +71,9 @@ struct trans {
 	bool shadow;                 /* the last instruction was STI or a load of SS */
 	bool ended;                  /* the block has its last jump */
 	uint8_t lent;                /* of insn_map, from here on */
+	struct regs regs;
 	uint8_t *quiet_poll;         /* rel8 of a poll_quiet whose landing is still to be placed */
-	unsigned colds, maps;
+	unsigned colds, maps, count; /* count: of insns */
 	struct cold cold[COLD_MAX];
 	struct insn_map map[MAP_MAX];
 	struct x86_insn insns[BLOCK_INSNS];
@@ -89,10 +97,31 @@ static inline unsigned stack_bytes(const struct trans *t)
 	return t->mode == MODE_64 ? 8 : 4;
 }
 
+/*
+ * trans_regs.c. The guest's R9 to R11 are used by regs_use, regs_define and regs_written; host code that needs registers
+ * takes regs_scratch; host code with fixed ones (H_ADDR, H_DELTA, H_TMP) begins with regs_fixed. What is pinned stays so
+ * until the end of the instruction. `avoid`: a mask as of regs_mask.
+ */
+uint8_t regs_mask(unsigned gprs); /* of a mask of all general registers */
+unsigned regs_scratch(struct trans *t, uint8_t avoid);
+void regs_release(struct trans *t, unsigned reg);
+unsigned regs_use(struct trans *t, unsigned reg);    /* guest register `reg`, in the host's `reg` */
+unsigned regs_define(struct trans *t, unsigned reg); /* the same, about to be overwritten as a whole */
+void regs_operands(struct trans *t, const struct x86_insn *insn); /* all that its encoding names, but for its address */
+void regs_written(struct trans *t, unsigned gprs);   /* the instruction has been carried out and wrote these */
+unsigned regs_slot(struct trans *t, unsigned slot, uint8_t avoid); /* a register that holds the slot's delta */
+void regs_slot_made(struct trans *t, unsigned slot, unsigned reg); /* `reg` has got it */
+void regs_slot_done(struct trans *t, unsigned slot);               /* nobody needs it from here on */
+void regs_store(struct trans *t);       /* memory has all of the guest's from here on */
+void regs_flush(struct trans *t);       /* and the host's registers are free */
+void regs_fixed(struct trans *t);       /* and H_ADDR and H_DELTA are in use */
+uint8_t regs_dirty(const struct trans *t); /* the guest's that memory has not */
+bool regs_empty(const struct trans *t);
+
 /* trans_flags.c: flags are saved only before host code that would destroy them, and restored only before who reads
  * them. */
 void flags_clobber(struct trans *t); /* after it the host's flags are free */
-void flags_need(struct trans *t);    /* after it the host's flags are the guest's. Uses H_TMP */
+void flags_need(struct trans *t);    /* after it the host's flags are the guest's */
 void flags_save(struct trans *t);
 /* Emits a jump that is taken when the guest's condition `cc` holds, from wherever the flags are; returns its rel32,
  * within an aligned quadword. */
@@ -108,14 +137,23 @@ struct host_mem {
 };
 void mem_address(struct trans *t, const struct x86_insn *insn,
 		 bool segment); /* H_ADDR = linear (or, without segment, effective) address */
+void mem_page_address(struct trans *t, unsigned reg, int64_t off); /* reg = the page's linear address + off */
+int32_t mem_segment_base(unsigned seg); /* of struct tr_vcpu */
+unsigned named_gprs(const struct x86_insn *insn); /* what the encoding names, but for the address; as a mask */
 /*
  * Looks H_ADDR up for `size` bytes; the host's address is then [H_ADDR + H_DELTA]. Flags must be saved. Uses H_TMP.
  */
 struct host_mem mem_check(struct trans *t, unsigned size, bool write);
-/* The instruction's memory operand, or `size` bytes at RSP + disp: after it, flags may have been saved, H_TMP is free,
-   H_ADDR and H_DELTA may not be. */
+/* The instruction's memory operand: after it, flags may have been saved, H_TMP is free, H_ADDR and H_DELTA may not be. */
 struct host_mem mem_operand(struct trans *t, const struct x86_insn *insn);
-struct host_mem mem_stack(struct trans *t, int32_t disp, bool write);
+/* RSP + disp, in registers that are pinned. */
+struct host_mem mem_stack(struct trans *t, int32_t disp, bool write, uint8_t avoid);
+/* trans_window.c: the same through windows. The operand's registers are pinned until the end of the instruction. */
+struct host_mem window_operand(struct trans *t, const struct x86_insn *insn, uint8_t avoid);
+struct host_mem window_stack(struct trans *t, int32_t disp, uint8_t avoid);
+struct host_mem window_fixed(struct trans *t); /* at the linear address in H_ADDR. Uses H_DELTA */
+struct host_mem window_flat(struct trans *t, const struct x86_insn *insn); /* [H_ADDR]; all else is in memory */
+bool window_plain(struct trans *t, const struct x86_insn *insn); /* false: to be done with fixed registers */
 void mem_op(struct trans *t, unsigned op, unsigned size, unsigned reg, const struct host_mem *m); /* op reg, [m] */
 void trans_plain(struct trans *t, const struct x86_insn *insn);
 void map_here(struct trans *t); /* host code from here on belongs to the instruction at hand */
@@ -138,7 +176,7 @@ void exit_code(struct trans *t, enum tr_exit code, uint16_t off);
 
 static inline struct cold *cold_add(struct trans *t, enum cold_kind kind, uint8_t *from)
 {
-	ENSURE(t->colds < COLD_MAX);
+	ENSURE(t->colds < COLD_MAX && !regs_dirty(t));
 	struct cold *c = &t->cold[t->colds++];
 	*c = (struct cold){.kind = kind, .flags = t->flags, .from = from, .off = t->off};
 	return c;

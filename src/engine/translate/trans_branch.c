@@ -286,10 +286,10 @@ static void move_stack(struct trans *t, int32_t by)
 static void push_return(struct trans *t)
 {
 	int32_t n = (int32_t)stack_bytes(t);
-	struct host_mem m = mem_stack(t, -n, true);
-	asm_load_gs(&t->e, 8, H_TMP, VCPU_OFF(vpage));
-	asm_lea(&t->e, (unsigned)n, H_TMP, H_TMP, -1, 1, t->next);
-	mem_op(t, 0x89, (unsigned)n, H_TMP, &m);
+	struct host_mem m = mem_stack(t, -n, true, 0);
+	unsigned back = regs_scratch(t, 0);
+	mem_page_address(t, back, t->next);
+	mem_op(t, 0x89, (unsigned)n, back, &m);
 	move_stack(t, -n);
 }
 
@@ -301,6 +301,7 @@ static void trans_call_direct(struct trans *t, const struct x86_insn *insn)
 		poll_flagged(t, t->off);
 	}
 	push_return(t);
+	regs_flush(t);
 	jump_pushed(t, target, next_key(t), -(int32_t)stack_bytes(t));
 }
 
@@ -339,7 +340,9 @@ static void trans_call_indirect(struct trans *t, const struct x86_insn *insn)
 	if (t->mode == MODE_64)
 		check_canonical(t, target);
 	asm_store_gs(&t->e, 8, target, VCPU_OFF(temp));
+	regs_flush(t);
 	push_return(t);
+	regs_fixed(t);
 	asm_load_gs(&t->e, stack_bytes(t), H_ADDR, VCPU_OFF(temp));
 	jump_indirect(t, next_key(t), (int32_t) - (int)stack_bytes(t));
 }
@@ -347,7 +350,8 @@ static void trans_call_indirect(struct trans *t, const struct x86_insn *insn)
 static void trans_ret(struct trans *t, const struct x86_insn *insn)
 {
 	int32_t by = (int32_t)stack_bytes(t) + (insn->imm_len ? (uint16_t)insn->imm : 0);
-	struct host_mem m = mem_stack(t, 0, false);
+	struct host_mem m = mem_stack(t, 0, false, 0);
+	regs_fixed(t);
 	mem_op(t, 0x8b, stack_bytes(t), H_ADDR, &m);
 	move_stack(t, by);
 	jump_indirect(t, next_key(t), by);
@@ -369,6 +373,10 @@ static bool begin_shadowed(struct trans *t, const struct x86_insn *insn)
 bool trans_branch(struct trans *t, const struct x86_insn *insn)
 {
 	bool wide = insn->opsize == stack_bytes(t);
+	if (insn->gpr_write & 1u << RSP) /* which may go by a slot of the stack's */
+		regs_store(t);
+	else
+		regs_flush(t);
 	if (t->shadow && (!wide || !begin_shadowed(t, insn)))
 		return false;
 	switch (insn->mnemonic) {
@@ -405,19 +413,32 @@ bool trans_branch(struct trans *t, const struct x86_insn *insn)
 	}
 }
 
+/* What is pushed, in a register: a guest's own where that can stay, else a scratch one. */
+static unsigned push_source(struct trans *t, const struct x86_insn *insn, unsigned scratch)
+{
+	if (insn->flags & INSN_MEM)
+		asm_load_gs(&t->e, 8, scratch, VCPU_OFF(temp));
+	else if (insn->flags & (INSN_OPREG_GPR | INSN_RM_GPR))
+		return guest_reg(t, insn->flags & INSN_OPREG_GPR ? insn->opreg : insn->rm, scratch);
+	else
+		asm_mov_imm(&t->e, scratch, zext(insn->imm, stack_bytes(t)));
+	return scratch;
+}
+
 static void trans_push(struct trans *t, const struct x86_insn *insn)
 {
 	int32_t n = (int32_t)stack_bytes(t);
-	unsigned reg = H_TMP;
-	if (insn->flags & INSN_MEM)
+	bool cached = t->window && (insn->flags & (INSN_OPREG_GPR | INSN_RM_GPR));
+	unsigned reg = insn->flags & INSN_OPREG_GPR ? insn->opreg : insn->rm;
+	if (insn->flags & INSN_MEM) {
 		asm_store_gs(&t->e, 8, branch_operand(t, insn), VCPU_OFF(temp));
-	struct host_mem m = mem_stack(t, -n, true);
-	if (insn->flags & INSN_MEM)
-		asm_load_gs(&t->e, 8, H_TMP, VCPU_OFF(temp));
-	else if (insn->flags & (INSN_OPREG_GPR | INSN_RM_GPR))
-		reg = guest_reg(t, insn->flags & INSN_OPREG_GPR ? insn->opreg : insn->rm, H_TMP);
-	else
-		asm_mov_imm(&t->e, H_TMP, zext(insn->imm, (unsigned)n));
+		regs_flush(t);
+	}
+	if (cached)
+		regs_use(t, reg);
+	struct host_mem m = mem_stack(t, -n, true, 0);
+	if (!cached)
+		reg = push_source(t, insn, regs_scratch(t, 0));
 	mem_op(t, 0x89, (unsigned)n, reg, &m);
 	move_stack(t, -n);
 }
@@ -425,18 +446,23 @@ static void trans_push(struct trans *t, const struct x86_insn *insn)
 static void trans_pop(struct trans *t, unsigned reg)
 {
 	unsigned n = stack_bytes(t);
-	struct host_mem m = mem_stack(t, 0, false);
-	unsigned host = spilled(reg) ? H_TMP : reg;
-	mem_op(t, 0x8b, n, host, &m);
+	struct host_mem m = mem_stack(t, 0, false, regs_mask(1u << reg));
+	if (!t->window && spilled(reg)) {
+		mem_op(t, 0x8b, n, H_TMP, &m);
+		move_stack(t, (int32_t)n);
+		asm_store_gs(&t->e, 8, H_TMP, (int32_t)reg * 8);
+		return;
+	}
+	mem_op(t, 0x8b, n, regs_define(t, reg), &m);
 	if (reg != RSP)
 		move_stack(t, (int32_t)n);
-	if (spilled(reg))
-		asm_store_gs(&t->e, 8, host, (int32_t)reg * 8);
+	regs_written(t, 1u << reg);
 }
 
 static void trans_leave(struct trans *t)
 {
 	unsigned n = stack_bytes(t);
+	regs_fixed(t);
 	if (!t->window)
 		flags_clobber(t);
 	asm_rr(&t->e, 0x8b, n, H_ADDR, RBP);

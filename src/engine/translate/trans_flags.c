@@ -6,29 +6,32 @@
  */
 #include "engine/translate/trans.h"
 
-/* RAX is in H_TMP while something else is in it. */
-static void lend_rax(struct trans *t)
+/* RAX is in the register that this returns while something else is in it. */
+static unsigned lend_rax(struct trans *t)
 {
-	asm_mov(&t->e, H_TMP, RAX);
-	t->lent = LENT(RAX, H_TMP);
+	unsigned holder = regs_scratch(t, 0);
+	asm_mov(&t->e, holder, RAX);
+	t->lent = LENT(RAX, holder);
 	map_here(t);
+	return holder;
 }
 
-static void return_rax(struct trans *t)
+static void return_rax(struct trans *t, unsigned holder)
 {
-	asm_mov(&t->e, RAX, H_TMP);
+	asm_mov(&t->e, RAX, holder);
 	t->lent = 0;
 	map_here(t);
+	regs_release(t, holder);
 }
 
 /* Saves the flags, which are in the host's and stay there. */
 void flags_save(struct trans *t)
 {
 	static const uint8_t lahf_seto_al[] = {0x9f, 0x0f, 0x90, 0xc0};
-	lend_rax(t);
+	unsigned holder = lend_rax(t);
 	emit_bytes(&t->e, lahf_seto_al, sizeof(lahf_seto_al));
 	asm_store16_gs(&t->e, RAX, VCPU_OFF(saved_flags));
-	return_rax(t);
+	return_rax(t, holder);
 }
 
 void flags_clobber(struct trans *t)
@@ -42,10 +45,10 @@ static void restore(struct trans *t)
 {
 	struct emit *e = &t->e;
 	static const uint8_t add_al_sahf[] = {0x04, 0x7f, 0x9e}; /* add al, 0x7f: OF from 0 or 1; sahf: the rest */
-	lend_rax(t);
+	unsigned holder = lend_rax(t);
 	asm_rm(e, 0x0fb7, 4, RAX, true, -1, VCPU_OFF(saved_flags));
 	emit_bytes(e, add_al_sahf, sizeof(add_al_sahf));
-	return_rax(t);
+	return_rax(t, holder);
 }
 
 void flags_need(struct trans *t)

@@ -48,9 +48,11 @@ static bool inline_pushf(struct trans *t, const struct x86_insn *insn)
 	asm_alu_imm(e, ALU_AND, 4, H_ADDR, ~PUSHF_HIDDEN);
 	asm_rr(e, 0x0b, 4, H_TMP, H_ADDR);
 	asm_store_gs(e, 8, H_TMP, VCPU_OFF(temp));
-	struct host_mem m = mem_stack(t, -8, true);
-	asm_load_gs(e, 8, H_TMP, VCPU_OFF(temp));
-	mem_op(t, 0x89, 8, H_TMP, &m);
+	regs_flush(t);
+	struct host_mem m = mem_stack(t, -8, true, 0);
+	unsigned flags = regs_scratch(t, 0);
+	asm_load_gs(e, 8, flags, VCPU_OFF(temp));
+	mem_op(t, 0x89, 8, flags, &m);
 	asm_lea(e, 8, RSP, RSP, -1, 1, -8);
 	return true;
 }
@@ -120,6 +122,7 @@ bool trans_inline(struct trans *t, const struct x86_insn *insn)
 {
 	if (t->mode != MODE_64 || t->shadow || (insn->flags & (INSN_LOCK | INSN_REP | INSN_REPNE)) || t->eng->no_inline)
 		return false;
+	regs_fixed(t);
 	if (insn->mnemonic == ZYDIS_MNEMONIC_PUSHFQ)
 		return inline_pushf(t, insn);
 	if (insn->mnemonic == ZYDIS_MNEMONIC_RDTSC && !(t->key & KEY_TSD))
@@ -137,6 +140,7 @@ bool trans_bit_string(struct trans *t, const struct x86_insn *insn)
 	if (t->mode != MODE_64 || insn->addrsize != 8 || insn->opsize < 4 || t->eng->no_inline)
 		return false;
 	unsigned size = insn->opsize, log_bits = size == 8 ? 6 : 5;
+	regs_fixed(t);
 	flags_clobber(t);
 	mem_address(t, insn, true);
 	unsigned reg = guest_reg(t, insn->reg, H_TMP);

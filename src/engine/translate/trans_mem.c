@@ -6,26 +6,24 @@ void map_here(struct trans *t)
 {
 	size_t host = (size_t)(t->e.p - t->start);
 	ENSURE(host <= UINT16_MAX && t->maps < MAP_MAX);
-	t->map[t->maps++] = (struct insn_map){(uint16_t)host, t->off, t->flags == FLAGS_HOST, t->lent};
+	t->map[t->maps++] = (struct insn_map){(uint16_t)host, t->off, t->flags == FLAGS_HOST, regs_dirty(t), t->lent};
 }
 
-/* H_ADDR = the page's linear address + off. */
-static void page_address(struct trans *t, int64_t off)
+void mem_page_address(struct trans *t, unsigned reg, int64_t off)
 {
-	asm_load_gs(&t->e, 8, H_ADDR, VCPU_OFF(vpage));
-	if (off != (int32_t)off) {
-		asm_mov_imm(&t->e, H_DELTA, (uint64_t)off);
-		asm_lea(&t->e, 8, H_ADDR, H_ADDR, H_DELTA, 1, 0);
-	} else if (off) {
-		asm_lea(&t->e, 8, H_ADDR, H_ADDR, -1, 1, (int32_t)off);
-	}
+	int64_t half = off == (int32_t)off ? 0 : off / 2; /* it may be a little more than a displacement can say */
+	asm_load_gs(&t->e, 8, reg, VCPU_OFF(vpage));
+	if (half)
+		asm_lea(&t->e, 8, reg, (int)reg, -1, 1, (int32_t)half);
+	if (off)
+		asm_lea(&t->e, 8, reg, (int)reg, -1, 1, (int32_t)(off - half));
 }
 
 static void effective_address(struct trans *t, const struct x86_insn *insn)
 {
 	struct emit *e = &t->e;
 	if (insn->base == 16) {
-		page_address(t, t->next + insn->disp);
+		mem_page_address(t, H_ADDR, t->next + insn->disp);
 		if (insn->addrsize == 4)
 			asm_rr(e, 0x8b, 4, H_ADDR, H_ADDR);
 		return;
@@ -50,6 +48,11 @@ static int32_t segment_offset(unsigned seg)
 	return VCPU_OFF(cpu.seg) + (int32_t)seg * (int32_t)sizeof(struct x86_segment);
 }
 
+int32_t mem_segment_base(unsigned seg)
+{
+	return segment_offset(seg) + SEG_FIELD(base);
+}
+
 /*
  * Outside 64-bit mode FS and GS have limits and types, and no key tells of them: anything but a present, writable,
  * expand-up data segment that ends at 4 GiB is left to the slow path. Flags must be saved.
@@ -70,14 +73,10 @@ void mem_address(struct trans *t, const struct x86_insn *insn, bool segment)
 	effective_address(t, insn);
 	if (!segment || (insn->seg != SEG_FS && insn->seg != SEG_GS))
 		return;
-	if (t->window) { /* leaves flags alone */
-		asm_load_gs(&t->e, 8, H_DELTA, segment_offset(insn->seg) + SEG_FIELD(base));
-		asm_lea(&t->e, 8, H_ADDR, H_ADDR, H_DELTA, 1, 0);
-		return;
-	}
 	if (t->mode != MODE_64)
 		check_segment(t, insn->seg);
-	asm_rm(&t->e, 0x03, t->mode == MODE_64 ? 8 : 4, H_ADDR, true, -1, segment_offset(insn->seg) + SEG_FIELD(base));
+	asm_rm(&t->e, 0x03, t->mode == MODE_64 ? 8 : 4, H_ADDR, true, -1,
+	       mem_segment_base(insn->seg));
 }
 
 /* The first half of a check: H_DELTA = offset of the TLB entry of H_ADDR's page; compares the page of H_TMP with its
@@ -110,24 +109,11 @@ static bool slow_fault(const struct x86_insn *insn)
 	return insn->flags & (INSN_ALIGN | INSN_FPU);
 }
 
-/*
- * H_DELTA = host address - linear address in the region of host register `reg`. No check, and no flag is touched: what
- * is not to be accessed faults.
- */
-static void window_delta(struct trans *t, unsigned reg)
-{
-	asm_rorx(&t->e, H_DELTA, reg, REGION_SHIFT);
-	asm_rr(&t->e, 0x0fb6, 4, H_DELTA, H_DELTA);
-	asm_load_gs_index(&t->e, H_DELTA, H_DELTA, VCPU_OFF(window_delta));
-}
-
 struct host_mem mem_check(struct trans *t, unsigned size, bool write)
 {
 	ENSURE(size >= 1 && size <= 64);
-	if (t->window) {
-		window_delta(t, H_ADDR);
-		return (struct host_mem){H_ADDR, H_DELTA, 0};
-	}
+	if (t->window)
+		return window_fixed(t);
 	asm_lea(&t->e, 8, H_TMP, H_ADDR, -1, 1, (int32_t)size - 1); /* the last byte's page must be the first's */
 	compare_tag(t, write);
 	struct cold *c = cold_add(t, COLD_MISS, asm_jcc(&t->e, CC_NE));
@@ -156,30 +142,6 @@ static void check_group(struct trans *t, const struct share *s, unsigned base)
 	c->slow = slow_fault(t->insn);
 }
 
-/* [guest register base + disp] through a window; `s`: the slot that keeps the delta for other accesses, if any. */
-static struct host_mem window_based(struct trans *t, const struct share *s, unsigned base, int32_t disp)
-{
-	unsigned host = guest_reg(t, base, H_ADDR);
-	if (s->slot >= 0 && !s->leader) {
-		asm_load_gs(&t->e, 8, H_DELTA, VCPU_OFF(slot) + s->slot * 8);
-	} else {
-		window_delta(t, host);
-		if (s->slot >= 0)
-			asm_store_gs(&t->e, 8, H_DELTA, VCPU_OFF(slot) + s->slot * 8);
-	}
-	return (struct host_mem){(uint8_t)host, H_DELTA, disp};
-}
-
-/* Host's RSP cannot be an index, but it is the base here; no operand has it elsewhere. */
-static struct host_mem window_operand(struct trans *t, const struct x86_insn *insn)
-{
-	if (share_possible(insn))
-		return window_based(t, &t->sharing->mem, (unsigned)insn->base, (int32_t)insn->disp);
-	mem_address(t, insn, true);
-	window_delta(t, H_ADDR);
-	return (struct host_mem){H_ADDR, H_DELTA, 0};
-}
-
 /* [guest register base + disp] by a shared check. H_ADDR holds the base if that lives in memory. */
 static struct host_mem shared(struct trans *t, const struct share *s, unsigned base, int32_t disp)
 {
@@ -193,7 +155,8 @@ static struct host_mem shared(struct trans *t, const struct share *s, unsigned b
 struct host_mem mem_operand(struct trans *t, const struct x86_insn *insn)
 {
 	if (t->window)
-		return window_operand(t, insn);
+		return window_flat(t, insn);
+	regs_fixed(t);
 	if (t->sharing->mem.slot >= 0)
 		return shared(t, &t->sharing->mem, (unsigned)insn->base, (int32_t)insn->disp);
 	flags_clobber(t);
@@ -201,11 +164,12 @@ struct host_mem mem_operand(struct trans *t, const struct x86_insn *insn)
 	return mem_check(t, insn->mem_size, insn->mem_write);
 }
 
-struct host_mem mem_stack(struct trans *t, int32_t disp, bool write)
+struct host_mem mem_stack(struct trans *t, int32_t disp, bool write, uint8_t avoid)
 {
 	unsigned n = stack_bytes(t);
 	if (t->window)
-		return window_based(t, &t->sharing->stack, RSP, disp);
+		return window_stack(t, disp, avoid);
+	regs_fixed(t);
 	if (t->sharing->stack.slot >= 0)
 		return shared(t, &t->sharing->stack, RSP, disp);
 	flags_clobber(t);
@@ -223,8 +187,7 @@ void mem_op(struct trans *t, unsigned op, unsigned size, unsigned reg, const str
 		asm_rmx(&t->e, op, size, reg, m->base, (unsigned)m->index, m->disp);
 }
 
-/* The general registers that the instruction names in its encoding, as a mask. */
-static unsigned named_gprs(const struct x86_insn *insn)
+unsigned named_gprs(const struct x86_insn *insn)
 {
 	unsigned m = 0;
 	if (insn->flags & INSN_REG_GPR)
@@ -266,18 +229,14 @@ static void rewrite(struct trans *t, const struct x86_insn *insn, const struct r
 
 static void copy_registers(struct trans *t, const struct x86_insn *insn)
 {
-	unsigned named = named_gprs(insn);
-	for (unsigned r = R9; r <= R11; r++)
-		if (named & 1u << r)
-			load_spilled(t, insn, r, r);
+	regs_operands(t, insn);
 	map_here(t);
 	if (t->mode == MODE_64)
 		emit_bytes(&t->e, insn->bytes, insn->len);
 	else
 		rewrite(t, insn, &identity);
-	for (unsigned r = R9; r <= R11; r++)
-		if (named & 1u << r)
-			store_spilled(t, insn, r, r);
+	if (!t->ended)
+		regs_written(t, insn->gpr_write);
 }
 
 /* H_ADDR = the operand's host address; H_DELTA becomes free. */
@@ -335,14 +294,30 @@ static void copy_memory(struct trans *t, const struct x86_insn *insn, struct hos
 			store_spilled(t, insn, r, map.gpr[r]);
 }
 
+/* With all registers where they are in the guest. */
+static void lea_copied(struct trans *t, const struct x86_insn *insn)
+{
+	if (insn->base >= 0)
+		regs_use(t, (unsigned)insn->base);
+	if (insn->index >= 0)
+		regs_use(t, (unsigned)insn->index);
+	regs_operands(t, insn);
+	emit_bytes(&t->e, insn->bytes, insn->len);
+	regs_written(t, insn->gpr_write);
+}
+
 static void trans_lea(struct trans *t, const struct x86_insn *insn)
 {
-	if (t->mode == MODE_64 && insn->base != 16 && insn->addrsize >= 4 &&
-	    !(insn->base >= 0 && spilled((unsigned)insn->base)) &&
-	    !(insn->index >= 0 && spilled((unsigned)insn->index)) && !spilled(insn->reg)) {
-		emit_bytes(&t->e, insn->bytes, insn->len);
+	if (t->mode == MODE_64 && insn->base != 16 && insn->addrsize >= 4) {
+		lea_copied(t, insn);
 		return;
 	}
+	if (t->mode == MODE_64 && insn->opsize == 8 && insn->addrsize == 8) {
+		mem_page_address(t, regs_define(t, insn->reg), t->next + insn->disp);
+		regs_written(t, insn->gpr_write);
+		return;
+	}
+	regs_fixed(t);
 	mem_address(t, insn, false);
 	if (insn->opsize == 4 && insn->addrsize != 4)
 		asm_rr(&t->e, 0x8b, 4, H_ADDR, H_ADDR);
@@ -358,6 +333,20 @@ static void trans_lea(struct trans *t, const struct x86_insn *insn)
 	}
 }
 
+static void plain_memory(struct trans *t, const struct x86_insn *insn)
+{
+	if (insn->mem_size < 1 || insn->mem_size > 64) {
+		trans_step(t);
+		return;
+	}
+	if (t->window && window_plain(t, insn))
+		return;
+	struct host_mem m = mem_operand(t, insn);
+	if (flags_merge(insn))
+		flags_need(t);
+	copy_memory(t, insn, m);
+}
+
 void trans_plain(struct trans *t, const struct x86_insn *insn)
 {
 	if (insn->flags & INSN_ADDR_ONLY) {
@@ -366,14 +355,7 @@ void trans_plain(struct trans *t, const struct x86_insn *insn)
 		return;
 	}
 	if (insn->flags & INSN_MEM) {
-		if (insn->mem_size < 1 || insn->mem_size > 64) {
-			trans_step(t);
-			return;
-		}
-		struct host_mem m = mem_operand(t, insn);
-		if (flags_merge(insn))
-			flags_need(t);
-		copy_memory(t, insn, m);
+		plain_memory(t, insn);
 	} else {
 		if (flags_merge(insn))
 			flags_need(t);

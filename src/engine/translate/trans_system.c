@@ -3,6 +3,7 @@
 
 void trans_step(struct trans *t)
 {
+	regs_flush(t);
 	flags_clobber(t);
 	exit_code(t, TRX_STEP, t->off);
 	t->ended = true;
@@ -70,6 +71,7 @@ void trans_call(struct trans *t, const struct x86_insn *insn)
 {
 	bool system = insn->cls == CLS_SYSTEM, end = ends_block(insn) || insn->cls == CLS_BRANCH;
 	struct call_insn *call = code_alloc(t->eng, sizeof(*call));
+	regs_flush(t);
 	flags_clobber(t);
 	asm_mov_imm(&t->e, R11, (uint64_t)(uintptr_t)call);
 	asm_mov_imm(&t->e, R9, helper_for(insn));

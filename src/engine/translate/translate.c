@@ -108,6 +108,7 @@ static void trans_insn(struct trans *t, const struct x86_insn *insn)
 /* Interrupts held off by the last instruction may come after this one. */
 static void end_shadow(struct trans *t)
 {
+	regs_flush(t);
 	flags_clobber(t);
 	asm_store_gs_imm(&t->e, 1, VCPU_OFF(cpu.shadow), 0);
 	if (!t->ended)
@@ -145,6 +146,7 @@ static void emit_insns(struct trans *t, unsigned n)
 		t->sharing = &t->share[i];
 		t->off = off;
 		t->next = (uint16_t)(off + insn->len);
+		t->regs.pinned = 0;
 		map_here(t);
 		if (t->b->tail_page)
 			check_tail(t);
@@ -159,6 +161,7 @@ static void emit_insns(struct trans *t, unsigned n)
 	t->b->len = (uint16_t)((off < PAGE_SIZE ? off : PAGE_SIZE) - t->b->off);
 	if (t->ended)
 		return;
+	regs_flush(t);
 	if (t->shadow) { /* the run loop steps the next instruction */
 		flags_clobber(t);
 		exit_code(t, TRX_LOOKUP, off);
@@ -358,13 +361,14 @@ struct block *translate_block(struct tr_vcpu *v, const struct code_source *src, 
 	t->shadow = t->ended = false;
 	t->quiet_poll = NULL;
 	t->lent = 0;
+	t->regs = (struct regs){0};
 	t->off = off;
 	t->colds = t->maps = 0;
 	while ((uintptr_t)t->e.p & 15)
 		emit8(&t->e, 0xcc);
 	t->start = t->e.p;
 	*b = (struct block){.page = src->page, .key = key, .off = off, .start = code_rx(eng, t->e.p)};
-	unsigned n = decode_block(t, src, off);
+	unsigned n = t->count = decode_block(t, src, off);
 	plan_sharing(t, n);
 	emit_entry(t, flags_wanted(t, n));
 	emit_insns(t, n);
