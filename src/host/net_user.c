@@ -47,6 +47,15 @@ struct user_timer {
 	int64_t at; /* ms; -1: not set */
 };
 
+/*
+ * libslirp knows no window scaling, so a guest's window is never more than 64 KiB, and a segment that does not fit waits
+ * in vain if the guest sees no reason to say that its window has grown again: with segments of half a window that
+ * happens (the window is a few bytes less than one, and Linux tells of a window only when it has doubled), and each is
+ * sent five seconds later, when libslirp tries. Three to a window are well away from that, and let one side work on a
+ * segment while the other does on the next. What the guest sends is not cut: it comes in pieces of 64 KiB.
+ */
+#define SEGMENT_MTU (UINT16_MAX / 3)
+
 #define RESOLV_CONF "/etc/resolv.conf" /* libslirp looks whether it has changed */
 
 struct net_user {
@@ -485,8 +494,8 @@ static Slirp *make_slirp(struct net_user *u, const struct host_net_user *config)
 		.vprefix_len = 64,
 		.vhost6 = ipv6("fec0::2"),
 		.vnameserver6 = ipv6("fec0::3"),
-		.if_mtu = config->mtu,
-		.if_mru = config->mtu,
+		.if_mtu = MIN(config->mtu, SEGMENT_MTU),
+		.if_mru = MIN(config->mtu, SEGMENT_MTU),
 	};
 
 	return slirp_new(&c, &callbacks, u);

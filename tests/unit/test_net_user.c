@@ -24,7 +24,7 @@ struct guest {
 	unsigned next, count; /* of those to send */
 	unsigned got;
 	uint8_t last[2048]; /* the last frame that came */
-	size_t last_len;
+	size_t last_len, longest;
 	bool closed; /* takes no frame */
 	unsigned refused;
 };
@@ -57,6 +57,7 @@ static bool guest_receive(void *opaque, const struct host_net_header *header, co
 	if (taken) {
 		g->got++;
 		g->last_len = MIN(len, sizeof(g->last));
+		g->longest = MAX(g->longest, len);
 		memcpy(g->last, frame, g->last_len);
 	} else {
 		g->refused++;
@@ -67,9 +68,9 @@ static bool guest_receive(void *opaque, const struct host_net_header *header, co
 
 static const struct host_net_client client = {guest_turn, guest_receive};
 
-static void start(struct guest *g)
+static void start_with(struct guest *g, unsigned mtu)
 {
-	struct host_net_user c = {.mtu = 1500};
+	struct host_net_user c = {.mtu = mtu};
 	struct error err = {""};
 
 	memset(g, 0, sizeof(*g));
@@ -79,6 +80,11 @@ static void start(struct guest *g)
 		fprintf(stderr, "%s\n", err.text);
 		abort();
 	}
+}
+
+static void start(struct guest *g)
+{
+	start_with(g, 1500);
 }
 
 static void end(struct guest *g)
@@ -257,6 +263,77 @@ TEST(udp_with_checksums_left_to_us)
 	host_unlock(&g.lock);
 	close(fd);
 	end(&g);
+}
+
+enum { SYN = 2, ACK = 16 };
+
+/* A TCP segment without data; the lock is held. */
+static void segment(struct guest *g, unsigned port, uint32_t seq, uint32_t ack, unsigned flags)
+{
+	static const uint8_t mss[4] = {2, 4, 0xff, 0xc8};
+	size_t len = flags & SYN ? 24 : 20;
+	uint8_t *tcp = packet(g, "10.0.2.2", 6, len, 0), pseudo[12] = {0};
+
+	memcpy(pseudo, tcp - 8, 8);
+	pseudo[9] = 6;
+	put16(pseudo + 10, (unsigned)len);
+	put16(tcp, 1000);
+	put16(tcp + 2, port);
+	put16(tcp + 4, seq >> 16);
+	put16(tcp + 6, seq & 0xffff);
+	put16(tcp + 8, ack >> 16);
+	put16(tcp + 10, ack & 0xffff);
+	tcp[12] = (uint8_t)(len << 2);
+	tcp[13] = (uint8_t)flags;
+	put16(tcp + 14, 65480);
+	put16(tcp + 16, add16(pseudo, 12));
+	memcpy(tcp + 20, mss, len - 20);
+	g->out[g->count - 1].header =
+		(struct host_net_header){.flags = HOST_NET_NEEDS_CSUM, .csum_start = 34, .csum_offset = 16};
+}
+
+static int listener(uint16_t *port)
+{
+	struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	socklen_t size = sizeof(a);
+	int fd = socket(AF_INET, SOCK_STREAM, 0);
+
+	REQUIRE(fd >= 0 && !bind(fd, (struct sockaddr *)&a, sizeof(a)) && !listen(fd, 1) &&
+		!getsockname(fd, (struct sockaddr *)&a, &size));
+	*port = ntohs(a.sin_port);
+	return fd;
+}
+
+/* A guest that takes packets of 64 KiB has no window for two of them: several segments must fit in it. */
+TEST(tcp_segments_are_a_part_of_the_window)
+{
+	static uint8_t data[KiB(64)];
+	static struct guest g;
+	uint16_t port;
+	int s = listener(&port);
+
+	start_with(&g, 65520);
+	host_lock(&g.lock);
+	arp(&g);
+	segment(&g, port, 1, 0, SYN);
+	go(&g);
+	int fd = accept(s, NULL, NULL);
+	REQUIRE(fd >= 0);
+	REQUIRE(wait_for(&g, 2));
+	host_lock(&g.lock);
+	const uint8_t *tcp = g.last + 34;
+	CHECK_EQ(tcp[13], SYN | ACK);
+	uint32_t ack = (uint32_t)tcp[4] << 24 | (uint32_t)tcp[5] << 16 | (uint32_t)tcp[6] << 8 | tcp[7];
+	segment(&g, port, 2, ack + 1, ACK);
+	go(&g);
+	CHECK_EQ(write(fd, data, sizeof(data)), (long)sizeof(data));
+	REQUIRE(wait_for(&g, 3));
+	host_lock(&g.lock);
+	CHECK(g.longest > 10000 && g.longest - 54 <= 65535 / 3);
+	host_unlock(&g.lock);
+	end(&g);
+	close(fd);
+	close(s);
 }
 
 /* Frames of every length and of no sense. */
