@@ -40,12 +40,16 @@ static void arena_free(struct tr_engine *eng)
 	}
 }
 
+#define HOT_PERCENT 50 /* of the cache; both parts fill at about the same rate */
+
 bool code_init(struct tr_engine *eng, uint64_t size, struct error *err)
 {
 	if (!host_code_alloc(&eng->code, size))
 		return error_set(err, "no memory for a code cache of %llu MiB (%s); give a smaller --code-cache",
 				 (unsigned long long)(size >> 20), host_error_text());
-	eng->emit = (struct emit){eng->code.rw, eng->code.rw + eng->code.size};
+	eng->cold_start = eng->code.rw + eng->code.size / 100 * HOT_PERCENT;
+	eng->emit = (struct emit){eng->code.rw, eng->cold_start};
+	eng->cold = (struct emit){eng->cold_start, eng->code.rw + eng->code.size};
 	glue_emit(eng);
 	while ((uintptr_t)eng->emit.p & 15)
 		emit8(&eng->emit, 0xcc);
@@ -162,13 +166,15 @@ static void flush(struct tr_engine *eng)
 	arena_free(eng);
 	eng->blocks = 0;
 	eng->emit.p = eng->code_start;
+	eng->cold.p = eng->cold_start;
 	eng->stats.flushes++;
 	flush_lookups(eng);
 }
 
 static bool full(const struct tr_engine *eng)
 {
-	return emit_room(&eng->emit) < BLOCK_HOST_MAX + 64 || eng->blocks == eng->blocks_max;
+	return emit_room(&eng->emit) < BLOCK_HOST_MAX + 64 || emit_room(&eng->cold) < BLOCK_HOST_MAX ||
+	       eng->blocks == eng->blocks_max;
 }
 
 /* The page's record, made when it is the first time. A virtual CPU that could write the page unseen is stopped first.
@@ -201,7 +207,6 @@ static void make(struct tr_vcpu *v, uint64_t gpa, uint64_t tail, uint16_t off, u
 		src.tail = page_get(eng, tail);
 		src.tail_bytes = guest_memory_ptr(eng->mem, tail, PAGE_SIZE, false);
 	}
-	uint8_t *before = eng->emit.p;
 	uint64_t t0 = __builtin_ia32_rdtsc();
 	struct block *b = translate_block(v, &src, off, key);
 	v->tsc_translator += __builtin_ia32_rdtsc() - t0;
@@ -220,7 +225,8 @@ static void make(struct tr_vcpu *v, uint64_t gpa, uint64_t tail, uint16_t off, u
 	atomic_store_explicit(bucket, b, memory_order_release);
 	eng->stats.blocks++;
 	eng->stats.guest_bytes += b->len;
-	eng->stats.host_bytes += (uint64_t)(eng->emit.p - before);
+	eng->stats.host_bytes += (uint64_t)(b->part[PART_HOT].end - b->part[PART_HOT].start) +
+				 (uint64_t)(b->part[PART_COLD].end - b->part[PART_COLD].start);
 }
 
 static bool known(struct tr_engine *eng, uint64_t gpa)
@@ -400,15 +406,25 @@ void code_written(struct tr_engine *eng, struct tr_vcpu *self, uint64_t gpa, uin
 	exclusive_end(eng);
 }
 
-struct block *code_find_host(struct tr_engine *eng, const uint8_t *pc)
+/* Blocks are made one after the other, so that they are sorted by the address of either part. */
+static struct block *find_in(struct tr_engine *eng, unsigned part, const uint8_t *pc)
 {
 	unsigned lo = 0, hi = eng->blocks;
 	while (lo < hi) {
 		unsigned mid = (lo + hi) / 2;
-		if (eng->sorted[mid]->start <= pc)
+		if (eng->sorted[mid]->part[part].start <= pc)
 			lo = mid + 1;
 		else
 			hi = mid;
 	}
-	return lo && pc < eng->sorted[lo - 1]->end ? eng->sorted[lo - 1] : NULL;
+	return lo && pc < eng->sorted[lo - 1]->part[part].end ? eng->sorted[lo - 1] : NULL;
+}
+
+struct block *code_find_host(struct tr_engine *eng, const uint8_t *pc, const struct block_part **part)
+{
+	unsigned n = pc < code_rx(eng, eng->cold_start) ? PART_HOT : PART_COLD;
+	struct block *b = find_in(eng, n, pc);
+	if (b)
+		*part = &b->part[n];
+	return b;
 }

@@ -69,7 +69,7 @@ struct tr_link {
 
 /* Where an instruction's own host code is, to find the guest's from a host fault. */
 struct insn_map {
-	uint16_t host; /* first byte after the block's start that belongs to this instruction or a later one */
+	uint16_t host; /* first byte after the part's start that belongs to this instruction or a later one */
 	uint16_t off;  /* of the guest instruction in the page */
 	bool flags_in_host : 1;
 	uint8_t dirty : 3; /* guest registers R9, R10, R11 that the host's of the same number have, and memory has not */
@@ -80,6 +80,14 @@ struct insn_map {
 
 #define BLOCK_LINKS 2
 
+/* A block's host code: what runs in a row, and what is seldom run and lies elsewhere, out of the caches' way. */
+enum { PART_HOT, PART_COLD, PARTS };
+
+struct block_part {
+	const uint8_t *start, *end; /* executable view */
+	struct insn_map *map;       /* ends with one of host UINT16_MAX */
+};
+
 struct block {
 	struct code_page *page;
 	struct block *next; /* in its bucket */
@@ -87,13 +95,12 @@ struct block {
 	uint16_t off, len; /* guest bytes covered, within the page */
 	bool dead;
 	uint8_t links, insns;
-	const uint8_t *start, *end;              /* host code, executable view */
+	struct block_part part[PARTS];
 	const uint8_t *entry_host, *entry_saved; /* with the guest's flags in the host's; in saved_flags */
 	struct code_page *tail_page; /* where its one instruction ends, when that crosses a page; else NULL */
 	struct block *tail_next;     /* in tail_page->tails */
 	uint8_t tail_len;
 	struct tr_link *incoming;
-	struct insn_map *map;
 	struct tr_link link[BLOCK_LINKS];
 };
 
@@ -118,9 +125,10 @@ struct tr_engine {
 	struct host_mutex lock;
 	struct host_code code;
 	uint8_t *code_start; /* after the glue, writable view */
-	struct emit emit;
+	uint8_t *cold_start;
+	struct emit emit, cold; /* for the two parts of blocks */
 	struct code_page *_Atomic *page; /* by guest_memory_page_index */
-	struct block **sorted;           /* live and dead blocks by host address */
+	struct block **sorted;           /* live and dead blocks by host address, of either part */
 	_Atomic unsigned blocks; /* of them; a host fault looks them up without the lock, while others may be added */
 	unsigned blocks_max;
 	struct arena_chunk *arena;
@@ -166,8 +174,8 @@ void code_destroy(struct tr_engine *eng);
 void code_get(struct tr_vcpu *v, uint64_t gpa, uint64_t tail, uint16_t off, uint32_t key);
 /* Makes `link` jump to `to` from now on. */
 void code_link(struct tr_engine *eng, struct tr_link *link, struct block *to);
-/* The block whose host code contains `pc`, or NULL. */
-struct block *code_find_host(struct tr_engine *eng, const uint8_t *pc);
+/* The block whose host code contains `pc`, and in which part of it that is; or NULL. */
+struct block *code_find_host(struct tr_engine *eng, const uint8_t *pc, const struct block_part **part);
 /* Guest memory changed: forget translations of it. Any thread that is not in translated code or a light helper. */
 void code_written(struct tr_engine *eng, struct tr_vcpu *self, uint64_t gpa, uint64_t len);
 /* Metadata that lives as long as the cache's content. */
@@ -194,6 +202,6 @@ void glue_emit(struct tr_engine *eng);
 bool glue_in_host(unsigned reg); /* whether translated code holds the guest's `reg` in the host's */
 
 #define BLOCK_INSNS 64
-#define BLOCK_HOST_MAX 49152 /* host bytes one block can take, cold part and all */
+#define BLOCK_HOST_MAX 49152 /* host bytes each part of a block can take */
 
 #endif

@@ -112,14 +112,16 @@ void profile_block(struct tr_engine *eng, struct tr_vcpu *v, const struct block 
 
 	if (!p->shifted)
 		p->shifted = symbols_shift(p->symbols, v->cpu.lstar, &p->shift);
-	if (p->map)
-		host_perf_map_add(p->map, b->start, (size_t)(b->end - b->start), name_of(p, linear, b->key, name));
+	for (unsigned i = 0; p->map && i < PARTS; i++)
+		host_perf_map_add(p->map, b->part[i].start, (size_t)(b->part[i].end - b->part[i].start),
+				  name_of(p, linear, b->key, name));
 }
 
 /* Signal handler, on the virtual CPU's thread. The block cannot go away while its code is being run. */
 static void count(struct tr_vcpu *v, struct samples *s, const uint8_t *pc)
 {
-	const struct block *b = code_find_host(v->engine, pc);
+	const struct block_part *part;
+	const struct block *b = code_find_host(v->engine, pc, &part);
 
 	if (!b) {
 		s->glue++;
@@ -422,6 +424,17 @@ static void print_guest(const struct report *r, const struct block *b, uint64_t 
 	fprintf(stderr, "   %016" PRIx64 "  %s\n", linear + off - b->off, text);
 }
 
+static void print_part(const struct report *r, const struct place *place, const struct block *b,
+		       const struct block_part *part)
+{
+	for (const struct insn_map *m = part->map; m->host != UINT16_MAX; m++) {
+		if (m == part->map || m->off != m[-1].off)
+			print_guest(r, b, place->linear, m->off);
+		print_host(r, place, part->start + m->host,
+			   m[1].host == UINT16_MAX ? part->end : part->start + m[1].host);
+	}
+}
+
 /* Each guest instruction, and the host's that it has become; the cold code that they jump to comes last. */
 static void print_block(const struct report *r, const struct place *place)
 {
@@ -432,15 +445,8 @@ static void print_block(const struct report *r, const struct place *place)
 		fputs("   no longer in the code cache\n", stderr);
 		return;
 	}
-	const uint8_t *at = b->start;
-	for (const struct insn_map *m = b->map; m->host != UINT16_MAX; m++) {
-		const uint8_t *next = m[1].host == UINT16_MAX ? b->end : b->start + m[1].host;
-		print_host(r, place, at, b->start + m->host);
-		if (m == b->map || m->off != m[-1].off)
-			print_guest(r, b, place->linear, m->off);
-		print_host(r, place, b->start + m->host, next);
-		at = next;
-	}
+	for (unsigned i = 0; i < PARTS; i++)
+		print_part(r, place, b, &b->part[i]);
 }
 
 static bool wanted(const struct report *r, const struct group *g, size_t rank)

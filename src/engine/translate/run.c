@@ -176,7 +176,8 @@ bool run_claim_fault(struct host_fault_context *ctx)
 		return true;
 	if (!v || !atomic_load(&v->in_code) || ctx->fault == HOST_FAULT_BUS)
 		return false;
-	struct block *b = code_find_host(v->engine, pc);
+	const struct block_part *part;
+	struct block *b = code_find_host(v->engine, pc, &part);
 	if (!b)
 		return false;
 	if (ctx->fault == HOST_FAULT_MEMORY) {
@@ -185,8 +186,8 @@ bool run_claim_fault(struct host_fault_context *ctx)
 		if (window_fault(v, ctx->address, ctx->write) && x86_canonical(ctx->gpr[RSP]))
 			return true;
 	}
-	const struct insn_map *m = b->map;
-	while (m[1].host <= pc - b->start)
+	const struct insn_map *m = part->map;
+	while (m[1].host <= pc - part->start)
 		m++;
 	if (m->flags_in_host)
 		v->saved_flags = (ctx->rflags & 0xd5) << 8 | (ctx->rflags >> 11 & 1);

@@ -343,6 +343,25 @@ static void plan_sharing(struct trans *t, unsigned n)
 		t->share[i] = (struct share_insn){.mem.slot = -1, .stack.slot = -1};
 }
 
+static void begin_part(struct trans *t, struct emit e)
+{
+	t->e = e;
+	t->start = e.p;
+	t->maps = 0;
+}
+
+static void finish_part(struct trans *t, unsigned n)
+{
+	struct block_part *part = &t->b->part[n];
+	size_t size = sizeof(*part->map) * t->maps;
+	ENSURE(!t->maps || t->map[0].host == 0);
+	part->start = code_rx(t->eng, t->start);
+	part->end = code_rx(t->eng, t->e.p);
+	part->map = code_alloc(t->eng, size + sizeof(*part->map));
+	memcpy(part->map, t->map, size);
+	part->map[t->maps] = (struct insn_map){.host = UINT16_MAX};
+}
+
 struct block *translate_block(struct tr_vcpu *v, const struct code_source *src, uint16_t off, uint32_t key)
 {
 	struct tr_engine *eng = v->engine;
@@ -353,7 +372,6 @@ struct block *translate_block(struct tr_vcpu *v, const struct code_source *src, 
 	t->eng = eng;
 	t->v = v;
 	t->b = b;
-	t->e = eng->emit;
 	t->mode = (enum x86_mode)(key & KEY_MODE);
 	t->mmu = key_mmu(key);
 	t->window = key & KEY_WINDOW;
@@ -363,21 +381,20 @@ struct block *translate_block(struct tr_vcpu *v, const struct code_source *src, 
 	t->lent = 0;
 	t->regs = (struct regs){0};
 	t->off = off;
-	t->colds = t->maps = 0;
-	while ((uintptr_t)t->e.p & 15)
-		emit8(&t->e, 0xcc);
-	t->start = t->e.p;
-	*b = (struct block){.page = src->page, .key = key, .off = off, .start = code_rx(eng, t->e.p)};
+	t->colds = 0;
+	while ((uintptr_t)eng->emit.p & 15)
+		emit8(&eng->emit, 0xcc);
+	begin_part(t, eng->emit);
+	*b = (struct block){.page = src->page, .key = key, .off = off};
 	unsigned n = t->count = decode_block(t, src, off);
 	plan_sharing(t, n);
 	emit_entry(t, flags_wanted(t, n));
 	emit_insns(t, n);
-	emit_cold(t);
-	b->end = code_rx(eng, t->e.p);
-	ENSURE(t->map[0].host == 0);
-	b->map = code_alloc(eng, sizeof(*b->map) * (t->maps + 1));
-	memcpy(b->map, t->map, sizeof(*b->map) * t->maps);
-	b->map[t->maps] = (struct insn_map){.host = UINT16_MAX};
 	eng->emit.p = t->e.p;
+	finish_part(t, PART_HOT);
+	begin_part(t, eng->cold);
+	emit_cold(t);
+	eng->cold.p = t->e.p;
+	finish_part(t, PART_COLD);
 	return b;
 }
