@@ -289,8 +289,7 @@ static void unlink_incoming(struct block *b)
 /* Takes `b`'s own links out of their targets' lists, so that nobody patches them later. */
 static void unlink_outgoing(struct block *b)
 {
-	for (unsigned i = 0; i < b->links; i++) {
-		struct tr_link *l = &b->link[i];
+	for (struct tr_link *l = b->links; l; l = l->other) {
 		if (!l->to)
 			continue;
 		struct tr_link **p = &l->to->incoming;

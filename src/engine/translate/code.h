@@ -56,7 +56,8 @@ struct block;
  */
 struct tr_link {
 	struct block *from, *to;
-	struct tr_link *next; /* in to->incoming */
+	struct tr_link *next;  /* in to->incoming */
+	struct tr_link *other; /* in from->links */
 	uint8_t *rel32;       /* of the jump, writable view, within an aligned quadword */
 	uint8_t *stub;        /* where it goes while it is not linked */
 	uint8_t *page_imm; /* 64-bit immediate with the target's struct code_page, 0 while not linked; 8-byte aligned */
@@ -78,8 +79,6 @@ struct insn_map {
 };
 #define LENT(reg, holder) ((uint8_t)((holder) << 4 | (reg)))
 
-#define BLOCK_LINKS 2
-
 /* A block's host code: what runs in a row, and what is seldom run and lies elsewhere, out of the caches' way. */
 enum { PART_HOT, PART_COLD, PARTS };
 
@@ -94,14 +93,14 @@ struct block {
 	uint32_t key;
 	uint16_t off, len; /* guest bytes covered, within the page */
 	bool dead;
-	uint8_t links, insns;
+	uint8_t insns;
 	struct block_part part[PARTS];
 	const uint8_t *entry_host, *entry_saved; /* with the guest's flags in the host's; in saved_flags */
 	struct code_page *tail_page; /* where its one instruction ends, when that crosses a page; else NULL */
 	struct block *tail_next;     /* in tail_page->tails */
 	uint8_t tail_len;
 	struct tr_link *incoming;
-	struct tr_link link[BLOCK_LINKS];
+	struct tr_link *links;
 };
 
 #define PAGE_BUCKETS 64

@@ -161,6 +161,8 @@ void map_here(struct trans *t); /* host code from here on belongs to the instruc
 /* trans_branch.c: each returns false when it leaves the instruction to the slow path, with nothing emitted. */
 bool trans_branch(struct trans *t, const struct x86_insn *insn);
 bool trans_stack(struct trans *t, const struct x86_insn *insn);
+/* A conditional jump forwards: a block may go on behind it, where it is not taken. */
+bool branch_goes_on(const struct x86_insn *insn);
 /* Ends the block with a jump to offset `target` from the page's start (it may be in another page). */
 void jump_to(struct trans *t, int64_t target, uint32_t key);
 /* Ends the block with a jump to the linear address in H_ADDR. `undo`: see light_jump. Flags must be saved. */

@@ -64,17 +64,23 @@ static void poll_backward(struct trans *t, int64_t target)
 	poll_flagged(t, t->off);
 }
 
+static struct tr_link *link_new(struct trans *t, int64_t target, uint32_t key)
+{
+	struct tr_link *link = code_alloc(t->eng, sizeof(*link));
+	*link = (struct tr_link){.from = t->b, .other = t->b->links, .key = key, .off = target & ~PAGE_MASK};
+	t->b->links = link;
+	return link;
+}
+
 /* Makes the rel32 at `from` a link to offset `target` of this page. */
 static void link_add(struct trans *t, uint8_t *from, int64_t target, uint32_t key)
 {
-	struct block *b = t->b;
 	if (t->eng->no_link) { /* by the jump cache instead */
 		cold_add(t, COLD_FAR, from)->target = target;
 		return;
 	}
-	ENSURE(b->links < BLOCK_LINKS);
-	struct tr_link *link = &b->link[b->links++];
-	*link = (struct tr_link){.from = b, .rel32 = from, .key = key, .off = (uint16_t)target};
+	struct tr_link *link = link_new(t, target, key);
+	link->rel32 = from;
 	link->flags_in_host = t->flags == FLAGS_HOST;
 	cold_add(t, COLD_LINK, from)->link = link;
 }
@@ -158,11 +164,10 @@ _Static_assert(H_TMP == R9, "mov_page");
 static void jump_linked(struct trans *t, int64_t target, uint32_t key, int32_t undo)
 {
 	struct emit *e = &t->e;
-	struct block *b = t->b;
 	int32_t table = VCPU_OFF(itlb) + (int32_t)(key_mmu(key) * sizeof(struct itlb_entry[ITLB_ENTRIES]));
-	ENSURE(b->links < BLOCK_LINKS);
-	struct tr_link *link = &b->link[b->links++];
-	*link = (struct tr_link){.from = b, .key = key, .off = target & ~PAGE_MASK, .from_off = t->off, .undo = undo};
+	struct tr_link *link = link_new(t, target, key);
+	link->from_off = t->off;
+	link->undo = undo;
 	if (target <= t->off) {
 		asm_alu_gs_imm(e, ALU_CMP, 4, VCPU_OFF(run_on), 0);
 		add_unlinked(t, asm_jcc(e, CC_E), target, link);
@@ -215,13 +220,19 @@ void jump_to(struct trans *t, int64_t target, uint32_t key)
 	jump_pushed(t, target, key, 0);
 }
 
-/* A conditional jump whose rel32 at `from` has been emitted: taken to `target`, else on to the next instruction. */
-static void conditional(struct trans *t, uint8_t *from, int64_t target)
+/* A conditional jump whose rel32 at `from` has been emitted, taken to `target`. */
+static void taken(struct trans *t, uint8_t *from, int64_t target)
 {
 	if (in_page(target))
 		link_add(t, from, target, next_key(t));
 	else
 		cold_add(t, COLD_FAR, from)->target = target;
+}
+
+/* The same, and else on to the next instruction. */
+static void conditional(struct trans *t, uint8_t *from, int64_t target)
+{
+	taken(t, from, target);
 	jump_to(t, t->next, next_key(t));
 }
 
@@ -232,9 +243,19 @@ static int64_t branch_target(const struct trans *t, const struct x86_insn *insn)
 	return (int64_t)t->next + (int64_t)insn->imm;
 }
 
+bool branch_goes_on(const struct x86_insn *insn)
+{
+	return insn->cls == CLS_BRANCH && insn->opsize == 8 && (int64_t)insn->imm >= 0 &&
+	       ((insn->map == 0 && (insn->opcode & 0xf0) == 0x70) || (insn->map == 1 && (insn->opcode & 0xf0) == 0x80));
+}
+
 static void trans_jcc(struct trans *t, const struct x86_insn *insn)
 {
 	int64_t target = branch_target(t, insn);
+	if (insn + 1 < t->insns + t->count) { /* branch_goes_on */
+		taken(t, flags_jcc(t, (enum cc)(insn->opcode & 15)), target);
+		return;
+	}
 	poll_backward(t, target);
 	enum flags_at polled = t->flags;
 	uint8_t *from = flags_jcc(t, (enum cc)(insn->opcode & 15));
@@ -373,7 +394,8 @@ static bool begin_shadowed(struct trans *t, const struct x86_insn *insn)
 bool trans_branch(struct trans *t, const struct x86_insn *insn)
 {
 	bool wide = insn->opsize == stack_bytes(t);
-	if (insn->gpr_write & 1u << RSP) /* which may go by a slot of the stack's */
+	bool on = branch_goes_on(insn) && insn + 1 < t->insns + t->count;
+	if (on || insn->gpr_write & 1u << RSP) /* which may go by a slot of the stack's */
 		regs_store(t);
 	else
 		regs_flush(t);

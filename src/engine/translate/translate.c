@@ -33,21 +33,25 @@ static unsigned decode_crossing(struct trans *t, const struct code_source *src, 
 	return 1;
 }
 
+#define BRANCHES_MAX 5 /* that a block goes on behind */
+
 /*
- * Instructions from `off` to the first that surely ends the block. One that crosses into the next page has a block to
+ * Instructions from `off` to the first that surely ends the block. User code that runs long enough to have windows goes
+ * on behind conditional jumps: it is worth its translation, and what registers hold stays known. One that crosses into the next page has a block to
  * itself, because that page's mapping has to be checked each time.
  */
 static unsigned decode_block(struct trans *t, const struct code_source *src, uint16_t off)
 {
 	const uint8_t *bytes = src->bytes;
-	unsigned n = 0;
+	unsigned n = 0, branches = t->window && !t->eng->no_link ? 0 : BRANCHES_MAX;
 	while (n < BLOCK_INSNS && off < PAGE_SIZE) {
 		struct x86_insn *insn = &t->insns[n++];
 		x86_decode(insn, bytes + off, PAGE_SIZE - off, t->mode, t->eng->model);
 		if (insn->cls == CLS_PARTIAL)
 			return n > 1 ? n - 1 : decode_crossing(t, src, off);
-		if (ends(insn))
+		if (ends(insn) && !(branches < BRANCHES_MAX && branch_goes_on(insn) && insn->mode == MODE_64))
 			break;
+		branches += insn->cls == CLS_BRANCH;
 		off += insn->len;
 	}
 	return n;
