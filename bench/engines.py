@@ -51,20 +51,22 @@ def session_time(leader):
 
 
 def memory(leader):
-    """Bytes of the host's memory that a session has: (in the largest mapping, which is the guest's memory; all else)."""
-    total, largest, size = 0, 0, 0
+    """Bytes of the host's memory that a session has: (the guest's memory, which is what the largest mapping that can be read shows, in
+    whatever pieces it is shown elsewhere too; all else)."""
+    total, shown, size, guest = 0, {}, 0, None
     for pid, _ in processes(leader):
         try:
             text = open('/proc/%d/smaps' % pid).read()
         except OSError:
             continue
-        for kib, pss in re.findall(r'^Size: +(\d+) kB$.*?^Pss: +(\d+) kB$', text, re.M | re.S):
+        for start, rights, file, kib, pss in re.findall(r'^([0-9a-f]+)-[0-9a-f]+ (\S+) \S+ (\S+ \d+) .*\n'
+                                                        r'Size: +(\d+) kB$(?:\n[A-Z].*)*?\nPss: +(\d+) kB$', text, re.M):
+            what = (pid, start) if file.endswith(' 0') else file
             total += int(pss)
-            if int(kib) > size:
-                size, largest = int(kib), 0
-            if int(kib) == size:
-                largest += int(pss)
-    return largest << 10, (total - largest) << 10
+            shown[what] = shown.get(what, 0) + int(pss)
+            if rights[0] == 'r' and int(kib) > size:
+                size, guest = int(kib), what
+    return shown.get(guest, 0) << 10, (total - shown.get(guest, 0)) << 10
 
 
 def first_kernel(path):
