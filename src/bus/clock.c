@@ -30,7 +30,7 @@ struct vm_clock {
 	struct clock_timer *firing;    /* by whoever: one at a time */
 	uint64_t sleeping_until;       /* VM time up to which the thread sleeps by itself; 0 when it does not sleep */
 	bool paused, quit;
-	uint64_t ns_per_tick; /* of the TSC, as a fraction of SCALE_BITS bits; constant */
+	_Atomic uint64_t ns_per_tick; /* of the TSC, as a fraction of SCALE_BITS bits; 0 until it matters, then constant */
 
 	/*
 	 * What clock_now reads without the lock, as a sequence lock: `seq` is odd while the two are being changed. The
@@ -50,17 +50,23 @@ static uint64_t tsc(void)
 	return __rdtsc();
 }
 
+/* Before the time has first gone on there are no ticks, and 0 of them are 0 ns at any rate. */
+static uint64_t rate(const struct vm_clock *clock)
+{
+	return atomic_load_explicit(&clock->ns_per_tick, memory_order_relaxed);
+}
+
 static uint64_t to_ns(const struct vm_clock *clock, uint64_t ticks)
 {
-	return (uint64_t)((unsigned __int128)ticks * clock->ns_per_tick >> SCALE_BITS);
+	return (uint64_t)((unsigned __int128)ticks * rate(clock) >> SCALE_BITS);
 }
 
 /* The fewest ticks in which `ns` pass. */
 static uint64_t to_ticks(const struct vm_clock *clock, uint64_t ns)
 {
-	unsigned __int128 ticks = ((unsigned __int128)ns << SCALE_BITS) + clock->ns_per_tick - 1;
+	unsigned __int128 ticks = ((unsigned __int128)ns << SCALE_BITS) + rate(clock) - 1;
 
-	ticks /= clock->ns_per_tick;
+	ticks /= rate(clock);
 	return ticks > UINT64_MAX ? UINT64_MAX : (uint64_t)ticks;
 }
 
@@ -104,7 +110,7 @@ uint64_t clock_base(const struct vm_clock *clock)
 
 uint64_t clock_ticks_ns(const struct vm_clock *clock, uint64_t ticks)
 {
-	unsigned __int128 ns = (unsigned __int128)ticks * clock->ns_per_tick;
+	unsigned __int128 ns = (unsigned __int128)ticks * rate(clock);
 
 	return (uint64_t)((ns + BIT(SCALE_BITS) - 1) >> SCALE_BITS);
 }
@@ -122,6 +128,12 @@ static void publish(struct vm_clock *clock)
 	if (clock->queued && !clock->paused)
 		ticks = to_ticks(clock, clock->heap[0]->deadline);
 	atomic_store_explicit(&clock->due, ticks > UINT64_MAX - base ? UINT64_MAX : base + ticks, memory_order_release);
+}
+
+static void know_rate(struct vm_clock *clock)
+{
+	if (!rate(clock))
+		clock->ns_per_tick = (uint64_t)(((unsigned __int128)NS_PER_S << SCALE_BITS) / host_tsc_hz());
 }
 
 /*
@@ -253,15 +265,16 @@ static void *timer_thread(void *opaque)
 struct vm_clock *clock_create(void)
 {
 	struct vm_clock *clock = calloc(1, sizeof(*clock));
+	uint64_t now = tsc();
 
 	if (!clock)
 		return NULL;
-	clock->ns_per_tick = (uint64_t)(((unsigned __int128)NS_PER_S << SCALE_BITS) / host_tsc_hz());
 	host_mutex_init(&clock->lock);
 	host_cond_init(&clock->wake);
 	host_cond_init(&clock->idle);
+	clock->paused = true;
 	change_begin(clock);
-	change_end(clock, tsc(), CLOCK_NEVER);
+	change_end(clock, now, now);
 	if (host_thread_start(&clock->thread, "clock", timer_thread, clock))
 		return clock;
 	host_cond_destroy(&clock->idle);
@@ -313,6 +326,7 @@ uint64_t clock_resume(struct vm_clock *clock)
 {
 	uint64_t stood = 0;
 
+	know_rate(clock);
 	host_lock(&clock->lock);
 	if (clock->paused) {
 		clock->paused = false;
@@ -327,6 +341,7 @@ uint64_t clock_resume(struct vm_clock *clock)
 
 void clock_set(struct vm_clock *clock, uint64_t now)
 {
+	know_rate(clock);
 	host_lock(&clock->lock);
 	change_begin(clock);
 	change_end(clock, (clock->paused ? clock->time.frozen : tsc()) - to_ticks(clock, now), clock->time.frozen);

@@ -13,7 +13,10 @@ struct vm_clock;
 
 #define CLOCK_NEVER UINT64_MAX
 
-/* Starts the thread that fires timers. NULL on failure (out of memory, no thread). */
+/*
+ * Paused at time 0; starts the thread that fires timers. NULL on failure (out of memory, no thread). How fast the TSC
+ * runs need not be known yet (host_tsc_hz): it is asked for when time first goes on, or is set.
+ */
 struct vm_clock *clock_create(void);
 void clock_destroy(struct vm_clock *clock);
 uint64_t clock_now(const struct vm_clock *clock);

@@ -133,7 +133,10 @@ bool guest_memory_write(struct guest_memory *mem, uint64_t gpa, const void *src,
 	void *dst = guest_memory_ptr(mem, gpa, len, true);
 
 	if (dst) {
-		memcpy(dst, src, len);
+		if (len >= GUEST_MEMORY_CHUNK)
+			host_shared_write(&mem->shared, (uint64_t)((uint8_t *)dst - mem->shared.at), src, len);
+		else
+			memcpy(dst, src, len);
 		guest_memory_wrote(mem, gpa, len);
 	}
 	return dst || !len;

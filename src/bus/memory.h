@@ -67,14 +67,15 @@ void guest_memory_wrote(struct guest_memory *mem, uint64_t gpa, uint64_t len);
 
 /*
  * The page that `host` points into is about to be used. Asking the host for it and its neighbours in one go is several
- * times cheaper than a page fault each. General registers only.
+ * times cheaper than a page fault each. What is not RAM's own memory (a ROM) stays as it is. General registers only.
  */
 #define GUEST_MEMORY_CHUNK KiB(128)
 void guest_memory_touch_slowly(struct guest_memory *mem, uint64_t chunk);
 static inline void guest_memory_touch(struct guest_memory *mem, const uint8_t *host)
 {
-	uint64_t chunk = (uint64_t)(host - mem->shared.at) / GUEST_MEMORY_CHUNK;
-	if (unlikely(!atomic_load_explicit(&mem->populated[chunk], memory_order_relaxed)))
+	uint64_t offset = (uint64_t)(host - mem->shared.at), chunk = offset / GUEST_MEMORY_CHUNK;
+	if (unlikely(offset < mem->shared.size &&
+		     !atomic_load_explicit(&mem->populated[chunk], memory_order_relaxed)))
 		guest_memory_touch_slowly(mem, chunk);
 }
 

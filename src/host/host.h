@@ -15,9 +15,12 @@ uint64_t host_now_ns(void);
 uint64_t host_thread_time_ns(void);
 void host_wall_time(uint64_t *sec, uint32_t *nsec);
 void host_sleep_ns(uint64_t ns);
-/* Frequency of this processor's TSC in Hz: from CPUID where it says, else measured against the monotonic clock over ~10
- * ms. */
+/*
+ * Frequency of this processor's TSC in Hz: from CPUID where it says, else measured against the monotonic clock. That
+ * needs some milliseconds, which the first caller waits for unless they have passed since host_tsc_begin.
+ */
 uint64_t host_tsc_hz(void);
+void host_tsc_begin(void);
 /* The text of the last failure on this thread ("No such file or directory"). */
 const char *host_error_text(void);
 unsigned host_cpu_count(void);
@@ -42,6 +45,8 @@ struct host_code {
 };
 bool host_code_alloc(struct host_code *code, size_t size);
 void host_code_free(struct host_code *code);
+/* Makes the host find the pages of [offset, offset + len) now, for both views, instead of one by one. A wish. */
+void host_code_populate(const struct host_code *code, size_t offset, size_t len);
 
 /* Sets this thread's GS base. */
 bool host_set_gs_base(uint64_t base);

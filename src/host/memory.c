@@ -7,6 +7,11 @@
 
 #define HUGE_PAGE MiB(2)
 
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22
+#define MADV_POPULATE_WRITE 23
+#endif
+
 /* Maps `size` bytes at a multiple of `align` (both multiples of the page size). */
 static void *map_aligned(uint64_t size, uint64_t align)
 {
@@ -99,6 +104,12 @@ bool host_code_alloc(struct host_code *code, size_t size)
 		host_code_free(code);
 	*code = (struct host_code){0};
 	return false;
+}
+
+void host_code_populate(const struct host_code *code, size_t offset, size_t len)
+{
+	madvise(code->rw + offset, len, MADV_POPULATE_WRITE);
+	madvise(code->rx + offset, len, MADV_POPULATE_READ);
 }
 
 void host_code_free(struct host_code *code)

@@ -9,10 +9,10 @@
 #include "host/confine.h"
 #include "host/file.h"
 #include "host/internal.h"
+#include "host/nbd_library.h"
 #include "host/thread.h"
 
 #include <libgen.h>
-#include <libnbd.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -136,21 +136,21 @@ static void tell(struct host_nbd *nbd)
 /* Lets the connection do what it can until `ready` says so. */
 static bool wait_connected(struct nbd_handle *h, uint64_t deadline)
 {
-	while (!nbd_aio_is_ready(h)) {
-		unsigned direction = nbd_aio_get_direction(h);
-		struct pollfd p = {.fd = nbd_aio_get_fd(h)};
+	while (!libnbd.aio_is_ready(h)) {
+		unsigned direction = libnbd.aio_get_direction(h);
+		struct pollfd p = {.fd = libnbd.aio_get_fd(h)};
 		uint64_t now = host_now_ns();
 
-		if (nbd_aio_is_dead(h) == 1 || nbd_aio_is_closed(h) == 1 || now >= deadline)
+		if (libnbd.aio_is_dead(h) == 1 || libnbd.aio_is_closed(h) == 1 || now >= deadline)
 			return false;
 		p.events = (direction & LIBNBD_AIO_DIRECTION_READ ? POLLIN : 0) |
 			   (direction & LIBNBD_AIO_DIRECTION_WRITE ? POLLOUT : 0);
 		if (poll(&p, 1, (int)((deadline - now) / 1000000 + 1)) <= 0)
 			continue;
 		if ((p.revents & (POLLIN | POLLHUP | POLLERR)) && (direction & LIBNBD_AIO_DIRECTION_READ))
-			nbd_aio_notify_read(h);
+			libnbd.aio_notify_read(h);
 		else if ((p.revents & (POLLOUT | POLLHUP | POLLERR)) && (direction & LIBNBD_AIO_DIRECTION_WRITE))
-			nbd_aio_notify_write(h);
+			libnbd.aio_notify_write(h);
 	}
 	return true;
 }
@@ -158,43 +158,43 @@ static bool wait_connected(struct nbd_handle *h, uint64_t deadline)
 /* The library's error begins with the name of the function that found it. */
 static void keep_error(struct host_nbd *nbd)
 {
-	const char *text = nbd_get_error(), *colon = text ? strstr(text, ": ") : NULL;
+	const char *text = libnbd.get_error(), *colon = text ? strstr(text, ": ") : NULL;
 
 	snprintf(nbd->why, sizeof(nbd->why), "%s", colon ? colon + 2 : text ? text : "it does not answer");
 }
 
 static struct nbd_handle *connect_to(struct host_nbd *nbd, uint64_t deadline)
 {
-	struct nbd_handle *h = nbd_create();
+	struct nbd_handle *h = libnbd.create();
 	int result;
 
 	if (!h)
 		return NULL;
 	nbd->why[0] = 0;
-	result = nbd->uri ? nbd_aio_connect_uri(h, nbd->uri)
-			  : nbd_aio_connect_systemd_socket_activation(h, (char **)nbd->c.server);
+	result = nbd->uri ? libnbd.aio_connect_uri(h, nbd->uri)
+			  : libnbd.aio_connect_systemd_socket_activation(h, (char **)nbd->c.server);
 	if (!result && wait_connected(h, deadline))
 		return h;
 	keep_error(nbd);
-	nbd_close(h);
+	libnbd.close(h);
 	return NULL;
 }
 
 static bool look(struct host_nbd *nbd, struct nbd_handle *h, struct host_nbd_info *info)
 {
-	int64_t size = nbd_get_size(h), least = nbd_get_block_size(h, LIBNBD_SIZE_MINIMUM),
-		most = nbd_get_block_size(h, LIBNBD_SIZE_MAXIMUM);
+	int64_t size = libnbd.get_size(h), least = libnbd.get_block_size(h, LIBNBD_SIZE_MINIMUM),
+		most = libnbd.get_block_size(h, LIBNBD_SIZE_MAXIMUM);
 
 	if (size < 0)
 		return false;
 	*info = (struct host_nbd_info){
 		.size = (uint64_t)size,
 		.block_min = least > 1 ? (unsigned)least : 1,
-		.readonly = nbd_is_read_only(h) == 1,
-		.trims = nbd_can_trim(h) == 1,
-		.zeroes = nbd_can_zero(h) == 1,
+		.readonly = libnbd.is_read_only(h) == 1,
+		.trims = libnbd.can_trim(h) == 1,
+		.zeroes = libnbd.can_zero(h) == 1,
 	};
-	nbd->flushes = nbd_can_flush(h) == 1;
+	nbd->flushes = libnbd.can_flush(h) == 1;
 	nbd->piece_max = most > 0 ? MIN((uint64_t)most, PIECE_MAX) : PIECE_MAX;
 	return true;
 }
@@ -214,7 +214,7 @@ static bool reconnect(struct host_nbd *nbd)
 			return true;
 		}
 		if (nbd->h)
-			nbd_close(nbd->h);
+			libnbd.close(nbd->h);
 		nbd->h = NULL;
 		host_sleep_ns(RETRY_NS);
 		now = host_now_ns();
@@ -290,17 +290,17 @@ static int64_t send_part(struct host_nbd *nbd, struct host_io *io, struct part *
 
 	switch (io->op) {
 	case HOST_IO_READ:
-		return nbd_aio_pread(nbd->h, bytes ? bytes : io->iov->base, p->len, at, cb, 0);
+		return libnbd.aio_pread(nbd->h, bytes ? bytes : io->iov->base, p->len, at, cb, 0);
 	case HOST_IO_WRITE:
 		if (copied)
 			host_io_copy(io, bytes, p->len, true);
-		return nbd_aio_pwrite(nbd->h, bytes ? bytes : io->iov->base, p->len, at, cb, 0);
+		return libnbd.aio_pwrite(nbd->h, bytes ? bytes : io->iov->base, p->len, at, cb, 0);
 	case HOST_IO_FLUSH:
-		return nbd_aio_flush(nbd->h, cb, 0);
+		return libnbd.aio_flush(nbd->h, cb, 0);
 	case HOST_IO_DISCARD:
-		return nbd_aio_trim(nbd->h, p->len, at, cb, 0);
+		return libnbd.aio_trim(nbd->h, p->len, at, cb, 0);
 	case HOST_IO_ZERO:
-		return nbd_aio_zero(nbd->h, p->len, at, cb, io->unmap ? 0 : LIBNBD_CMD_FLAG_NO_HOLE);
+		return libnbd.aio_zero(nbd->h, p->len, at, cb, io->unmap ? 0 : LIBNBD_CMD_FLAG_NO_HOLE);
 	}
 	return -1;
 }
@@ -345,13 +345,13 @@ static void begin(struct host_nbd *nbd, struct host_io *io)
 	/* Refused here, before it was sent: its callback is not called. */
 	nbd->under_way--;
 	free(p);
-	io->error = nbd_get_errno() ? nbd_get_errno() : EIO;
+	io->error = libnbd.get_errno() ? libnbd.get_errno() : EIO;
 	append(&nbd->failed_last, io);
 }
 
 static bool broken(struct host_nbd *nbd)
 {
-	return !nbd->h || nbd_aio_is_dead(nbd->h) == 1 || nbd_aio_is_closed(nbd->h) == 1;
+	return !nbd->h || libnbd.aio_is_dead(nbd->h) == 1 || libnbd.aio_is_closed(nbd->h) == 1;
 }
 
 /* Parts have ended: the next part, the end, or, when the connection broke, the same part once more on a new one. */
@@ -363,7 +363,7 @@ static void go_on(struct host_nbd *nbd)
 	nbd->failed = NULL;
 	nbd->failed_last = &nbd->failed;
 	if (gone && nbd->h && !nbd->under_way) {
-		nbd_close(nbd->h);
+		libnbd.close(nbd->h);
 		nbd->h = NULL;
 	}
 	for (struct host_io *io = list; io; io = next) {
@@ -406,7 +406,7 @@ static struct host_io *take(struct host_nbd *nbd, bool *stop)
 /* A server that owes answers and says nothing is as good as gone. */
 static void mind_silence(struct host_nbd *nbd)
 {
-	int fd = nbd_aio_get_fd(nbd->h);
+	int fd = libnbd.aio_get_fd(nbd->h);
 
 	if (!nbd->under_way || fd < 0 || host_now_ns() - nbd->progress_at < SILENCE_NS)
 		return;
@@ -421,8 +421,8 @@ static void wait_events(struct host_nbd *nbd, bool wait)
 	uint64_t count;
 
 	if (nbd->h) {
-		direction = nbd_aio_get_direction(nbd->h);
-		p[1].fd = nbd_aio_get_fd(nbd->h);
+		direction = libnbd.aio_get_direction(nbd->h);
+		p[1].fd = libnbd.aio_get_fd(nbd->h);
 		p[1].events = (direction & LIBNBD_AIO_DIRECTION_READ ? POLLIN : 0) |
 			      (direction & LIBNBD_AIO_DIRECTION_WRITE ? POLLOUT : 0);
 	}
@@ -433,9 +433,9 @@ static void wait_events(struct host_nbd *nbd, bool wait)
 	if (!nbd->h)
 		return;
 	if ((p[1].revents & (POLLIN | POLLHUP | POLLERR)) && (direction & LIBNBD_AIO_DIRECTION_READ))
-		nbd_aio_notify_read(nbd->h);
+		libnbd.aio_notify_read(nbd->h);
 	else if ((p[1].revents & (POLLOUT | POLLHUP | POLLERR)) && (direction & LIBNBD_AIO_DIRECTION_WRITE))
-		nbd_aio_notify_write(nbd->h);
+		libnbd.aio_notify_write(nbd->h);
 	mind_silence(nbd);
 }
 
@@ -470,8 +470,8 @@ static void *nbd_main(void *arg)
 static void free_nbd(struct host_nbd *nbd)
 {
 	if (nbd->h) {
-		nbd_shutdown(nbd->h, 0);
-		nbd_close(nbd->h);
+		libnbd.shutdown(nbd->h, 0);
+		libnbd.close(nbd->h);
 	}
 	if (nbd->wake >= 0)
 		close(nbd->wake);
@@ -513,7 +513,7 @@ static void remove_socket(struct host_nbd *nbd)
 {
 	struct sockaddr_un addr = {0};
 	socklen_t len = sizeof(addr) - 1;
-	int fd = nbd_aio_get_fd(nbd->h);
+	int fd = libnbd.aio_get_fd(nbd->h);
 
 	if (nbd->uri || fd < 0 || getpeername(fd, (struct sockaddr *)&addr, &len) || addr.sun_family != AF_UNIX)
 		return;
@@ -523,10 +523,11 @@ static void remove_socket(struct host_nbd *nbd)
 
 struct host_nbd *host_nbd_open(const struct host_nbd_config *config, struct host_nbd_info *info, char *why, size_t room)
 {
-	struct host_nbd *nbd = calloc(1, sizeof(*nbd));
+	const char *lacks = libnbd_load();
+	struct host_nbd *nbd = lacks ? NULL : calloc(1, sizeof(*nbd));
 
 	if (!nbd) {
-		snprintf(why, room, "out of memory");
+		snprintf(why, room, "%s", lacks ? lacks : "out of memory");
 		return NULL;
 	}
 	nbd->c = *config;

@@ -44,3 +44,20 @@ void host_shared_discard(const struct host_shared *mem, uint64_t offset, uint64_
 	if (RETRY_EINTR(fallocate(mem->fd, how, (off_t)offset, (off_t)len)))
 		memset(mem->at + offset, 0, len);
 }
+
+void host_shared_write(const struct host_shared *mem, uint64_t offset, const void *src, uint64_t len)
+{
+	const uint8_t *from = src;
+
+	while (len) {
+		ssize_t n = RETRY_EINTR(pwrite(mem->fd, from, len, (off_t)offset));
+
+		if (n <= 0) {
+			memcpy(mem->at + offset, from, len);
+			return;
+		}
+		from += n;
+		offset += (uint64_t)n;
+		len -= (uint64_t)n;
+	}
+}

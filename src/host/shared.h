@@ -19,6 +19,11 @@ bool host_shared_alloc(struct host_shared *mem, uint64_t size);
 void host_shared_free(struct host_shared *mem);
 /* Gives the pages of [offset, offset + len) back to the host, wherever they are shown; used again, they are zeroes. */
 void host_shared_discard(const struct host_shared *mem, uint64_t offset, uint64_t len);
+/*
+ * Copies `len` bytes from `src` to [offset, offset + len). For much, into pages that may not have been used yet: the
+ * host finds and fills them without showing each to this process, which it does only to those that are used later.
+ */
+void host_shared_write(const struct host_shared *mem, uint64_t offset, const void *src, uint64_t len);
 /* Makes the host find the pages of [offset, offset + len) now, at once instead of one by one. A wish. General registers
  * only. */
 void host_shared_populate(const struct host_shared *mem, uint64_t offset, uint64_t len);

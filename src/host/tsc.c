@@ -6,7 +6,7 @@
 #include <time.h>
 #include <x86intrin.h>
 
-#define MEASURE_NS 10000000
+#define MEASURE_NS 5000000 /* at least: the two readings are good to some tens of ns */
 #define TRIES 32
 
 struct instant {
@@ -40,14 +40,16 @@ static struct instant read_both(void)
 	return best;
 }
 
-static uint64_t measure(void)
+static uint64_t measure(struct instant since)
 {
-	struct instant a = read_both(), b;
+	uint64_t passed = raw_ns() - since.ns;
+	struct instant now;
 
-	host_sleep_ns(MEASURE_NS);
-	b = read_both();
-	ENSURE(b.ns > a.ns);
-	return (uint64_t)((unsigned __int128)(b.tsc - a.tsc) * 1000000000 / (b.ns - a.ns));
+	if (passed < MEASURE_NS)
+		host_sleep_ns(MEASURE_NS - passed);
+	now = read_both();
+	ENSURE(now.ns > since.ns);
+	return (uint64_t)((unsigned __int128)(now.tsc - since.tsc) * 1000000000 / (now.ns - since.ns));
 }
 
 /* What CPUID says: a hypervisor's timing leaf (in kHz), else crystal and ratio (SDM Vol. 3B 18.7.3); 0 when silent. */
@@ -74,24 +76,36 @@ static uint64_t told(void)
  * CPUID is exact where it is right, and wrong under hypervisors that scale the TSC or pass the leaf of another machine
  * on: it is believed within 0.05% of what we measure.
  */
-static uint64_t find_hz(void)
+static uint64_t find_hz(struct instant since)
 {
-	uint64_t measured = measure(), hz = told(), slack = measured / 2000;
+	uint64_t measured = measure(since), hz = told(), slack = measured / 2000;
 
 	return hz >= measured - slack && hz <= measured + slack ? hz : measured;
 }
 
 /* The host's, not a VM's: measured once per process. */
-static pthread_once_t once = PTHREAD_ONCE_INIT;
+static pthread_once_t begun = PTHREAD_ONCE_INIT, once = PTHREAD_ONCE_INIT;
+static struct instant start;
 static uint64_t tsc_hz;
+
+static void begin_once(void)
+{
+	start = read_both();
+}
 
 static void init_once(void)
 {
-	tsc_hz = find_hz();
+	tsc_hz = find_hz(start);
+}
+
+void host_tsc_begin(void)
+{
+	pthread_once(&begun, begin_once);
 }
 
 uint64_t host_tsc_hz(void)
 {
+	host_tsc_begin();
 	pthread_once(&once, init_once);
 	return tsc_hz;
 }

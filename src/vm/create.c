@@ -160,7 +160,6 @@ static bool make_clock(struct vm *vm, struct error *err)
 	vm->clock = clock_create();
 	if (!vm->clock)
 		return error_set(err, "cannot make the VM's clock: %s", host_error_text());
-	clock_pause(vm->clock);
 	vm->motion = VM_IS_STILL;
 	return true;
 }
@@ -193,12 +192,13 @@ static bool make_parts(struct vm *vm, const struct vm_config *config, struct err
 	vm->has_bus = true;
 	if (!make_clock(vm, err))
 		return false;
-	x86_cpuid_init(&vm->model, vm->cpus, clock_tsc_hz(vm->clock));
+	x86_cpuid_init(&vm->model, vm->cpus, 0);
 	x86_cpuid_offer(&vm->model, pv);
 	if (!make_engine(vm, config, err))
 		return false;
 	if (!make_consoles(vm, config, err) || !make_board(vm, config, err) || !pc_load(vm->pc, err))
 		return false;
+	x86_cpuid_tell_tsc(&vm->model, clock_tsc_hz(vm->clock));
 	for (unsigned i = 0; i < vm->cpus; i++)
 		vcpu_set_tsc_lead(&vm->vcpu[i], 0);
 	vm_describe(vm);
@@ -209,6 +209,7 @@ struct vm *vm_create_with(const struct vm_config *config, const struct engine_op
 {
 	unsigned cpus = config->cpus;
 
+	host_tsc_begin(); /* as early as can be: its rate is wanted when all else is done */
 	if (!check_host(err) || !check_cpus(cpus, err) || !check_memory(config->memory, err))
 		return NULL;
 	struct vm *vm = calloc(1, sizeof(*vm));

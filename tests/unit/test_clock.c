@@ -11,6 +11,7 @@ static void setup(void)
 {
 	clk = clock_create();
 	REQUIRE(clk);
+	clock_resume(clk);
 }
 
 struct hits {
@@ -47,6 +48,21 @@ TEST(time)
 	clock_wall(&sec, &nsec);
 	CHECK(sec > 1700000000 && nsec < 1000000000);
 	CHECK(clock_tsc_hz(clk) > 100000000 && clock_tsc_hz(clk) == host_tsc_hz());
+	clock_destroy(clk);
+}
+
+/* How fast the TSC runs is asked for as late as that. */
+TEST(begins_paused)
+{
+	clk = clock_create();
+	REQUIRE(clk);
+	host_sleep_ns(MS);
+	CHECK(clock_now(clk) == 0 && clock_ticks(clk) == 0);
+	clock_set(clk, 1000 * MS);
+	CHECK(clock_now(clk) >= 1000 * MS && clock_now(clk) < 1001 * MS);
+	clock_resume(clk);
+	host_sleep_ns(MS);
+	CHECK(clock_now(clk) >= 1001 * MS);
 	clock_destroy(clk);
 }
 

@@ -341,6 +341,10 @@ TEST(hypervisor)
 	CHECK_EQ(r[D], 0);
 	ask(t, 0x40000010, 0, r);
 	CHECK_EQ(r[A], 2596000);
+	x86_cpuid_tell_tsc(&t->model, 3000000000);
+	ask(t, 0x40000010, 0, r);
+	CHECK_EQ(r[A], 3000000);
+	CHECK_EQ(r[B], 1000000);
 	t_free(t);
 }
 

@@ -62,6 +62,7 @@ static void begin(void)
 	bus_init(&bus);
 	host_mutex_init(&lock);
 	vm_clock = clock_create();
+	clock_resume(vm_clock);
 	config.clock = vm_clock;
 	apics = apic_bus_create(&config);
 	io = ioapic_create(&(struct ioapic_config){.bus = &bus, .base = 0xfec00000, .apics = apics});

@@ -187,6 +187,7 @@ static void part_write(struct x86_cpu *cpu, const struct part *p, const uint8_t 
 	const struct guest_range *r = guest_range_find(cpu->mem, p->gpa, p->len);
 
 	if (likely(r && !r->readonly)) {
+		guest_memory_touch(cpu->mem, r->host + (p->gpa - r->gpa));
 		copy(r->host + (p->gpa - r->gpa), src, p->len);
 		guest_memory_wrote(cpu->mem, p->gpa, p->len);
 	} else if (!r && !(access & ACC_IMPLICIT)) {

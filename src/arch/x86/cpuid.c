@@ -257,10 +257,7 @@ static void leaf_d(struct x86_cpuid_model *m)
 
 static void intel_frequency(struct x86_cpuid_model *m)
 {
-	uint32_t mhz = (uint32_t)(m->tsc_hz / 1000000), *r = add_leaf(m, 0x16, 0);
-
-	r[EAX] = r[EBX] = mhz;
-	r[ECX] = 100;
+	add_leaf(m, 0x16, 0)[ECX] = 100;
 }
 
 /* The host's caches, shared as they would be by our cores: the first two levels by one, the last by all. */
@@ -356,8 +353,20 @@ static void hypervisor_leaves(struct x86_cpuid_model *m)
 	for (unsigned i = 0; i < X86_PVS; i++)
 		r[EAX] |= m->pv & BIT(i) ? pv_features[i] : 0;
 	r = add_leaf(m, 0x40000010, 0);
-	r[EAX] = (uint32_t)(m->tsc_hz / 1000);
 	r[EBX] = 1000000;
+}
+
+void x86_cpuid_tell_tsc(struct x86_cpuid_model *model, uint64_t tsc_hz)
+{
+	model->tsc_hz = tsc_hz;
+	for (unsigned i = 0; i < model->count; i++) {
+		struct x86_cpuid_leaf *l = &model->leaf[i];
+
+		if (l->leaf == 0x16)
+			l->eax = l->ebx = (uint32_t)(tsc_hz / 1000000);
+		else if (l->leaf == 0x40000010)
+			l->eax = (uint32_t)(tsc_hz / 1000);
+	}
 }
 
 /* The 64-bit PCI window ends at 768 GiB. */
@@ -394,6 +403,7 @@ void x86_cpuid_init(struct x86_cpuid_model *model, unsigned cpus, uint64_t tsc_h
 	extended_leaves(model);
 	if (model->amd)
 		amd_leaves(model);
+	x86_cpuid_tell_tsc(model, tsc_hz);
 }
 
 void x86_cpuid_offer(struct x86_cpuid_model *model, uint32_t pv)
@@ -405,6 +415,7 @@ void x86_cpuid_offer(struct x86_cpuid_model *model, uint32_t pv)
 		if (model->leaf[i].leaf == 1)
 			model->leaf[i].ecx |= LEAF1_HYPERVISOR;
 	hypervisor_leaves(model);
+	x86_cpuid_tell_tsc(model, model->tsc_hz);
 }
 
 static bool has_subleaves(uint32_t leaf)

@@ -84,8 +84,10 @@ struct x86_cpuid_model {
 	bool amd;    /* the vendor's ways: SYSCALL, SYSRET and SYSENTER outside 64-bit mode, reserved bits, MSRs */
 };
 
-/* Builds the model from what the host has and we carry out. `cpus` 1..255; tsc_hz from the host's clock. */
+/* Builds the model from what the host has and we carry out. `cpus` 1..255; tsc_hz from the host's clock, or 0 ... */
 void x86_cpuid_init(struct x86_cpuid_model *model, unsigned cpus, uint64_t tsc_hz);
+/* ... until it is known, which it must be when a guest runs. */
+void x86_cpuid_tell_tsc(struct x86_cpuid_model *model, uint64_t tsc_hz);
 /*
  * The first feature that this host's processor, or its system, lacks of what every engine and the guest's programs need
  * (x86-64-v2 and XSAVE), by name; NULL: none. `cpuid` is asked, for tests; NULL: the processor.

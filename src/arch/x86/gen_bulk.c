@@ -52,6 +52,7 @@ static bool span_open(struct x86_cpu *cpu, struct span *s, enum x86_seg seg, uin
 	s->p = guest_memory_ptr(cpu->mem, low, count * size, access & ACC_WRITE);
 	if (!s->p)
 		return false;
+	guest_memory_touch(cpu->mem, s->p);
 	s->p += map.gpa - low;
 	s->gpa = low;
 	s->count = count;

@@ -6,21 +6,23 @@
 
 #include <stdlib.h>
 
-/* Metadata of blocks: chunks that are freed together. */
+/* Metadata of blocks: chunks that are freed together, each one of the host's large pages, if it has them. */
+#define ARENA_CHUNK MiB(2)
+
 struct arena_chunk {
 	struct arena_chunk *next;
 	size_t used;
 	_Alignas(16) uint8_t data[];
 };
 
-#define ARENA_CHUNK (1u << 20)
+#define ARENA_ROOM (ARENA_CHUNK - sizeof(struct arena_chunk))
 
 void *code_alloc(struct tr_engine *eng, size_t size)
 {
 	size = align_up(size, 16);
-	ENSURE(size <= ARENA_CHUNK);
-	if (!eng->arena || eng->arena->used + size > ARENA_CHUNK) {
-		struct arena_chunk *c = malloc(sizeof(*c) + ARENA_CHUNK);
+	ENSURE(size <= ARENA_ROOM);
+	if (!eng->arena || eng->arena->used + size > ARENA_ROOM) {
+		struct arena_chunk *c = host_memory_alloc(ARENA_CHUNK);
 		ENSURE(c);
 		c->next = eng->arena;
 		c->used = 0;
@@ -35,7 +37,7 @@ static void arena_free(struct tr_engine *eng)
 {
 	while (eng->arena) {
 		struct arena_chunk *next = eng->arena->next;
-		free(eng->arena);
+		host_memory_free(eng->arena, ARENA_CHUNK);
 		eng->arena = next;
 	}
 }
@@ -196,6 +198,16 @@ static struct code_page *page_get(struct tr_engine *eng, uint64_t gpa)
 	return page;
 }
 
+/* To ask the host for code memory in pieces is several times cheaper than a page fault for each page and view. */
+#define POPULATE_CHUNK KiB(256)
+
+static void populate(struct tr_engine *eng)
+{
+	size_t end = MIN((size_t)(eng->emit.p - eng->code.rw) + BLOCK_HOST_MAX, eng->code.size);
+	for (; eng->populated < end; eng->populated += POPULATE_CHUNK)
+		host_code_populate(&eng->code, eng->populated, MIN(POPULATE_CHUNK, eng->code.size - eng->populated));
+}
+
 static void make(struct tr_vcpu *v, uint64_t gpa, uint64_t tail, uint16_t off, uint32_t key)
 {
 	struct tr_engine *eng = v->engine;
@@ -208,6 +220,7 @@ static void make(struct tr_vcpu *v, uint64_t gpa, uint64_t tail, uint16_t off, u
 		src.tail_bytes = guest_memory_ptr(eng->mem, tail, PAGE_SIZE, false);
 	}
 	uint64_t t0 = __builtin_ia32_rdtsc();
+	populate(eng);
 	struct block *b = translate_block(v, &src, off, key);
 	v->tsc_translator += __builtin_ia32_rdtsc() - t0;
 	if (unlikely(eng->profile))

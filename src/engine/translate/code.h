@@ -123,6 +123,7 @@ struct tr_engine {
 	/* The code cache; `lock` guards all of it and every change to blocks. */
 	struct host_mutex lock;
 	struct host_code code;
+	size_t populated;    /* of it, from its start */
 	uint8_t *code_start; /* after the glue, writable view */
 	uint8_t *cold_start;
 	struct emit emit, cold; /* for the two parts of blocks */

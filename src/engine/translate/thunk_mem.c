@@ -72,8 +72,10 @@ static enum verdict open_in_place(struct x86_cpu *cpu, struct thunk_operand *op)
 	op->gpa = m.gpa;
 	op->host = guest_memory_ptr(cpu->mem, m.gpa, op->size, op->write);
 	op->in_place = op->host;
-	if (op->in_place)
-		x86_note_access(cpu, op->linear, op->size, op->write);
+	if (!op->in_place)
+		return V_DONE;
+	guest_memory_touch(cpu->mem, op->host);
+	x86_note_access(cpu, op->linear, op->size, op->write);
 	return V_DONE;
 }
 
@@ -94,8 +96,10 @@ static void prefill(struct x86_cpu *cpu, const struct thunk_operand *op)
 		if (mmu_translate(cpu, at, access_of(cpu, true), &m) != V_DONE)
 			return;
 		p = guest_memory_ptr(cpu->mem, m.gpa, n, false);
-		if (p)
+		if (p) {
+			guest_memory_touch(cpu->mem, p);
 			memcpy(op->host + done, p, n);
+		}
 	}
 }
 
