@@ -172,6 +172,14 @@ void asm_jmp_gs(struct emit *e, int base, int32_t off)
 	asm_rm(e, 0xff, 4, 4, true, base, off);
 }
 
+void asm_jmp_gs_index(struct emit *e, unsigned index, int32_t off)
+{
+	emit8(e, 0x65);
+	rex(e, 4, 4, index, 0);
+	emit8(e, 0xff);
+	operand_sib(e, 4, -1, (int)index, 8, off);
+}
+
 uint8_t *asm_jcc(struct emit *e, enum cc cc)
 {
 	emit8(e, 0x0f);

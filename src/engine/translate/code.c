@@ -266,13 +266,20 @@ void code_get(struct tr_vcpu *v, uint64_t gpa, uint64_t tail, uint16_t off, uint
 		exclusive_end(eng);
 }
 
+static uint64_t page_immediate(const struct tr_link *link, const struct code_page *page)
+{
+	if (link->quick)
+		return page ? quick_tag(page) : QUICK_TAG_NONE;
+	return (uint64_t)(uintptr_t)page;
+}
+
 /* The page last: until then nobody gets as far as the jump. */
 static void link_patch(struct tr_link *link, const uint8_t *target, const struct code_page *page)
 {
 	if (!link->page_imm || page)
 		asm_patch32(link->rel32, target);
 	if (link->page_imm)
-		__atomic_store_n((uint64_t *)link->page_imm, (uint64_t)(uintptr_t)page, __ATOMIC_RELEASE);
+		__atomic_store_n((uint64_t *)link->page_imm, page_immediate(link, page), __ATOMIC_RELEASE);
 }
 
 void code_link(struct tr_engine *eng, struct tr_link *link, struct block *to)

@@ -60,12 +60,13 @@ struct tr_link {
 	struct tr_link *other; /* in from->links */
 	uint8_t *rel32;       /* of the jump, writable view, within an aligned quadword */
 	uint8_t *stub;        /* where it goes while it is not linked */
-	uint8_t *page_imm; /* 64-bit immediate with the target's struct code_page, 0 while not linked; 8-byte aligned */
+	uint8_t *page_imm; /* 64-bit immediate that tells the target's code page, or none; 8-byte aligned */
 	int32_t undo;      /* what the instruction has added to RSP, to be taken back if its target is not canonical */
 	uint32_t key;      /* of the target */
 	uint16_t off;      /* of the target in its page */
 	uint16_t from_off; /* of the instruction in its own */
 	bool flags_in_host; /* the guest's flags are in the host's at this jump, not in saved_flags */
+	bool quick; /* compares by the quick table: the immediate is a quick_tag */
 };
 
 /* Where an instruction's own host code is, to find the guest's from a host fault. */
@@ -73,6 +74,7 @@ struct insn_map {
 	uint16_t host; /* first byte after the part's start that belongs to this instruction or a later one */
 	uint16_t off;  /* of the guest instruction in the page */
 	bool flags_in_host : 1;
+	bool arriving : 1; /* from an indirect jump: vpage is still to be set, from H_ADDR */
 	uint8_t dirty : 3; /* guest registers R9, R10, R11 that the host's of the same number have, and memory has not */
 	uint8_t lent; /* LENT(register, holder): a host register has something else for now, and another its value; 0:
 			 none */
@@ -96,6 +98,7 @@ struct block {
 	uint8_t insns;
 	struct block_part part[PARTS];
 	const uint8_t *entry_host, *entry_saved; /* with the guest's flags in the host's; in saved_flags */
+	const uint8_t *entry_indirect; /* with windows: flags in the host's, the linear address in H_ADDR */
 	struct code_page *tail_page; /* where its one instruction ends, when that crosses a page; else NULL */
 	struct block *tail_next;     /* in tail_page->tails */
 	uint8_t tail_len;

@@ -291,11 +291,29 @@ uint64_t light_far(struct tr_vcpu *v, struct tr_link *link)
 	if (!x86_canonical(v->tlb_va))
 		return jump_nowhere(v, link->from_off, link->undo);
 	v->cpu.rip = v->tlb_va;
-	light_page_of(v, v->cpu.rip); /* so that the jump finds it next time */
+	struct code_page *page = light_page_of(v, v->cpu.rip); /* so that the jump finds it next time */
+	if (link->quick && page)
+		quick_page_fill(v, v->cpu.rip, page);
 	if (link->to)
 		return go_on(v);
 	v->exit_arg = (uint64_t)(uintptr_t)link;
 	return light_leave(v, TRX_LINK);
+}
+
+uint64_t light_target(struct tr_vcpu *v, const struct call_target *call)
+{
+	uint64_t linear = v->tlb_va;
+	v->stats.dispatches++;
+	set_rip(v, call->off);
+	if (v->wrote_count || poll_wanted(v))
+		return light_leave(v, TRX_POLL);
+	if (!x86_canonical(linear))
+		return light_leave(v, TRX_STEP);
+	struct block *b = block_find(light_page_of(v, linear), linear & ~PAGE_MASK, v->key);
+	if (!b)
+		return light_leave(v, TRX_STEP);
+	quick_jump_fill(v, linear, b);
+	return (uint64_t)(uintptr_t)call->resume;
 }
 
 static struct code_page *itlb_fill(struct tr_vcpu *v, struct itlb_entry *e, uint64_t linear)
@@ -345,6 +363,17 @@ static uint64_t lookup_unshared(struct tr_vcpu *v, uint64_t linear)
 	return (uint64_t)(uintptr_t)b->entry_saved;
 }
 
+static uint64_t lookup_quick(struct tr_vcpu *v, uint64_t linear)
+{
+	struct block *b = block_find(light_page_of(v, linear), linear & ~PAGE_MASK, v->key);
+	if (!b)
+		return 0;
+	quick_jump_fill(v, linear, b);
+	v->vpage = linear & PAGE_MASK;
+	v->trace[v->trace_next++ % ARRAY_LEN(v->trace)] = linear;
+	return (uint64_t)(uintptr_t)b->entry_saved;
+}
+
 uint64_t light_lookup(struct tr_vcpu *v)
 {
 	struct x86_cpu *cpu = &v->cpu;
@@ -355,6 +384,8 @@ uint64_t light_lookup(struct tr_vcpu *v)
 		return 0;
 	if (v->noshare)
 		return lookup_unshared(v, linear);
+	if (v->key & KEY_WINDOW)
+		return lookup_quick(v, linear);
 	struct jc_entry *jc = &v->jc[key_jc(v->key)][(linear ^ linear >> 10) % JC_ENTRIES];
 	if (jc->tag == linear) {
 		v->vpage = linear & PAGE_MASK;

@@ -25,6 +25,13 @@ struct call_tail {
 };
 uint64_t light_tail(struct tr_vcpu *v, const struct call_tail *call);
 
+/* An indirect call from code with windows, whose target is not in the quick table. Nothing of it has happened yet. */
+struct call_target {
+	const uint8_t *resume; /* to look again */
+	uint16_t off;
+};
+uint64_t light_target(struct tr_vcpu *v, const struct call_target *call);
+
 /* A shared check (share.h) that failed: a miss, or a range that is not in one page. */
 struct call_share {
 	const uint8_t *retry; /* the check */

@@ -1,6 +1,7 @@
 /* The run loop: between translated code, the translator, the slow path and the monitor. */
 #include "engine/translate/run.h"
 
+#include "engine/translate/asm.h"
 #include "engine/translate/light.h"
 #include "engine/translate/step.h"
 #include "engine/translate/thunk.h"
@@ -104,13 +105,11 @@ static bool run_some(struct tr_vcpu *v)
 		return run_lookup(v);
 	}
 	enter(v, pc);
-	v->arrives_in_host = false;
 	enum tr_exit code = v->exit_code;
 	if (code == TRX_LINK) {
 		link = (struct tr_link *)(uintptr_t)v->exit_arg;
 		v->link_flushes = v->engine->stats.flushes;
 		v->want_link = link;
-		v->arrives_in_host = link->flags_in_host;
 		try_link(v, link);
 	}
 	vcpu_code_leave(v);
@@ -191,6 +190,8 @@ bool run_claim_fault(struct host_fault_context *ctx)
 		m++;
 	if (m->flags_in_host)
 		v->saved_flags = (ctx->rflags & 0xd5) << 8 | (ctx->rflags >> 11 & 1);
+	if (m->arriving)
+		v->vpage = ctx->gpr[H_ADDR] & PAGE_MASK;
 	v->rip_off = m->off;
 	v->exit_code = TRX_STEP;
 	if (m->lent)

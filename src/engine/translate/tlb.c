@@ -48,6 +48,7 @@ void jc_flush(struct tr_vcpu *v)
 	filter_clear(v, 1);
 	v->exec_local = false;
 	v->jc_logged = 0;
+	quick_flush(v);
 }
 
 /* Forgets where code is in the user's half; the kernel's is in global pages. */
@@ -73,6 +74,7 @@ void jc_flush_local(struct tr_vcpu *v)
 	}
 	itlb_clear(v, MMU_USER);
 	filter_clear(v, 0);
+	quick_flush(v);
 }
 
 static void entry_drop(struct tlb_entry *e)

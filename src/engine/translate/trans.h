@@ -25,6 +25,9 @@ enum cold_kind {
 	COLD_FAR,
 	COLD_TAIL,
 	COLD_SHARE,
+	COLD_ENTRY,
+	COLD_JUMP,
+	COLD_CALL,
 	COLD_WINDOW,
 	COLD_STEP
 };
@@ -32,13 +35,13 @@ enum cold_kind {
 struct cold {
 	uint8_t kind;
 	uint8_t flags;             /* enum flags_at on arrival */
-	bool rcx_in_addr;          /* COLD_POLL from poll_quiet: RCX has to be taken back from H_ADDR */
+	bool rcx_in_tmp;           /* RCX has to be taken back from H_TMP */
 	bool rdx_in_delta;         /* COLD_STEP: RDX has to be taken back from H_DELTA */
 	uint16_t off;              /* COLD_MISS, COLD_POLL: of the instruction */
 	uint32_t arg;              /* COLD_MISS: description */
-	int64_t target;            /* COLD_FAR, COLD_UNLINKED: offset from the page's start */
-	uint8_t *from;             /* rel32 that jumps here */
-	uint8_t *resume;           /* COLD_MISS, COLD_TAIL, COLD_SHARE, COLD_WINDOW */
+	int64_t target;            /* COLD_FAR, COLD_UNLINKED: offset from the page's start; COLD_JUMP: undo */
+	uint8_t *from;             /* rel32 that jumps here; NULL: COLD_ENTRY */
+	uint8_t *resume;           /* COLD_MISS, COLD_TAIL, COLD_SHARE, COLD_WINDOW, COLD_CALL, COLD_ENTRY */
 	struct tr_link *link;      /* COLD_LINK, COLD_UNLINKED */
 	const struct share *share; /* COLD_SHARE */
 	uint8_t base;              /* COLD_SHARE: the guest register */
@@ -71,6 +74,7 @@ struct trans {
 	bool shadow;                 /* the last instruction was STI or a load of SS */
 	bool ended;                  /* the block has its last jump */
 	uint8_t lent;                /* of insn_map, from here on */
+	bool arriving;               /* likewise */
 	struct regs regs;
 	uint8_t *quiet_poll;         /* rel8 of a poll_quiet whose landing is still to be placed */
 	unsigned colds, maps, count; /* count: of insns */
@@ -168,6 +172,17 @@ void jump_to(struct trans *t, int64_t target, uint32_t key);
 /* Ends the block with a jump to the linear address in H_ADDR. `undo`: see light_jump. Flags must be saved. */
 void jump_indirect(struct trans *t, uint32_t key, int32_t undo);
 void poll_flagged(struct trans *t, uint16_t off);
+void trans_push_return(struct trans *t);
+struct tr_link *link_far(struct trans *t, int64_t target, uint32_t key, int32_t undo);
+/* mov reg, imm where a store of eight bytes can change it; returns where the immediate is. */
+uint8_t *mov_patchable(struct trans *t, unsigned reg, uint64_t imm);
+
+/* trans_quick.c: the same as jump_indirect, CALL to the address in H_ADDR, and a direct jump, with windows. */
+void quick_jump(struct trans *t, int32_t undo);
+void quick_call(struct trans *t);
+void quick_linked(struct trans *t, int64_t target, uint32_t key, int32_t undo);
+void cold_emit_jump(struct trans *t, const struct cold *c);
+void cold_emit_call(struct trans *t, const struct cold *c);
 void cold_emit_far(struct trans *t, const struct cold *c);
 void cold_emit_unlinked(struct trans *t, const struct cold *c);
 

@@ -81,13 +81,17 @@ static void link_add(struct trans *t, uint8_t *from, int64_t target, uint32_t ke
 	}
 	struct tr_link *link = link_new(t, target, key);
 	link->rel32 = from;
-	link->flags_in_host = t->flags == FLAGS_HOST;
+	link->flags_in_host = t->flags != FLAGS_SAVED;
 	cold_add(t, COLD_LINK, from)->link = link;
 }
 
 void jump_indirect(struct trans *t, uint32_t key, int32_t undo)
 {
 	struct emit *e = &t->e;
+	if (t->window) {
+		quick_jump(t, undo);
+		return;
+	}
 	int32_t table = VCPU_OFF(jc) + (int32_t)(key_jc(key) * sizeof(struct jc_entry[JC_ENTRIES]));
 	flags_clobber(t);
 	uint8_t *miss[2];
@@ -145,17 +149,25 @@ void cold_emit_unlinked(struct trans *t, const struct cold *c)
 	jmp_glue(t, t->eng->glue_call);
 }
 
-/* The immediate of a MOV to H_TMP, where a store of eight bytes is one; returns where it is. */
-static uint8_t *mov_page(struct trans *t)
+/* It lies within an aligned quadword. */
+uint8_t *mov_patchable(struct trans *t, unsigned reg, uint64_t imm)
 {
 	while (((uintptr_t)t->e.p + 2) & 7)
 		emit8(&t->e, 0x90);
-	emit8(&t->e, 0x49); /* mov r9, imm64 */
-	emit8(&t->e, 0xb9);
-	emit64(&t->e, 0);
+	emit8(&t->e, reg < 8 ? 0x48 : 0x49);
+	emit8(&t->e, (uint8_t)(0xb8 | (reg & 7)));
+	emit64(&t->e, imm);
 	return t->e.p - 8;
 }
-_Static_assert(H_TMP == R9, "mov_page");
+
+struct tr_link *link_far(struct trans *t, int64_t target, uint32_t key, int32_t undo)
+{
+	struct tr_link *link = link_new(t, target, key);
+	link->flags_in_host = t->flags != FLAGS_SAVED;
+	link->from_off = t->off;
+	link->undo = undo;
+	return link;
+}
 
 /*
  * A direct jump to another page: if the page that is there now, which the itlb knows, is the one that the jump was
@@ -165,9 +177,7 @@ static void jump_linked(struct trans *t, int64_t target, uint32_t key, int32_t u
 {
 	struct emit *e = &t->e;
 	int32_t table = VCPU_OFF(itlb) + (int32_t)(key_mmu(key) * sizeof(struct itlb_entry[ITLB_ENTRIES]));
-	struct tr_link *link = link_new(t, target, key);
-	link->from_off = t->off;
-	link->undo = undo;
+	struct tr_link *link = link_far(t, target, key, undo);
 	if (target <= t->off) {
 		asm_alu_gs_imm(e, ALU_CMP, 4, VCPU_OFF(run_on), 0);
 		add_unlinked(t, asm_jcc(e, CC_E), target, link);
@@ -178,7 +188,7 @@ static void jump_linked(struct trans *t, int64_t target, uint32_t key, int32_t u
 	asm_alu_imm(e, ALU_AND, 4, H_DELTA, (ITLB_ENTRIES - 1) << 4);
 	asm_rm(e, 0x3b, 8, H_ADDR, true, H_DELTA, table + (int32_t)offsetof(struct itlb_entry, page));
 	add_unlinked(t, asm_jcc(e, CC_NE), target, link);
-	link->page_imm = mov_page(t);
+	link->page_imm = mov_patchable(t, H_TMP, 0);
 	asm_rm(e, 0x3b, 8, H_TMP, true, H_DELTA, table + (int32_t)offsetof(struct itlb_entry, code));
 	add_unlinked(t, asm_jcc(e, CC_NE), target, link);
 	asm_store_gs(e, 8, H_ADDR, VCPU_OFF(vpage));
@@ -189,9 +199,13 @@ static void jump_linked(struct trans *t, int64_t target, uint32_t key, int32_t u
 
 static void jump_far(struct trans *t, int64_t target, uint32_t key, int32_t undo)
 {
-	flags_clobber(t);
+	if (!t->window)
+		flags_clobber(t);
 	if (t->mode == MODE_64 && !t->shadow && !t->eng->no_link) {
-		jump_linked(t, target, key, undo);
+		if (t->window)
+			quick_linked(t, target, key, undo);
+		else
+			jump_linked(t, target, key, undo);
 		return;
 	}
 	far_address(t, target);
@@ -304,7 +318,7 @@ static void move_stack(struct trans *t, int32_t by)
 	asm_lea(&t->e, stack_bytes(t) == 8 ? 8 : 4, RSP, RSP, -1, 1, by);
 }
 
-static void push_return(struct trans *t)
+void trans_push_return(struct trans *t)
 {
 	int32_t n = (int32_t)stack_bytes(t);
 	struct host_mem m = mem_stack(t, -n, true, 0);
@@ -321,7 +335,7 @@ static void trans_call_direct(struct trans *t, const struct x86_insn *insn)
 		flags_clobber(t);
 		poll_flagged(t, t->off);
 	}
-	push_return(t);
+	trans_push_return(t);
 	regs_flush(t);
 	jump_pushed(t, target, next_key(t), -(int32_t)stack_bytes(t));
 }
@@ -336,9 +350,16 @@ static unsigned branch_operand(struct trans *t, const struct x86_insn *insn)
 	return H_TMP;
 }
 
-static void trans_jmp_indirect(struct trans *t, const struct x86_insn *insn)
+/* The same in H_ADDR; H_DELTA and H_TMP are free. */
+static void branch_address(struct trans *t, const struct x86_insn *insn)
 {
 	asm_rr(&t->e, 0x8b, stack_bytes(t), H_ADDR, branch_operand(t, insn));
+	regs_fixed(t);
+}
+
+static void trans_jmp_indirect(struct trans *t, const struct x86_insn *insn)
+{
+	branch_address(t, insn);
 	jump_indirect(t, next_key(t), 0);
 }
 
@@ -356,13 +377,18 @@ static void check_canonical(struct trans *t, unsigned reg)
 
 static void trans_call_indirect(struct trans *t, const struct x86_insn *insn)
 {
+	if (t->window) {
+		branch_address(t, insn);
+		quick_call(t);
+		return;
+	}
 	flags_clobber(t); /* now: it uses H_TMP, where the target may be */
 	unsigned target = branch_operand(t, insn);
 	if (t->mode == MODE_64)
 		check_canonical(t, target);
 	asm_store_gs(&t->e, 8, target, VCPU_OFF(temp));
 	regs_flush(t);
-	push_return(t);
+	trans_push_return(t);
 	regs_fixed(t);
 	asm_load_gs(&t->e, stack_bytes(t), H_ADDR, VCPU_OFF(temp));
 	jump_indirect(t, next_key(t), (int32_t) - (int)stack_bytes(t));

@@ -242,13 +242,33 @@ static void cold_window(struct trans *t, const struct cold *c)
 	asm_patch32(asm_jmp(&t->e), c->resume);
 }
 
+static void cold_entry(struct trans *t, const struct cold *c)
+{
+	t->b->entry_saved = code_rx(t->eng, t->e.p);
+	t->flags = FLAGS_SAVED;
+	flags_need(t);
+	asm_patch32(asm_jmp(&t->e), c->resume);
+}
+
+static void take_back_rcx(struct trans *t)
+{
+	t->lent = LENT(RCX, H_TMP);
+	map_here(t);
+	asm_mov(&t->e, RCX, H_TMP);
+	t->lent = 0;
+}
+
 static void emit_cold(struct trans *t)
 {
 	for (unsigned i = 0; i < t->colds; i++) {
 		struct cold c = t->cold[i];
-		asm_patch32(c.from, t->e.p);
+		if (c.from)
+			asm_patch32(c.from, t->e.p);
 		t->off = c.off;
 		t->flags = c.flags;
+		regs_fixed(t);
+		if (c.rcx_in_tmp)
+			take_back_rcx(t);
 		map_here(t); /* a host that is virtualized in software may fault at any instruction */
 		switch (c.kind) {
 		case COLD_MISS:
@@ -272,10 +292,22 @@ static void emit_cold(struct trans *t)
 		case COLD_SHARE:
 			cold_share(t, &c);
 			break;
+		case COLD_ENTRY:
+			cold_entry(t, &c);
+			break;
+		case COLD_JUMP:
+			cold_save(t, &c);
+			cold_emit_jump(t, &c);
+			break;
+		case COLD_CALL:
+			cold_save(t, &c);
+			cold_emit_call(t, &c);
+			break;
 		case COLD_FAR:
 			cold_emit_far(t, &c);
 			break;
 		case COLD_UNLINKED:
+			cold_save(t, &c);
 			cold_emit_unlinked(t, &c);
 			break;
 		}
@@ -292,13 +324,13 @@ static bool may_fault(const struct x86_insn *insn)
 /*
  * Where the flags should be when the block is entered: what its first instruction that cares wants. Of the two entries,
  * the other one moves the flags first. FLAGS_BOTH: they are overwritten before anything can see them, so either place
- * will do. Where nothing decides, it is where they are for who comes first, as they likely are for most.
+ * will do. Where nothing decides, it is where they likely are: jumps of code with windows leave them in the host's.
  */
 static enum flags_at flags_wanted(const struct trans *t, unsigned n)
 {
 	if (t->b->tail_page)
 		return FLAGS_SAVED;
-	enum flags_at arrive = t->window && t->v->arrives_in_host ? FLAGS_HOST : FLAGS_SAVED;
+	enum flags_at arrive = t->window ? FLAGS_HOST : FLAGS_SAVED;
 	bool faults = false;
 	for (unsigned i = 0; i < n; i++) {
 		const struct x86_insn *insn = &t->insns[i];
@@ -316,10 +348,30 @@ static enum flags_at flags_wanted(const struct trans *t, unsigned n)
 	return arrive;
 }
 
+/* Where jumps by the quick table come in: H_ADDR has the linear address. */
+static void emit_entry_indirect(struct trans *t)
+{
+	t->b->entry_indirect = code_rx(t->eng, t->e.p);
+	t->flags = FLAGS_HOST;
+	t->arriving = true;
+	map_here(t);
+	asm_lea(&t->e, 8, H_ADDR, H_ADDR, -1, 1, -(int32_t)t->b->off);
+	asm_store_gs(&t->e, 8, H_ADDR, VCPU_OFF(vpage));
+	t->arriving = false;
+}
+
 static void emit_entry(struct trans *t, enum flags_at wanted)
 {
 	struct block *b = t->b;
+	if (t->window)
+		emit_entry_indirect(t);
 	const uint8_t *first = code_rx(t->eng, t->e.p);
+	if (t->window && wanted == FLAGS_HOST) {
+		map_here(t);
+		b->entry_host = first;
+		cold_add(t, COLD_ENTRY, NULL)->resume = t->e.p;
+		return;
+	}
 	t->flags = wanted == FLAGS_SAVED ? FLAGS_HOST : FLAGS_SAVED;
 	map_here(t); /* the first fetch from a host page may fault as well, on a host that is virtualized in software */
 	if (wanted == FLAGS_BOTH) {
@@ -380,7 +432,7 @@ struct block *translate_block(struct tr_vcpu *v, const struct code_source *src, 
 	t->mmu = key_mmu(key);
 	t->window = key & KEY_WINDOW;
 	t->key = key;
-	t->shadow = t->ended = false;
+	t->shadow = t->ended = t->arriving = false;
 	t->quiet_poll = NULL;
 	t->lent = 0;
 	t->regs = (struct regs){0};

@@ -8,6 +8,7 @@
 
 #include "arch/x86/emulate.h"
 #include "engine/engine.h"
+#include "engine/translate/quick.h"
 #include "engine/translate/window.h"
 
 #include <stdatomic.h>
@@ -96,6 +97,7 @@ struct tr_vcpu {
 
 	struct tlb_entry tlb[MMU_MODES][TLB_ENTRIES];
 	struct jc_entry jc[JC_MODES][JC_ENTRIES];
+	struct quick quick;
 
 	/* C only. */
 	struct itlb_entry itlb[MMU_MODES][ITLB_ENTRIES];
@@ -136,7 +138,6 @@ struct tr_vcpu {
 	struct tr_link *want_link; /* to be linked when its target has been made, unless the cache is flushed first */
 	uint64_t link_flushes;
 	uint64_t tsc_translated, tsc_translator;
-	bool arrives_in_host; /* the jump that asks for a block has the flags in the host's */
 	struct engine_stats stats;
 	_Alignas(64) uint8_t image[X86_XSAVE_SIZE]; /* light_xstate's copy of what is to be restored */
 	unsigned trace_next;

@@ -1,0 +1,121 @@
+/* Jumps to other pages by the quick tables (quick.h): the guest's flags are where they were. */
+#include "engine/translate/trans.h"
+
+/* RCX is in H_TMP while it is something to be tested. */
+static void lend_rcx(struct trans *t)
+{
+	asm_mov(&t->e, H_TMP, RCX);
+	t->lent = LENT(RCX, H_TMP);
+	map_here(t);
+}
+
+static void return_rcx(struct trans *t)
+{
+	asm_mov(&t->e, RCX, H_TMP);
+	t->lent = 0;
+	map_here(t);
+}
+
+static uint8_t *poll(struct trans *t)
+{
+	asm_load_gs(&t->e, 8, RCX, VCPU_OFF(run_on));
+	return asm_jrcxz(&t->e);
+}
+
+/* On if RCX is 0; else, and from `out`, to the cold code that this returns. */
+static struct cold *on_if_zero(struct trans *t, enum cold_kind kind, uint8_t *out)
+{
+	uint8_t *on = asm_jrcxz(&t->e);
+	if (out)
+		asm_patch8(out, t->e.p);
+	struct cold *c = cold_add(t, kind, asm_jmp(&t->e));
+	c->rcx_in_tmp = true;
+	asm_patch8(on, t->e.p);
+	return c;
+}
+
+/* H_DELTA = the index, doubled, of the entry for the linear address in H_ADDR. Uses H_TMP. */
+static struct cold *find(struct trans *t, enum cold_kind kind)
+{
+	struct emit *e = &t->e;
+	lend_rcx(t);
+	uint8_t *out = poll(t);
+	asm_rr(e, 0x0fb7, 4, H_DELTA, H_ADDR);
+	asm_lea(e, 8, H_DELTA, H_DELTA, H_DELTA, 1, 0);
+	asm_load_gs_index(e, RCX, H_DELTA, VCPU_OFF(quick.jump[0].minus));
+	asm_lea(e, 8, RCX, RCX, H_ADDR, 1, 0);
+	struct cold *c = on_if_zero(t, kind, out);
+	return_rcx(t);
+	return c;
+}
+_Static_assert(sizeof(struct quick_jump) == 16 && QUICK_BITS == 16, "find's index");
+
+void quick_jump(struct trans *t, int32_t undo)
+{
+	find(t, COLD_JUMP)->target = undo;
+	asm_jmp_gs_index(&t->e, H_DELTA, VCPU_OFF(quick.jump[0].host));
+	t->ended = true;
+}
+
+void cold_emit_jump(struct trans *t, const struct cold *c)
+{
+	asm_store_gs(&t->e, 8, H_ADDR, VCPU_OFF(tlb_va));
+	asm_mov_imm(&t->e, R11, (uint64_t)(uint32_t)c->target << 16 | c->off);
+	asm_mov_imm(&t->e, R9, (uint64_t)(uintptr_t)light_jump);
+	jmp_glue(t, t->eng->glue_call);
+}
+
+/* The target is looked up first, so that nothing is pushed if there is none. */
+void quick_call(struct trans *t)
+{
+	uint8_t *retry = t->e.p;
+	find(t, COLD_CALL)->resume = retry;
+	asm_load_gs_index(&t->e, H_DELTA, H_DELTA, VCPU_OFF(quick.jump[0].host));
+	asm_store_gs(&t->e, 8, H_DELTA, VCPU_OFF(next_pc));
+	regs_release(t, H_DELTA);
+	trans_push_return(t);
+	asm_jmp_gs(&t->e, -1, VCPU_OFF(next_pc));
+	t->ended = true;
+}
+
+void cold_emit_call(struct trans *t, const struct cold *c)
+{
+	struct call_target *call = code_alloc(t->eng, sizeof(*call));
+	asm_store_gs(&t->e, 8, H_ADDR, VCPU_OFF(tlb_va));
+	asm_mov_imm(&t->e, R11, (uint64_t)(uintptr_t)call);
+	asm_mov_imm(&t->e, R9, (uint64_t)(uintptr_t)light_target);
+	jmp_glue(t, t->eng->glue_call);
+	*call = (struct call_target){.resume = code_rx(t->eng, t->e.p), .off = c->off};
+	if (c->flags != FLAGS_SAVED) {
+		t->flags = FLAGS_SAVED;
+		flags_need(t);
+	}
+	asm_patch32(asm_jmp(&t->e), c->resume);
+}
+
+/* H_TMP has RCX: the page must be the one that the link was made to. */
+void quick_linked(struct trans *t, int64_t target, uint32_t key, int32_t undo)
+{
+	struct emit *e = &t->e;
+	struct tr_link *link = link_far(t, target, key, undo);
+	link->quick = true;
+	lend_rcx(t);
+	uint8_t *out = target <= t->off ? poll(t) : NULL;
+	mem_page_address(t, H_ADDR, target & (int64_t)PAGE_MASK);
+	asm_rorx(e, H_DELTA, H_ADDR, PAGE_SHIFT);
+	asm_rr(e, 0x0fb7, 4, H_DELTA, H_DELTA);
+	link->page_imm = mov_patchable(t, RCX, QUICK_TAG_NONE);
+	asm_load_gs_index(e, H_DELTA, H_DELTA, VCPU_OFF(quick.page));
+	asm_lea(e, 8, RCX, RCX, H_ADDR, 1, 0);
+	asm_lea(e, 8, RCX, RCX, H_DELTA, 1, 0);
+	struct cold *c = on_if_zero(t, COLD_UNLINKED, out);
+	c->target = target;
+	c->link = link;
+	return_rcx(t);
+	asm_store_gs(e, 8, H_ADDR, VCPU_OFF(vpage));
+	link->rel32 = asm_jmp_patchable(e);
+	c = cold_add(t, COLD_UNLINKED, link->rel32);
+	c->target = target;
+	c->link = link;
+	t->ended = true;
+}
