@@ -1,4 +1,4 @@
-/* The loop of a network's thread: waking it costs a system call only when it has not been woken already. */
+/* The loop of a network's thread: waking it costs a system call only when it sleeps and has not been woken already. */
 #include "host/net_loop.h"
 
 #include "host/internal.h"
@@ -29,7 +29,7 @@ void net_loop_wake(struct net_loop *loop)
 {
 	uint64_t one = 1;
 
-	if (!atomic_exchange(&loop->woken, true))
+	if (!atomic_exchange(&loop->woken, true) && atomic_load(&loop->asleep))
 		(void)!write(loop->event, &one, sizeof(one));
 }
 
@@ -54,21 +54,56 @@ bool net_loop_turn(struct net_loop *loop, struct host_net_turn *turn)
 	return true;
 }
 
-void net_loop_wait(struct net_loop *loop, struct pollfd *poll, unsigned n, uint64_t when)
+/* Returns how many are ready, not counting poll[0]. wait: in ns, or HOST_NET_NEVER. */
+static unsigned look(struct pollfd *poll, unsigned n, uint64_t wait)
 {
-	struct timespec ts = {0, 0};
-	uint64_t now = when == HOST_NET_NEVER || !when ? 0 : host_now_ns(), count;
+	const struct timespec ts = {(time_t)(wait / 1000000000), (long)(wait % 1000000000)};
+	int ready = ppoll(poll, n, wait == HOST_NET_NEVER ? NULL : &ts, NULL);
 
-	poll[0] = (struct pollfd){.fd = loop->event, .events = POLLIN};
-	if (when > now) {
-		ts.tv_sec = (time_t)((when - now) / 1000000000);
-		ts.tv_nsec = (long)((when - now) % 1000000000);
+	/* A signal, or no memory for the moment: nothing is ready. */
+	for (unsigned i = 0; ready < 0 && i < n; i++)
+		poll[i].revents = 0;
+	return ready > 0 ? (unsigned)ready - !!poll[0].revents : 0;
+}
+
+/*
+ * Between requests and answers a sleep is as short as what it takes to wake a thread on another of the host's
+ * processors. So after a sleep shorter than this the thread looks for a while before the next, and gives way to who
+ * needs the processor.
+ */
+#define LINGER_MAX_NS 50000u
+
+static bool linger(struct net_loop *loop, struct pollfd *poll, unsigned n, uint64_t from, uint64_t wait)
+{
+	while (host_now_ns() - from < MIN(loop->linger, wait)) {
+		if (look(poll, n, 0) || atomic_load(&loop->woken))
+			return true;
+		host_yield();
 	}
-	if (ppoll(poll, n, when == HOST_NET_NEVER ? NULL : &ts, NULL) < 0) {
-		/* A signal, or no memory for the moment: nothing is ready. */
-		for (unsigned i = 0; i < n; i++)
-			poll[i].revents = 0;
-	}
+	return false;
+}
+
+static void sleep_until(struct net_loop *loop, struct pollfd *poll, unsigned n, uint64_t wait)
+{
+	uint64_t count;
+
+	atomic_store(&loop->asleep, true);
+	look(poll, n, atomic_load(&loop->woken) ? 0 : wait);
+	atomic_store(&loop->asleep, false);
 	if (poll[0].revents)
 		(void)!read(loop->event, &count, sizeof(count));
+}
+
+void net_loop_wait(struct net_loop *loop, struct pollfd *poll, unsigned n, uint64_t when)
+{
+	uint64_t from = host_now_ns(), wait = when == HOST_NET_NEVER ? when : when > from ? when - from : 0;
+
+	poll[0] = (struct pollfd){.fd = loop->event, .events = POLLIN};
+	if (!wait) {
+		look(poll, n, 0);
+		return;
+	}
+	if (!linger(loop, poll, n, from, wait))
+		sleep_until(loop, poll, n, wait);
+	loop->linger = host_now_ns() - from <= LINGER_MAX_NS ? LINGER_MAX_NS : 0;
 }

@@ -9,8 +9,10 @@
 #include <stdatomic.h>
 
 struct net_loop {
-	int event; /* eventfd: makes the loop turn */
-	_Atomic bool woken, quit;
+	int event;          /* eventfd: ends the sleep of the loop */
+	_Atomic bool woken; /* it is to turn; who sets it then reads `asleep`, the thread sets `asleep` and then reads it */
+	_Atomic bool asleep, quit;
+	uint64_t linger; /* ns that the thread looks for something to do before it sleeps */
 	bool started;
 	struct host_thread thread;
 	const struct host_net_client *client;

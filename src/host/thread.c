@@ -4,12 +4,16 @@
 #include "host/host.h"
 
 #include <errno.h>
+#include <linux/futex.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <time.h>
+#include <unistd.h>
 
 #define NAME_MAX_LEN 15 /* of a thread, prctl(2) */
 #define TIMER_SLACK_NS 1000
@@ -79,6 +83,23 @@ void host_cond_signal(struct host_cond *c)
 void host_cond_broadcast(struct host_cond *c)
 {
 	ENSURE(!pthread_cond_broadcast(&c->c));
+}
+
+void host_word_wait(_Atomic unsigned *word, unsigned value)
+{
+	/* EAGAIN: the word has changed. EINTR: who waits looks again. */
+	if (syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, value, NULL, NULL, 0))
+		ENSURE(errno == EAGAIN || errno == EINTR);
+}
+
+void host_word_wake(_Atomic unsigned *word)
+{
+	ENSURE(syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0) >= 0);
+}
+
+void host_yield(void)
+{
+	sched_yield();
 }
 
 /* Writers first: a stream of readers (virtual CPUs at their devices) must not starve a region that comes or goes. */

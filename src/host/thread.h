@@ -32,6 +32,15 @@ bool host_cond_wait_until(struct host_cond *c, struct host_mutex *m, uint64_t de
 void host_cond_signal(struct host_cond *c);
 void host_cond_broadcast(struct host_cond *c);
 
+/*
+ * Sleeps while *word is `value`; may return before. Who changes the word wakes afterwards, at most one. Of a change and
+ * a wait at the same time, the wait sees the change or gets the wake-up.
+ */
+void host_word_wait(_Atomic unsigned *word, unsigned value);
+void host_word_wake(_Atomic unsigned *word);
+/* Lets another thread run that waits for this processor of the host, if there is one. */
+void host_yield(void);
+
 void host_rwlock_init(struct host_rwlock *l);
 void host_rwlock_destroy(struct host_rwlock *l);
 void host_rdlock(struct host_rwlock *l);

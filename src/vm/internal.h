@@ -51,13 +51,10 @@ struct vcpu {
 	/*
 	 * Who asks sets `requests` and then reads `place`; the processor's thread sets `place` and then reads
 	 * `requests`. Both are sequentially consistent, so one of the two sees the other's: no request is lost, and
-	 * only a processor that runs guest code is kicked, only one asleep is woken.
+	 * only a processor that runs guest code is kicked, only one asleep is woken. It sleeps on the word `requests`.
 	 */
 	_Atomic unsigned requests;
 	_Atomic enum vcpu_place place;
-	struct host_mutex lock; /* a leaf; asleep is on `wake` under it */
-	struct host_cond wake;
-
 	/* The processor's own thread only (and who holds the VM paused). */
 	_Atomic bool wait_sipi;  /* an application processor before its start-up IPI; others may look */
 	bool nmi;                /* taken from the APIC, not delivered yet */
@@ -67,6 +64,7 @@ struct vcpu {
 	struct measure measure;
 	struct pv pv;
 	unsigned deferred; /* times that the read at hand has waited for an interrupt */
+	uint64_t linger;   /* ns that it looks for a request before it sleeps */
 
 	_Atomic uint64_t interrupts, time_halted; /* asleep or parked, in ns */
 	_Atomic uint64_t time_held;               /* by the limit, in ns: what a guest calls stolen */
@@ -109,7 +107,7 @@ struct vm {
 
 	/*
 	 * For what follows. Devices may hold their own lock when they take it (power-off, reset); under it only
-	 * vcpu.lock and the clock's are taken.
+	 * the clock's is taken.
 	 */
 	struct host_mutex lock;
 	struct host_cond changed;

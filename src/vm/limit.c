@@ -24,12 +24,15 @@ void vcpu_wait_held(struct vcpu *v)
 {
 	uint64_t from = host_now_ns();
 
-	host_lock(&v->lock);
 	atomic_store(&v->place, PLACE_ASLEEP);
-	while (held(v->vm) && !(atomic_load(&v->requests) & (REQ_STOP | REQ_PAUSE)))
-		host_cond_wait(&v->wake, &v->lock);
+	for (;;) {
+		/* REQ_HELD says that `held` has changed: it is taken back before the look at that. */
+		unsigned requests = atomic_fetch_and(&v->requests, ~(unsigned)REQ_HELD) & ~(unsigned)REQ_HELD;
+		if (!held(v->vm) || (requests & (REQ_STOP | REQ_PAUSE)))
+			break;
+		host_word_wait(&v->requests, requests);
+	}
 	atomic_store(&v->place, PLACE_MONITOR);
-	host_unlock(&v->lock);
 	atomic_fetch_add_explicit(&v->time_held, host_now_ns() - from, memory_order_relaxed);
 }
 
@@ -49,10 +52,7 @@ static void let_go(struct vm *vm)
 {
 	atomic_store(&vm->limit.held, false);
 	for (unsigned i = 0; i < vm->threads; i++) {
-		struct vcpu *v = &vm->vcpu[i];
-		host_lock(&v->lock);
-		host_cond_signal(&v->wake);
-		host_unlock(&v->lock);
+		vcpu_request(&vm->vcpu[i], REQ_HELD);
 	}
 }
 

@@ -12,8 +12,6 @@ bool vcpu_create(struct vm *vm, unsigned index, struct error *err)
 
 	v->vm = vm;
 	v->index = index;
-	host_mutex_init(&v->lock);
-	host_cond_init(&v->wake);
 	v->engine = vm->ops->vcpu_create(vm->engine, index, &v->cpu, err);
 	if (!v->engine)
 		return false;
@@ -30,8 +28,6 @@ void vcpu_destroy(struct vcpu *v)
 		return;
 	if (v->engine)
 		v->vm->ops->vcpu_destroy(v->engine);
-	host_cond_destroy(&v->wake);
-	host_mutex_destroy(&v->lock);
 }
 
 void vcpu_request(struct vcpu *v, unsigned request)
@@ -42,9 +38,7 @@ void vcpu_request(struct vcpu *v, unsigned request)
 		v->vm->ops->kick(v->engine);
 		break;
 	case PLACE_ASLEEP:
-		host_lock(&v->lock);
-		host_cond_signal(&v->wake);
-		host_unlock(&v->lock);
+		host_word_wake(&v->requests);
 		break;
 	case PLACE_MONITOR:
 		break;
@@ -221,17 +215,48 @@ static void count_idle(struct vcpu *v, uint64_t from)
 	atomic_fetch_add_explicit(&v->time_halted, host_now_ns() - from, memory_order_relaxed);
 }
 
+/*
+ * Waking a thread on another of the host's processors takes tens of microseconds, of both. So a processor that was
+ * halted for less than that the last time looks for requests itself for a while, and gives way to who needs the host's
+ * processor. One that sleeps longer, as in an idle guest, does not look at all.
+ */
+#define LINGER_FIRST_NS 10000u
+#define LINGER_MAX_NS 50000u
+#define LINGER_LOOKS 32
+
+static bool linger(struct vcpu *v, uint64_t from)
+{
+	while (host_now_ns() - from < v->linger) {
+		for (unsigned i = 0; i < LINGER_LOOKS; i++) {
+			if (atomic_load_explicit(&v->requests, memory_order_relaxed))
+				return true;
+			__builtin_ia32_pause();
+		}
+		host_yield();
+	}
+	return false;
+}
+
+static void set_linger(struct vcpu *v, uint64_t slept)
+{
+	if (slept > LINGER_MAX_NS)
+		v->linger = 0;
+	else if (slept > v->linger)
+		v->linger = v->linger ? MIN(2 * v->linger, (uint64_t)LINGER_MAX_NS) : LINGER_FIRST_NS;
+}
+
 static void vcpu_sleep(struct vcpu *v)
 {
 	uint64_t from = host_now_ns();
 
 	pv_asleep(v);
-	host_lock(&v->lock);
-	atomic_store(&v->place, PLACE_ASLEEP);
-	while (!atomic_load(&v->requests))
-		host_cond_wait(&v->wake, &v->lock);
-	atomic_store(&v->place, PLACE_MONITOR);
-	host_unlock(&v->lock);
+	if (!linger(v, from)) {
+		atomic_store(&v->place, PLACE_ASLEEP);
+		while (!atomic_load(&v->requests))
+			host_word_wait(&v->requests, 0);
+		atomic_store(&v->place, PLACE_MONITOR);
+	}
+	set_linger(v, host_now_ns() - from);
 	count_idle(v, from);
 	pv_awake(v);
 }
@@ -248,7 +273,7 @@ static void park(struct vcpu *v)
 static bool vcpu_service(struct vcpu *v)
 {
 	for (;;) {
-		unsigned requests = atomic_exchange(&v->requests, 0);
+		unsigned requests = atomic_exchange(&v->requests, 0) & ~(unsigned)REQ_HELD;
 		if (requests & REQ_STOP)
 			return false;
 		if (requests & REQ_PAUSE) {
@@ -256,7 +281,7 @@ static bool vcpu_service(struct vcpu *v)
 			continue;
 		}
 		if (vcpu_is_held(v)) {
-			atomic_fetch_or(&v->requests, requests & ~REQ_HELD);
+			atomic_fetch_or(&v->requests, requests);
 			vcpu_wait_held(v);
 			continue;
 		}
