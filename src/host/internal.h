@@ -10,6 +10,13 @@
 int host_fail(void);
 int host_fail_with(int error);
 
+#define HUGE_PAGE MiB(2)
+/*
+ * A file without a name, of size 0 yet, for memory to be shared in large pages (after madvise: MADV_HUGEPAGE), or -1.
+ * Not after host_confine.
+ */
+int host_huge_file(void);
+
 /* Repeats a system call that a signal interrupted. */
 #define RETRY_EINTR(call)                                      \
 	({                                                     \

@@ -5,8 +5,6 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#define HUGE_PAGE MiB(2)
-
 #ifndef MADV_POPULATE_READ
 #define MADV_POPULATE_READ 22
 #define MADV_POPULATE_WRITE 23
@@ -79,9 +77,22 @@ void host_memory_free(void *p, uint64_t size)
 		ENSURE(!munmap(p, align_up(size, PAGE_SIZE)));
 }
 
+static void *map_huge(size_t size)
+{
+	int fd = size >= HUGE_PAGE ? host_huge_file() : -1;
+	void *p = MAP_FAILED;
+
+	if (fd < 0)
+		return p;
+	if (!RETRY_EINTR(ftruncate(fd, (off_t)size)))
+		p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
+	close(fd);
+	return p;
+}
+
 /*
- * Shared anonymous memory, and the same once more: mremap of length 0 (mremap(2)). Unlike two mappings of a memfd it is
- * anonymous to perf(1), which then looks for names of what is in it.
+ * Shared memory, in large pages where that can be had, and the same once more: mremap of length 0 (mremap(2)). Unlike
+ * two mappings of a memfd it is anonymous to perf(1), which then looks for names of what is in it.
  */
 bool host_code_alloc(struct host_code *code, size_t size)
 {
@@ -89,10 +100,15 @@ bool host_code_alloc(struct host_code *code, size_t size)
 	if (!size || align_up(size, PAGE_SIZE) < size)
 		return !host_fail_with(size ? ENOMEM : EINVAL);
 	size = align_up(size, PAGE_SIZE);
-	void *rw = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	void *rw = map_huge(size);
+	if (rw == MAP_FAILED)
+		rw = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (rw == MAP_FAILED)
 		return !host_fail();
-	host_memory_hide(rw, size); /* the second mapping takes it on */
+	/* The second mapping takes both on. */
+	host_memory_hide(rw, size);
+	if (size >= HUGE_PAGE)
+		madvise(rw, size, MADV_HUGEPAGE);
 	void *rx = mremap(rw, 0, size, MREMAP_MAYMOVE);
 	*code = (struct host_code){.rw = rw, .rx = rx, .size = size};
 	if (rx != MAP_FAILED && !mprotect(rx, size, PROT_READ | PROT_EXEC))

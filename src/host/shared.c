@@ -13,7 +13,9 @@ bool host_shared_alloc(struct host_shared *mem, uint64_t size)
 	if (!size || align_up(size, PAGE_SIZE) < size)
 		return !host_fail_with(size ? ENOMEM : EINVAL);
 	size = align_up(size, PAGE_SIZE);
-	int fd = memfd_create("doppel-memory", MFD_CLOEXEC);
+	int fd = size >= HUGE_PAGE ? host_huge_file() : -1;
+	if (fd < 0)
+		fd = memfd_create("doppel-memory", MFD_CLOEXEC);
 	if (fd < 0)
 		return !host_fail();
 	void *p = MAP_FAILED;
@@ -24,6 +26,7 @@ bool host_shared_alloc(struct host_shared *mem, uint64_t size)
 		close(fd);
 		return false;
 	}
+	madvise(p, size, MADV_HUGEPAGE); /* a wish */
 	*mem = (struct host_shared){.at = p, .size = size, .fd = fd};
 	return true;
 }

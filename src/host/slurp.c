@@ -10,7 +10,6 @@
 #include <unistd.h>
 
 #define FIRST 65536u
-#define HUGE_PAGE MiB(2)
 
 struct slurp {
 	int fd;
