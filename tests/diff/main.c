@@ -66,6 +66,16 @@ static bool host_refused(const struct diff_case *c, const struct diff_result *wa
 	return want->vector == X86_UD && got->vector != X86_UD && !x86_canonical(c->in.gpr[RSP]);
 }
 
+/* Such a host may also emulate where there was no need, when it was interrupted: then it answers otherwise the next time. */
+static bool host_wavers(const struct diff_case *c, const struct diff_result *want)
+{
+	static struct diff_result again;
+	char why[300];
+
+	backend_native.run(c, &again);
+	return !compare_results(c, want, &again, false, why, sizeof(why));
+}
+
 static void run_case(const struct diff_case *c, const struct backend *b, struct tally *t, const struct options *o)
 {
 	static struct diff_result want, got;
@@ -83,7 +93,7 @@ static void run_case(const struct diff_case *c, const struct backend *b, struct 
 		t->by_mnemonic[c->insn.mnemonic]++;
 	if (compare_results(c, &want, &got, b->loose, why, sizeof(why)))
 		return;
-	if (host_refused(c, &want, &got)) {
+	if (host_refused(c, &want, &got) || host_wavers(c, &want)) {
 		t->refused++;
 		return;
 	}
@@ -174,7 +184,7 @@ static bool run_mode(const struct options *o, const struct backend *b, enum x86_
 	printf("  %" PRIu64 " cases in %d-bit mode, %" PRIu64 " of them faulted, %u encodings\n", t.run, bits,
 	       t.faulted, all.count);
 	if (t.refused)
-		printf("  %" PRIu64 " cases without a canonical stack pointer were refused by the host\n", t.refused);
+		printf("  %" PRIu64 " cases were refused by the host, or answered in two ways\n", t.refused);
 	if (!o->blocks && !o->facts && !o->only)
 		report_reach(&all, &t, mode);
 	if (!t.failed)

@@ -167,6 +167,21 @@ void asm_shift_imm(struct emit *e, enum shift op, unsigned size, unsigned reg, u
 	emit8(e, count);
 }
 
+/* VEX.LZ.F2.0F38.W1 F7 /r */
+void asm_shrx(struct emit *e, unsigned dst, unsigned src, unsigned count)
+{
+	emit8(e, 0xc4);
+	emit8(e, (uint8_t)((dst < 8) << 7 | 1 << 6 | (src < 8) << 5 | 2));
+	emit8(e, (uint8_t)(0x80 | (~count & 15) << 3 | 3));
+	emit8(e, 0xf7);
+	emit8(e, (uint8_t)(0xc0 | (dst & 7) << 3 | (src & 7)));
+}
+
+void asm_not(struct emit *e, unsigned reg)
+{
+	asm_rr(e, 0xf7, 8, 2, reg);
+}
+
 void asm_jmp_gs(struct emit *e, int base, int32_t off)
 {
 	asm_rm(e, 0xff, 4, 4, true, base, off);

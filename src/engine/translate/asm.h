@@ -50,6 +50,8 @@ void asm_jmp_gs_index(struct emit *e, unsigned index, int32_t off); /* jmp qword
 /* mov reg, gs:[index * 8 + off] */
 void asm_load_gs_index(struct emit *e, unsigned reg, unsigned index, int32_t off);
 void asm_rorx(struct emit *e, unsigned dst, unsigned src, uint8_t count); /* 64 bits wide; BMI2 */
+void asm_shrx(struct emit *e, unsigned dst, unsigned src, unsigned count); /* likewise */
+void asm_not(struct emit *e, unsigned reg);                                  /* 64 bits wide */
 /* Jumps whose target is filled in later; they return where the rel32 is. */
 uint8_t *asm_jcc(struct emit *e, enum cc cc);
 uint8_t *asm_jmp(struct emit *e);

@@ -76,9 +76,12 @@ struct insn_map {
 	bool flags_in_host : 1;
 	bool arriving : 1; /* from an indirect jump: vpage is still to be set, from H_ADDR */
 	uint8_t dirty : 3; /* guest registers R9, R10, R11 that the host's of the same number have, and memory has not */
+	uint8_t moved : 2; /* MOVED_*: these have host addresses, by the deltas in H_ADDR and H_DELTA */
 	uint8_t lent; /* LENT(register, holder): a host register has something else for now, and another its value; 0:
 			 none */
 };
+#define MOVED_RSI 1 /* by H_ADDR */
+#define MOVED_RDI 2 /* by H_DELTA */
 #define LENT(reg, holder) ((uint8_t)((holder) << 4 | (reg)))
 
 /* A block's host code: what runs in a row, and what is seldom run and lies elsewhere, out of the caches' way. */

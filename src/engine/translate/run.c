@@ -194,6 +194,10 @@ bool run_claim_fault(struct host_fault_context *ctx)
 		v->vpage = ctx->gpr[H_ADDR] & PAGE_MASK;
 	v->rip_off = m->off;
 	v->exit_code = TRX_STEP;
+	if (m->moved & MOVED_RSI)
+		ctx->gpr[RSI] -= ctx->gpr[H_ADDR];
+	if (m->moved & MOVED_RDI)
+		ctx->gpr[RDI] -= ctx->gpr[H_DELTA];
 	if (m->lent)
 		ctx->gpr[m->lent & 15] = ctx->gpr[m->lent >> 4];
 	leave_from(v, ctx, (unsigned)m->dirty << R9);

@@ -246,7 +246,8 @@ void tlb_mode_changed(struct x86_cpu *cpu)
 {
 	struct tr_vcpu *v = vcpu_of(cpu);
 	uint32_t key = mode_key(cpu);
-	if ((key & (KEY_USER | KEY_MODE | KEY_SLOW)) == (KEY_USER | MODE_64) && window_enter(v))
+	if ((key & (KEY_USER | KEY_MODE | KEY_SLOW)) == (KEY_USER | MODE_64) && !(cpu->rflags & FL_DF) &&
+	    window_enter(v))
 		key |= KEY_WINDOW;
 	if (key == v->key)
 		return;

@@ -28,6 +28,7 @@ enum cold_kind {
 	COLD_ENTRY,
 	COLD_JUMP,
 	COLD_CALL,
+	COLD_STRING,
 	COLD_WINDOW,
 	COLD_STEP
 };
@@ -35,6 +36,7 @@ enum cold_kind {
 struct cold {
 	uint8_t kind;
 	uint8_t flags;             /* enum flags_at on arrival */
+	uint8_t flags_after;       /* COLD_STRING: at resume */
 	bool rcx_in_tmp;           /* RCX has to be taken back from H_TMP */
 	bool rdx_in_delta;         /* COLD_STEP: RDX has to be taken back from H_DELTA */
 	uint16_t off;              /* COLD_MISS, COLD_POLL: of the instruction */
@@ -44,6 +46,7 @@ struct cold {
 	uint8_t *resume;           /* COLD_MISS, COLD_TAIL, COLD_SHARE, COLD_WINDOW, COLD_CALL, COLD_ENTRY */
 	struct tr_link *link;      /* COLD_LINK, COLD_UNLINKED */
 	const struct share *share; /* COLD_SHARE */
+	const struct x86_insn *insn; /* COLD_STRING */
 	uint8_t base;              /* COLD_SHARE: the guest register */
 	bool slow;                 /* COLD_SHARE: as MISS_SLOW */
 };
@@ -75,6 +78,7 @@ struct trans {
 	bool ended;                  /* the block has its last jump */
 	uint8_t lent;                /* of insn_map, from here on */
 	bool arriving;               /* likewise */
+	uint8_t moved;               /* likewise */
 	struct regs regs;
 	uint8_t *quiet_poll;         /* rel8 of a poll_quiet whose landing is still to be placed */
 	unsigned colds, maps, count; /* count: of insns */
@@ -153,10 +157,13 @@ struct host_mem mem_operand(struct trans *t, const struct x86_insn *insn);
 /* RSP + disp, in registers that are pinned. */
 struct host_mem mem_stack(struct trans *t, int32_t disp, bool write, uint8_t avoid);
 /* trans_window.c: the same through windows. The operand's registers are pinned until the end of the instruction. */
+/* `delta` = host address - linear address in the region of host register `reg`; what is not to be accessed there faults. */
+void window_delta(struct trans *t, unsigned delta, unsigned reg);
 struct host_mem window_operand(struct trans *t, const struct x86_insn *insn, uint8_t avoid);
 struct host_mem window_stack(struct trans *t, int32_t disp, uint8_t avoid);
 struct host_mem window_fixed(struct trans *t); /* at the linear address in H_ADDR. Uses H_DELTA */
 struct host_mem window_flat(struct trans *t, const struct x86_insn *insn); /* [H_ADDR]; all else is in memory */
+bool window_string(struct trans *t, const struct x86_insn *insn); /* trans_string.c; false: to be left to a helper */
 bool window_plain(struct trans *t, const struct x86_insn *insn); /* false: to be done with fixed registers */
 void mem_op(struct trans *t, unsigned op, unsigned size, unsigned reg, const struct host_mem *m); /* op reg, [m] */
 void trans_plain(struct trans *t, const struct x86_insn *insn);
@@ -188,6 +195,7 @@ void cold_emit_unlinked(struct trans *t, const struct cold *c);
 
 /* trans_system.c */
 void trans_call(struct trans *t, const struct x86_insn *insn); /* CLS_SYSTEM, or one left to x86_emulate_general */
+void cold_emit_string(struct trans *t, const struct cold *c);
 void trans_step(struct trans *t); /* ends the block by leaving for the slow path at the instruction at hand */
 void exit_code(struct trans *t, enum tr_exit code, uint16_t off);
 

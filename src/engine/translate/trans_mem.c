@@ -6,7 +6,8 @@ void map_here(struct trans *t)
 {
 	size_t host = (size_t)(t->e.p - t->start);
 	ENSURE(host <= UINT16_MAX && t->maps < MAP_MAX);
-	t->map[t->maps++] = (struct insn_map){(uint16_t)host, t->off, t->flags == FLAGS_HOST, t->arriving, regs_dirty(t), t->lent};
+	t->map[t->maps++] = (struct insn_map){(uint16_t)host, t->off, t->flags == FLAGS_HOST, t->arriving, regs_dirty(t), t->moved,
+						t->lent};
 }
 
 void mem_page_address(struct trans *t, unsigned reg, int64_t off)

@@ -67,6 +67,21 @@ static uint64_t helper_for(const struct x86_insn *insn)
 	return insn->cls == CLS_SYSTEM ? (uint64_t)(uintptr_t)light_system : (uint64_t)(uintptr_t)light_general;
 }
 
+/* The helper for it, and back with flags where the block has them. */
+void cold_emit_string(struct trans *t, const struct cold *c)
+{
+	struct call_insn *call = code_alloc(t->eng, sizeof(*call));
+	asm_mov_imm(&t->e, R11, (uint64_t)(uintptr_t)call);
+	asm_mov_imm(&t->e, R9, (uint64_t)(uintptr_t)light_general);
+	jmp_glue(t, t->eng->glue_call);
+	*call = (struct call_insn){.insn = *c->insn, .off = c->off, .resume = code_rx(t->eng, t->e.p)};
+	if (c->flags_after != FLAGS_SAVED) {
+		t->flags = FLAGS_SAVED;
+		flags_need(t);
+	}
+	asm_patch32(asm_jmp(&t->e), c->resume);
+}
+
 void trans_call(struct trans *t, const struct x86_insn *insn)
 {
 	bool system = insn->cls == CLS_SYSTEM, end = ends_block(insn) || insn->cls == CLS_BRANCH;

@@ -2,9 +2,7 @@
 #include "engine/translate/rewrite.h"
 #include "engine/translate/trans.h"
 
-/* `delta` = host address - linear address in the region of host register `reg`. No check: what is not to be accessed
- * faults. */
-static void region_delta(struct trans *t, unsigned delta, unsigned reg)
+void window_delta(struct trans *t, unsigned delta, unsigned reg)
 {
 	asm_rorx(&t->e, delta, reg, REGION_SHIFT);
 	asm_rr(&t->e, 0x0fb6, 4, delta, delta);
@@ -13,7 +11,7 @@ static void region_delta(struct trans *t, unsigned delta, unsigned reg)
 
 struct host_mem window_fixed(struct trans *t)
 {
-	region_delta(t, H_DELTA, H_ADDR);
+	window_delta(t, H_DELTA, H_ADDR);
 	return (struct host_mem){H_ADDR, H_DELTA, 0};
 }
 
@@ -25,7 +23,7 @@ static struct host_mem based(struct trans *t, const struct share *s, unsigned ba
 		delta = regs_slot(t, (unsigned)s->slot, avoid);
 	} else {
 		delta = regs_scratch(t, avoid);
-		region_delta(t, delta, host);
+		window_delta(t, delta, host);
 		if (s->slot >= 0)
 			regs_slot_made(t, (unsigned)s->slot, delta);
 	}
@@ -81,7 +79,7 @@ struct host_mem window_operand(struct trans *t, const struct x86_insn *insn, uin
 	if (insn->seg == SEG_FS || insn->seg == SEG_GS)
 		add_segment(t, addr, insn->seg, avoid);
 	unsigned delta = regs_scratch(t, avoid);
-	region_delta(t, delta, addr);
+	window_delta(t, delta, addr);
 	return (struct host_mem){(uint8_t)addr, (int8_t)delta, 0};
 }
 

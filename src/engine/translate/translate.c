@@ -70,6 +70,15 @@ static bool writes_code_segment(const struct trans *t, const struct x86_insn *in
 	return t->mode != MODE_64 && (insn->flags & INSN_MEM) && insn->seg == SEG_CS && insn->mem_write;
 }
 
+/* A hint, which has no effect on what the guest can see. */
+static bool is_prefetch(const struct x86_insn *insn)
+{
+	return insn->mnemonic == ZYDIS_MNEMONIC_PREFETCH || insn->mnemonic == ZYDIS_MNEMONIC_PREFETCHW ||
+	       insn->mnemonic == ZYDIS_MNEMONIC_PREFETCHWT1 || insn->mnemonic == ZYDIS_MNEMONIC_PREFETCHNTA ||
+	       insn->mnemonic == ZYDIS_MNEMONIC_PREFETCHT0 || insn->mnemonic == ZYDIS_MNEMONIC_PREFETCHT1 ||
+	       insn->mnemonic == ZYDIS_MNEMONIC_PREFETCHT2;
+}
+
 static void trans_insn(struct trans *t, const struct x86_insn *insn)
 {
 	if (t->eng->step_only || gated(t, insn) || writes_code_segment(t, insn)) {
@@ -93,9 +102,12 @@ static void trans_insn(struct trans *t, const struct x86_insn *insn)
 			trans_call(t, insn);
 		return;
 	case CLS_STRING:
-		trans_call(t, insn);
+		if (!t->window || !window_string(t, insn))
+			trans_call(t, insn);
 		return;
 	case CLS_SPECIAL:
+		if (is_prefetch(insn))
+			return;
 		if ((insn->flags & INSN_BITOFF) && trans_bit_string(t, insn))
 			return;
 		if (step_is_general(insn) || light_xstate_knows(insn)) {
@@ -295,6 +307,10 @@ static void emit_cold(struct trans *t)
 		case COLD_ENTRY:
 			cold_entry(t, &c);
 			break;
+		case COLD_STRING:
+			cold_save(t, &c);
+			cold_emit_string(t, &c);
+			break;
 		case COLD_JUMP:
 			cold_save(t, &c);
 			cold_emit_jump(t, &c);
@@ -434,7 +450,7 @@ struct block *translate_block(struct tr_vcpu *v, const struct code_source *src, 
 	t->key = key;
 	t->shadow = t->ended = t->arriving = false;
 	t->quiet_poll = NULL;
-	t->lent = 0;
+	t->lent = t->moved = 0;
 	t->regs = (struct regs){0};
 	t->off = off;
 	t->colds = 0;
