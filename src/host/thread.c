@@ -2,10 +2,12 @@
 #include "host/thread.h"
 
 #include "host/host.h"
+#include "host/internal.h"
 
 #include <errno.h>
 #include <linux/futex.h>
 #include <sched.h>
+#include <semaphore.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -17,7 +19,7 @@
 
 #define NAME_MAX_LEN 15 /* of a thread, prctl(2) */
 #define TIMER_SLACK_NS 1000
-#define ALL_PATIENCE_MS 10000
+#define ALL_PATIENCE_S 10
 
 void host_mutex_init(struct host_mutex *m)
 {
@@ -147,7 +149,7 @@ static struct {
 		lock; /* held while a thread is started: it is in the list, or what it came from had its turn */
 	struct running *first;
 	void (*fn)(void);
-	_Atomic unsigned done;
+	sem_t done;
 } all = {.lock = {PTHREAD_MUTEX_INITIALIZER}};
 
 static void list_add(struct running *r)
@@ -254,7 +256,7 @@ static void on_all(int sig)
 	int error = errno;
 
 	all.fn();
-	atomic_fetch_add(&all.done, 1);
+	sem_post(&all.done);
 	errno = error;
 }
 
@@ -262,17 +264,20 @@ static void on_all(int sig)
 static bool ask_all(void)
 {
 	struct sigaction sa = {.sa_handler = on_all, .sa_flags = SA_RESTART | SA_ONSTACK}, before;
-	unsigned asked = 0;
+	unsigned asked = 0, done = 0;
+	struct timespec end;
 
-	atomic_store(&all.done, 0);
+	ENSURE(!sem_init(&all.done, 0, 0));
 	sigfillset(&sa.sa_mask);
 	sigaction(SIGSYS, &sa, &before);
 	for (struct running *r = all.first; r; r = r->next)
 		asked += !pthread_kill(r->t, SIGSYS);
-	for (unsigned i = 0; i < ALL_PATIENCE_MS && atomic_load(&all.done) < asked; i++)
-		host_sleep_ns(1000000);
+	ENSURE(!clock_gettime(CLOCK_MONOTONIC, &end));
+	end.tv_sec += ALL_PATIENCE_S;
+	while (done < asked && !RETRY_EINTR(sem_clockwait(&all.done, CLOCK_MONOTONIC, &end)))
+		done++;
 	sigaction(SIGSYS, &before, NULL);
-	return atomic_load(&all.done) == asked;
+	return done == asked;
 }
 
 bool host_thread_all(void (*fn)(void))

@@ -123,16 +123,32 @@ static bool host_rdseed_broken(void)
 	return vendor_is_amd() && bits(r[EAX], 11, 8) + bits(r[EAX], 27, 20) == 0x1a;
 }
 
-static uint64_t choose_features(void)
+/* Those of the table that the host has. Each leaf is asked for once: a host that is virtual itself takes long. */
+static uint64_t host_features(void)
 {
+	uint32_t leaf = UINT32_MAX, subleaf = 0, r[4] = {0};
 	uint64_t set = 0;
 
 	for (unsigned i = 0; i < ARRAY_LEN(features); i++) {
 		const struct feature *f = &features[i];
 
-		if (f->soft || host_bit(f->leaf, f->subleaf, f->reg, f->bit))
+		if (!f->soft && (f->leaf != leaf || f->subleaf != subleaf)) {
+			leaf = f->leaf;
+			subleaf = f->subleaf;
+			r[EAX] = r[EBX] = r[ECX] = r[EDX] = 0;
+			if (host_max_leaf(leaf))
+				host_cpuid(leaf, subleaf, r);
+		}
+		if (f->soft || r[f->reg] >> f->bit & 1)
 			set |= BIT(f->feature);
 	}
+	return set;
+}
+
+static uint64_t choose_features(void)
+{
+	uint64_t set = host_features();
+
 	if (host_rdseed_broken())
 		set &= ~BIT(FEAT_RDSEED);
 	if (!host_avx_enabled())

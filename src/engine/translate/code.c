@@ -19,7 +19,7 @@ struct arena_chunk {
 
 void *code_alloc(struct tr_engine *eng, size_t size)
 {
-	size = align_up(size, 16);
+	size = align_up(size, 8);
 	ENSURE(size <= ARENA_ROOM);
 	if (!eng->arena || eng->arena->used + size > ARENA_ROOM) {
 		struct arena_chunk *c = host_memory_alloc(ARENA_CHUNK);
@@ -51,6 +51,8 @@ bool code_init(struct tr_engine *eng, uint64_t size, struct error *err)
 				 (unsigned long long)(size >> 20), host_error_text());
 	eng->cold_start = eng->code.rw + eng->code.size / 100 * HOT_PERCENT;
 	eng->emit = (struct emit){eng->code.rw, eng->cold_start};
+	eng->populated = eng->code.rw;
+	eng->populated_cold = eng->cold_start;
 	eng->cold = (struct emit){eng->cold_start, eng->code.rw + eng->code.size};
 	glue_emit(eng);
 	while ((uintptr_t)eng->emit.p & 15)
@@ -68,16 +70,21 @@ bool code_init(struct tr_engine *eng, uint64_t size, struct error *err)
 	return true;
 }
 
+/* The page holds no translated code any more: it can be written freely. */
+static void page_release(struct tr_engine *eng, struct code_page *page)
+{
+	atomic_store(&eng->mem->code[page->index], 0);
+	atomic_store(&eng->page[page->index], NULL);
+	*page->link = page->next;
+	if (page->next)
+		page->next->link = page->link;
+	free(page);
+}
+
 static void free_pages(struct tr_engine *eng)
 {
-	for (uint64_t i = 0; eng->page && i < eng->mem->pages; i++) {
-		struct code_page *page = atomic_load(&eng->page[i]);
-		if (!page)
-			continue;
-		atomic_store(&eng->mem->code[i], 0);
-		atomic_store(&eng->page[i], NULL);
-		free(page);
-	}
+	while (eng->pages)
+		page_release(eng, eng->pages);
 }
 
 void code_destroy(struct tr_engine *eng)
@@ -191,6 +198,11 @@ static struct code_page *page_get(struct tr_engine *eng, uint64_t gpa)
 	ENSURE(page);
 	page->gpa = gpa;
 	page->index = index;
+	page->next = eng->pages;
+	page->link = &eng->pages;
+	if (page->next)
+		page->next->link = &page->next;
+	eng->pages = page;
 	atomic_store(&eng->mem->code[index], 1);
 	atomic_thread_fence(memory_order_seq_cst);
 	tlb_protect(eng, gpa);
@@ -201,11 +213,15 @@ static struct code_page *page_get(struct tr_engine *eng, uint64_t gpa)
 /* To ask the host for code memory in pieces is several times cheaper than a page fault for each page and view. */
 #define POPULATE_CHUNK KiB(256)
 
-static void populate(struct tr_engine *eng)
+static void populate(struct tr_engine *eng, const struct emit *e, uint8_t **populated)
 {
-	size_t end = MIN((size_t)(eng->emit.p - eng->code.rw) + BLOCK_HOST_MAX, eng->code.size);
-	for (; eng->populated < end; eng->populated += POPULATE_CHUNK)
-		host_code_populate(&eng->code, eng->populated, MIN(POPULATE_CHUNK, eng->code.size - eng->populated));
+	const uint8_t *end = e->p + MIN(BLOCK_HOST_MAX, emit_room(e));
+	while (*populated < end) {
+		uint8_t *next = MIN(*populated + POPULATE_CHUNK, e->end);
+		size_t from = align_down((size_t)(*populated - eng->code.rw), PAGE_SIZE);
+		host_code_populate(&eng->code, from, align_up((size_t)(next - eng->code.rw), PAGE_SIZE) - from);
+		*populated = next;
+	}
 }
 
 static void make(struct tr_vcpu *v, uint64_t gpa, uint64_t tail, uint16_t off, uint32_t key)
@@ -220,7 +236,8 @@ static void make(struct tr_vcpu *v, uint64_t gpa, uint64_t tail, uint16_t off, u
 		src.tail_bytes = guest_memory_ptr(eng->mem, tail, PAGE_SIZE, false);
 	}
 	uint64_t t0 = __builtin_ia32_rdtsc();
-	populate(eng);
+	populate(eng, &eng->emit, &eng->populated);
+	populate(eng, &eng->cold, &eng->populated_cold);
 	struct block *b = translate_block(v, &src, off, key);
 	v->tsc_translator += __builtin_ia32_rdtsc() - t0;
 	if (unlikely(eng->profile))
@@ -343,8 +360,6 @@ static void tail_remove(struct block *b)
 	b->tail_page->blocks--;
 }
 
-static void page_release(struct tr_engine *eng, struct code_page *page);
-
 static void drop(struct tr_engine *eng, struct block *b)
 {
 	bucket_remove(b->page, b);
@@ -384,14 +399,6 @@ static unsigned drop_range(struct tr_engine *eng, struct code_page *page, unsign
 		n++;
 	}
 	return n;
-}
-
-/* The page holds no translated code any more: it can be written freely. */
-static void page_release(struct tr_engine *eng, struct code_page *page)
-{
-	atomic_store(&eng->mem->code[page->index], 0);
-	atomic_store(&eng->page[page->index], NULL);
-	free(page);
 }
 
 /* So many writes beside its code, and a page counts as data that once was code. */

@@ -99,12 +99,12 @@ struct block {
 	uint16_t off, len; /* guest bytes covered, within the page */
 	bool dead;
 	uint8_t insns;
+	uint8_t tail_len; /* in tail_page */
 	struct block_part part[PARTS];
 	const uint8_t *entry_host, *entry_saved; /* with the guest's flags in the host's; in saved_flags */
 	const uint8_t *entry_indirect; /* with windows: flags in the host's, the linear address in H_ADDR */
 	struct code_page *tail_page; /* where its one instruction ends, when that crosses a page; else NULL */
 	struct block *tail_next;     /* in tail_page->tails */
-	uint8_t tail_len;
 	struct tr_link *incoming;
 	struct tr_link *links;
 };
@@ -114,6 +114,7 @@ struct block {
 struct code_page {
 	uint64_t gpa;
 	uint64_t index;        /* in guest_memory.code */
+	struct code_page *next, **link; /* in tr_engine.pages */
 	unsigned blocks;       /* that begin here, or end here */
 	struct block *tails;   /* that end here */
 	unsigned stray_writes; /* to the page, but to no translated byte */
@@ -129,11 +130,12 @@ struct tr_engine {
 	/* The code cache; `lock` guards all of it and every change to blocks. */
 	struct host_mutex lock;
 	struct host_code code;
-	size_t populated;    /* of it, from its start */
+	uint8_t *populated, *populated_cold; /* how far the host has been asked for it, writable view */
 	uint8_t *code_start; /* after the glue, writable view */
 	uint8_t *cold_start;
 	struct emit emit, cold; /* for the two parts of blocks */
 	struct code_page *_Atomic *page; /* by guest_memory_page_index */
+	struct code_page *pages;         /* all there are */
 	struct block **sorted;           /* live and dead blocks by host address, of either part */
 	_Atomic unsigned blocks; /* of them; a host fault looks them up without the lock, while others may be added */
 	unsigned blocks_max;

@@ -142,8 +142,7 @@ static void close_written(struct plan *p, const struct x86_insn *insn)
 
 void share_plan(const struct x86_insn *insn, unsigned n, bool window, struct share_insn *out)
 {
-	static _Thread_local struct plan plan; /* too large for a stack */
-	struct plan *p = &plan;
+	struct plan plan, *p = &plan;
 	p->slots = 0;
 	p->window = window;
 	for (unsigned r = 0; r < X86_GPRS; r++)

@@ -437,8 +437,7 @@ static void finish_part(struct trans *t, unsigned n)
 struct block *translate_block(struct tr_vcpu *v, const struct code_source *src, uint16_t off, uint32_t key)
 {
 	struct tr_engine *eng = v->engine;
-	static _Thread_local struct trans scratch; /* too large for a stack; nothing in it outlives this call */
-	struct trans *t = &scratch;
+	struct trans scratch, *t = &scratch; /* on the stack: what is in thread-local memory, each thread's start clears */
 	struct block *b = code_alloc(eng, sizeof(*b));
 
 	t->eng = eng;
