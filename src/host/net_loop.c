@@ -66,24 +66,15 @@ static unsigned look(struct pollfd *poll, unsigned n, uint64_t wait)
 	return ready > 0 ? (unsigned)ready - !!poll[0].revents : 0;
 }
 
-/*
- * Between requests and answers a sleep is as short as what it takes to wake a thread on another of the host's
- * processors. So after a sleep shorter than this the thread looks for a while before the next, and gives way to who
- * needs the processor.
- */
-#define LINGER_MAX_NS 50000u
-
-static bool linger(struct net_loop *loop, struct pollfd *poll, unsigned n, uint64_t from, uint64_t wait)
+static bool linger(struct net_loop *loop, struct pollfd *poll, unsigned n)
 {
-	while (host_now_ns() - from < MIN(loop->linger, wait)) {
+	while (host_linger(&loop->linger))
 		if (look(poll, n, 0) || atomic_load(&loop->woken))
 			return true;
-		host_yield();
-	}
 	return false;
 }
 
-static void sleep_until(struct net_loop *loop, struct pollfd *poll, unsigned n, uint64_t wait)
+static void sleep_for(struct net_loop *loop, struct pollfd *poll, unsigned n, uint64_t wait)
 {
 	uint64_t count;
 
@@ -96,14 +87,16 @@ static void sleep_until(struct net_loop *loop, struct pollfd *poll, unsigned n, 
 
 void net_loop_wait(struct net_loop *loop, struct pollfd *poll, unsigned n, uint64_t when)
 {
-	uint64_t from = host_now_ns(), wait = when == HOST_NET_NEVER ? when : when > from ? when - from : 0;
+	uint64_t now = when == HOST_NET_NEVER || !when ? 0 : host_now_ns();
+	uint64_t wait = when == HOST_NET_NEVER ? when : when > now ? when - now : 0;
 
 	poll[0] = (struct pollfd){.fd = loop->event, .events = POLLIN};
 	if (!wait) {
 		look(poll, n, 0);
 		return;
 	}
-	if (!linger(loop, poll, n, from, wait))
-		sleep_until(loop, poll, n, wait);
-	loop->linger = host_now_ns() - from <= LINGER_MAX_NS ? LINGER_MAX_NS : 0;
+	host_linger_begin(&loop->linger);
+	if (wait < HOST_LINGER_NS || !linger(loop, poll, n))
+		sleep_for(loop, poll, n, wait);
+	host_linger_end(&loop->linger);
 }

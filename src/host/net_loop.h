@@ -12,7 +12,7 @@ struct net_loop {
 	int event;          /* eventfd: ends the sleep of the loop */
 	_Atomic bool woken; /* it is to turn; who sets it then reads `asleep`, the thread sets `asleep` and then reads it */
 	_Atomic bool asleep, quit;
-	uint64_t linger; /* ns that the thread looks for something to do before it sleeps */
+	struct host_linger linger;
 	bool started;
 	struct host_thread thread;
 	const struct host_net_client *client;

@@ -99,9 +99,34 @@ void host_word_wake(_Atomic unsigned *word)
 	ENSURE(syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0) >= 0);
 }
 
-void host_yield(void)
+/* A turn of someone else's; a call that finds nobody takes a microsecond. For so many times as long none is given. */
+#define YIELD_LONG_NS 20000u
+#define REST_FACTOR 50u
+
+void host_linger_begin(struct host_linger *l)
 {
+	l->from = host_now_ns();
+}
+
+bool host_linger(struct host_linger *l)
+{
+	uint64_t now = host_now_ns(), after;
+
+	if (now - l->from >= l->window || now < l->rest_until)
+		return false;
 	sched_yield();
+	after = host_now_ns();
+	if (after - now > YIELD_LONG_NS)
+		l->rest_until = after + REST_FACTOR * (after - now);
+	return true;
+}
+
+uint64_t host_linger_end(struct host_linger *l)
+{
+	uint64_t took = host_now_ns() - l->from;
+
+	l->window = took <= HOST_LINGER_NS ? HOST_LINGER_NS : 0;
+	return took;
 }
 
 /* Writers first: a stream of readers (virtual CPUs at their devices) must not starve a region that comes or goes. */

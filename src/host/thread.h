@@ -38,8 +38,22 @@ void host_cond_broadcast(struct host_cond *c);
  */
 void host_word_wait(_Atomic unsigned *word, unsigned value);
 void host_word_wake(_Atomic unsigned *word);
-/* Lets another thread run that waits for this processor of the host, if there is one. */
-void host_yield(void);
+
+/*
+ * Before a sleep that ends by another thread. To wake a thread on another of the host's processors takes ten
+ * microseconds and more, of both. So a thread whose last sleep was about that short first looks for a while itself for
+ * what it waits for, and between two looks lets others have the processor. Where they take it for long, sleeping is
+ * better: who is woken has it back at once. A thread that sleeps for longer, as in an idle guest, does not look at all.
+ */
+#define HOST_LINGER_NS 50000u
+struct host_linger {
+	uint64_t from, window, rest_until;
+};
+void host_linger_begin(struct host_linger *l);
+/* Whether to look (again) before the sleep. */
+bool host_linger(struct host_linger *l);
+/* What was waited for is there. Returns how long it took, in ns. */
+uint64_t host_linger_end(struct host_linger *l);
 
 void host_rwlock_init(struct host_rwlock *l);
 void host_rwlock_destroy(struct host_rwlock *l);

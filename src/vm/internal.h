@@ -64,7 +64,7 @@ struct vcpu {
 	struct measure measure;
 	struct pv pv;
 	unsigned deferred; /* times that the read at hand has waited for an interrupt */
-	uint64_t linger;   /* ns that it looks for a request before it sleeps */
+	struct host_linger linger;
 
 	_Atomic uint64_t interrupts, time_halted; /* asleep or parked, in ns */
 	_Atomic uint64_t time_held;               /* by the limit, in ns: what a guest calls stolen */

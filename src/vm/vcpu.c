@@ -210,54 +210,38 @@ bool vcpu_interrupt_first(struct vcpu *v, uint64_t tsc)
 	return true;
 }
 
-static void count_idle(struct vcpu *v, uint64_t from)
+static void count_idle(struct vcpu *v, uint64_t ns)
 {
-	atomic_fetch_add_explicit(&v->time_halted, host_now_ns() - from, memory_order_relaxed);
+	atomic_fetch_add_explicit(&v->time_halted, ns, memory_order_relaxed);
 }
 
-/*
- * Waking a thread on another of the host's processors takes tens of microseconds, of both. So a processor that was
- * halted for less than that the last time looks for requests itself for a while, and gives way to who needs the host's
- * processor. One that sleeps longer, as in an idle guest, does not look at all.
- */
-#define LINGER_FIRST_NS 10000u
-#define LINGER_MAX_NS 50000u
-#define LINGER_LOOKS 32
+#define LOOKS 32
 
-static bool linger(struct vcpu *v, uint64_t from)
+static bool is_requested(const struct vcpu *v)
 {
-	while (host_now_ns() - from < v->linger) {
-		for (unsigned i = 0; i < LINGER_LOOKS; i++) {
-			if (atomic_load_explicit(&v->requests, memory_order_relaxed))
-				return true;
-			__builtin_ia32_pause();
-		}
-		host_yield();
+	for (unsigned i = 0; i < LOOKS; i++) {
+		if (atomic_load_explicit(&v->requests, memory_order_relaxed))
+			return true;
+		__builtin_ia32_pause();
 	}
 	return false;
 }
 
-static void set_linger(struct vcpu *v, uint64_t slept)
-{
-	if (slept > LINGER_MAX_NS)
-		v->linger = 0;
-	else if (slept > v->linger)
-		v->linger = v->linger ? MIN(2 * v->linger, (uint64_t)LINGER_MAX_NS) : LINGER_FIRST_NS;
-}
-
 static void vcpu_sleep(struct vcpu *v)
 {
-	uint64_t from = host_now_ns();
+	bool requested = false;
 
 	pv_asleep(v);
-	if (!linger(v, from)) {
+	host_linger_begin(&v->linger);
+	while (!requested && host_linger(&v->linger))
+		requested = is_requested(v);
+	if (!requested) {
 		atomic_store(&v->place, PLACE_ASLEEP);
 		while (!atomic_load(&v->requests))
 			host_word_wait(&v->requests, 0);
 		atomic_store(&v->place, PLACE_MONITOR);
 	}
-	set_linger(v, host_now_ns() - from);
-	count_idle(v, from);
+	count_idle(v, host_linger_end(&v->linger));
 	pv_awake(v);
 }
 
@@ -266,7 +250,7 @@ static void park(struct vcpu *v)
 	uint64_t from = host_now_ns();
 
 	vm_park(v->vm);
-	count_idle(v, from);
+	count_idle(v, host_now_ns() - from);
 }
 
 /* Whatever is to be done before guest code runs on; sleeps while there is none to run. False: the VM has ended. */
