@@ -422,9 +422,25 @@ static void begin_part(struct trans *t, struct emit e)
 	t->maps = 0;
 }
 
+static bool same_insn(const struct insn_map *a, const struct insn_map *b)
+{
+	return !memcmp(&a->off, &b->off, sizeof(*a) - offsetof(struct insn_map, off)); /* all but where */
+}
+
+/* What says the same as what is before it is left out: about a third. */
+static void compact_map(struct trans *t)
+{
+	unsigned n = 0;
+	for (unsigned i = 0; i < t->maps; i++)
+		if (!n || !same_insn(&t->map[i], &t->map[n - 1]))
+			t->map[n++] = t->map[i];
+	t->maps = n;
+}
+
 static void finish_part(struct trans *t, unsigned n)
 {
 	struct block_part *part = &t->b->part[n];
+	compact_map(t);
 	size_t size = sizeof(*part->map) * t->maps;
 	ENSURE(!t->maps || t->map[0].host == 0);
 	part->start = code_rx(t->eng, t->start);
