@@ -215,6 +215,7 @@ static inline void emit_store16(struct trans *t, unsigned reg, int32_t off)
 /* Loads guest register `reg` into `scratch` if it lives in memory; returns the host register that has it. */
 static inline unsigned guest_reg(struct trans *t, unsigned reg, unsigned scratch)
 {
+	ENSURE(regs_empty(t));
 	if (!spilled(reg))
 		return reg;
 	asm_load_gs(&t->e, 8, scratch, (int32_t)reg * 8);

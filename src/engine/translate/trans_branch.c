@@ -119,6 +119,7 @@ void jump_indirect(struct trans *t, uint32_t key, int32_t undo)
 /* H_ADDR = a place relative to this page's linear address, whatever that is when it runs. */
 static void far_address(struct trans *t, int64_t target)
 {
+	ENSURE(regs_empty(t));
 	asm_load_gs(&t->e, 8, H_ADDR, VCPU_OFF(vpage));
 	if (t->mode == MODE_64 && target == (int32_t)target) {
 		asm_lea(&t->e, 8, H_ADDR, H_ADDR, -1, 1, (int32_t)target);
@@ -343,8 +344,10 @@ static void trans_call_direct(struct trans *t, const struct x86_insn *insn)
 /* The operand of an indirect CALL or JMP, in `reg` of the host or a scratch one. Memory: in H_TMP. */
 static unsigned branch_operand(struct trans *t, const struct x86_insn *insn)
 {
-	if (!(insn->flags & INSN_MEM))
+	if (!(insn->flags & INSN_MEM)) {
+		regs_fixed(t);
 		return guest_reg(t, insn->rm, H_TMP);
+	}
 	struct host_mem m = mem_operand(t, insn);
 	mem_op(t, 0x8b, stack_bytes(t), H_TMP, &m);
 	return H_TMP;
@@ -353,8 +356,9 @@ static unsigned branch_operand(struct trans *t, const struct x86_insn *insn)
 /* The same in H_ADDR; H_DELTA and H_TMP are free. */
 static void branch_address(struct trans *t, const struct x86_insn *insn)
 {
-	asm_rr(&t->e, 0x8b, stack_bytes(t), H_ADDR, branch_operand(t, insn));
+	unsigned operand = branch_operand(t, insn);
 	regs_fixed(t);
+	asm_rr(&t->e, 0x8b, stack_bytes(t), H_ADDR, operand);
 }
 
 static void trans_jmp_indirect(struct trans *t, const struct x86_insn *insn)

@@ -71,6 +71,7 @@ static void check_segment(struct trans *t, unsigned seg)
 
 void mem_address(struct trans *t, const struct x86_insn *insn, bool segment)
 {
+	ENSURE(regs_empty(t));
 	effective_address(t, insn);
 	if (!segment || (insn->seg != SEG_FS && insn->seg != SEG_GS))
 		return;

@@ -38,6 +38,7 @@ static struct cold *on_if_zero(struct trans *t, enum cold_kind kind, uint8_t *ou
 static struct cold *find(struct trans *t, enum cold_kind kind)
 {
 	struct emit *e = &t->e;
+	ENSURE(regs_empty(t));
 	lend_rcx(t);
 	uint8_t *out = poll(t);
 	asm_rr(e, 0x0fb7, 4, H_DELTA, H_ADDR);
@@ -97,6 +98,7 @@ void cold_emit_call(struct trans *t, const struct cold *c)
 void quick_linked(struct trans *t, int64_t target, uint32_t key, int32_t undo)
 {
 	struct emit *e = &t->e;
+	ENSURE(regs_empty(t));
 	struct tr_link *link = link_far(t, target, key, undo);
 	link->quick = true;
 	lend_rcx(t);
