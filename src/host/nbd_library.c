@@ -13,7 +13,7 @@ static void load(void)
 	void *library = dlopen("libnbd.so.0", RTLD_NOW | RTLD_LOCAL);
 
 	why = library ? NULL : "libnbd.so.0 cannot be loaded: install libnbd0";
-#define FIND(name) \
+#define FIND(name)                                                                          \
 	if (!why && !(libnbd.name = (__typeof__(libnbd.name))dlsym(library, "nbd_" #name))) \
 		why = "libnbd.so.0 has no nbd_" #name ": install a newer libnbd0";
 	LIBNBD_FUNCTIONS(FIND)

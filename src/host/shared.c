@@ -14,7 +14,8 @@ bool host_shared_alloc(struct host_shared *mem, uint64_t size)
 		return !host_fail_with(size ? ENOMEM : EINVAL);
 	size = align_up(size, PAGE_SIZE);
 	int fd = size >= HUGE_PAGE ? host_huge_file() : -1;
-	if (fd < 0)
+	bool huge = fd >= 0;
+	if (!huge)
 		fd = memfd_create("doppel-memory", MFD_CLOEXEC);
 	if (fd < 0)
 		return !host_fail();
@@ -27,7 +28,7 @@ bool host_shared_alloc(struct host_shared *mem, uint64_t size)
 		return false;
 	}
 	madvise(p, size, MADV_HUGEPAGE); /* a wish */
-	*mem = (struct host_shared){.at = p, .size = size, .fd = fd};
+	*mem = (struct host_shared){.at = p, .size = size, .fd = fd, .huge = huge};
 	return true;
 }
 
@@ -50,10 +51,13 @@ void host_shared_discard(const struct host_shared *mem, uint64_t offset, uint64_
 
 void host_shared_write(const struct host_shared *mem, uint64_t offset, const void *src, uint64_t len)
 {
+	uint64_t first = align_down(offset, PAGE_SIZE);
 	const uint8_t *from = src;
 
+	if (mem->huge)
+		host_shared_populate(mem, first, align_up(offset + len, PAGE_SIZE) - first);
 	while (len) {
-		ssize_t n = RETRY_EINTR(pwrite(mem->fd, from, len, (off_t)offset));
+		ssize_t n = mem->huge ? 0 : RETRY_EINTR(pwrite(mem->fd, from, len, (off_t)offset));
 
 		if (n <= 0) {
 			memcpy(mem->at + offset, from, len);

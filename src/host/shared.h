@@ -12,6 +12,7 @@ struct host_shared {
 	uint8_t *at; /* all of it, readable and writable */
 	uint64_t size;
 	int fd;
+	bool huge; /* in large pages, if the host has any left */
 };
 
 /* Zeroed memory, touched only when used. False: the reason is in host_error_text(). */
@@ -20,8 +21,8 @@ void host_shared_free(struct host_shared *mem);
 /* Gives the pages of [offset, offset + len) back to the host, wherever they are shown; used again, they are zeroes. */
 void host_shared_discard(const struct host_shared *mem, uint64_t offset, uint64_t len);
 /*
- * Copies `len` bytes from `src` to [offset, offset + len). For much, into pages that may not have been used yet: the
- * host finds and fills them without showing each to this process, which it does only to those that are used later.
+ * Copies `len` bytes from `src` to [offset, offset + len). For much, into pages that may not have been used yet: small
+ * ones the host finds and fills without showing each to this process.
  */
 void host_shared_write(const struct host_shared *mem, uint64_t offset, const void *src, uint64_t len);
 /* Makes the host find the pages of [offset, offset + len) now, at once instead of one by one. A wish. General registers

@@ -4,6 +4,9 @@
 #include "host/thread.h"
 #include "unit/unit.h"
 
+#include <stdlib.h>
+#include <string.h>
+
 static struct guest_memory mem;
 
 static void setup(uint64_t size)
@@ -218,3 +221,28 @@ TEST(handshake)
 }
 
 UNIT_MAIN()
+
+/* Much at once goes another way than little, by memory of either kind (large pages or not). */
+TEST(write_much)
+{
+	static const uint64_t sizes[] = {MiB(1), MiB(8)};
+	const uint64_t at = 5000, len = 700001;
+	uint8_t *data = malloc(len);
+
+	REQUIRE(data);
+	for (uint64_t i = 0; i < len; i++)
+		data[i] = (uint8_t)(i * 7 + i / 256);
+	for (unsigned i = 0; i < ARRAY_LEN(sizes); i++) {
+		uint8_t *p;
+
+		setup(sizes[i]);
+		p = guest_memory_ptr(&mem, 0, sizes[i], true);
+		p[at - 1] = p[at + len] = 0xee;
+		CHECK(guest_memory_write(&mem, at, data, len));
+		CHECK(!memcmp(p + at, data, len));
+		CHECK(p[at - 1] == 0xee && p[at + len] == 0xee && !p[at + len + 1]);
+		CHECK(!guest_memory_write(&mem, sizes[i] - len + 1, data, len));
+		guest_memory_destroy(&mem);
+	}
+	free(data);
+}
