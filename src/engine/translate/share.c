@@ -86,7 +86,8 @@ static bool known_move(const struct x86_insn *insn, unsigned reg, int32_t *by)
 		*by = (int32_t)insn->disp;
 		return insn->reg == reg && insn->base == (int)reg && insn->index < 0 && insn->addrsize == 8;
 	}
-	if (!insn->imm_len || !(insn->flags & INSN_RM_GPR) || insn->rm != reg)
+	bool accumulator = insn->map == 0 && (insn->opcode == 0x05 || insn->opcode == 0x2d);
+	if (!insn->imm_len || (accumulator ? reg != RAX : !(insn->flags & INSN_RM_GPR) || insn->rm != reg))
 		return false;
 	*by = insn->mnemonic == ZYDIS_MNEMONIC_SUB ? -(int32_t)insn->imm : (int32_t)insn->imm;
 	return insn->mnemonic == ZYDIS_MNEMONIC_SUB || insn->mnemonic == ZYDIS_MNEMONIC_ADD;
