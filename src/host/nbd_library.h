@@ -37,7 +37,7 @@
 
 /* Its functions, without their prefix. */
 struct libnbd {
-#define FIELD(name) __typeof__(nbd_##name) *name;
+#define FIELD(name) __typeof__(nbd_##name) *(name);
 	LIBNBD_FUNCTIONS(FIELD)
 #undef FIELD
 };

@@ -58,15 +58,15 @@ struct tr_link {
 	struct block *from, *to;
 	struct tr_link *next;  /* in to->incoming */
 	struct tr_link *other; /* in from->links */
-	uint8_t *rel32;       /* of the jump, writable view, within an aligned quadword */
-	uint8_t *stub;        /* where it goes while it is not linked */
-	uint8_t *page_imm; /* 64-bit immediate that tells the target's code page, or none; 8-byte aligned */
-	int32_t undo;      /* what the instruction has added to RSP, to be taken back if its target is not canonical */
-	uint32_t key;      /* of the target */
-	uint16_t off;      /* of the target in its page */
-	uint16_t from_off; /* of the instruction in its own */
+	uint8_t *rel32;        /* of the jump, writable view, within an aligned quadword */
+	uint8_t *stub;         /* where it goes while it is not linked */
+	uint8_t *page_imm;     /* 64-bit immediate that tells the target's code page, or none; 8-byte aligned */
+	int32_t undo;       /* what the instruction has added to RSP, to be taken back if its target is not canonical */
+	uint32_t key;       /* of the target */
+	uint16_t off;       /* of the target in its page */
+	uint16_t from_off;  /* of the instruction in its own */
 	bool flags_in_host; /* the guest's flags are in the host's at this jump, not in saved_flags */
-	bool quick; /* compares by the quick table: the immediate is a quick_tag */
+	bool quick;         /* compares by the quick table: the immediate is a quick_tag */
 };
 
 /* Where an instruction's own host code is, to find the guest's from a host fault. */
@@ -75,7 +75,8 @@ struct insn_map {
 	uint16_t off;  /* of the guest instruction in the page */
 	bool flags_in_host : 1;
 	bool arriving : 1; /* from an indirect jump: vpage is still to be set, from H_ADDR */
-	uint8_t dirty : 3; /* guest registers R9, R10, R11 that the host's of the same number have, and memory has not */
+	uint8_t dirty : 3; /* guest registers R9, R10, R11 that the host's of the same number have, and memory has not
+			    */
 	uint8_t moved : 2; /* MOVED_*: these have host addresses, by the deltas in H_ADDR and H_DELTA */
 	uint8_t lent; /* LENT(register, holder): a host register has something else for now, and another its value; 0:
 			 none */
@@ -102,7 +103,7 @@ struct block {
 	uint8_t tail_len; /* in tail_page */
 	struct block_part part[PARTS];
 	const uint8_t *entry_host, *entry_saved; /* with the guest's flags in the host's; in saved_flags */
-	const uint8_t *entry_indirect; /* with windows: flags in the host's, the linear address in H_ADDR */
+	const uint8_t *entry_indirect;           /* with windows: flags in the host's, the linear address in H_ADDR */
 	struct code_page *tail_page; /* where its one instruction ends, when that crosses a page; else NULL */
 	struct block *tail_next;     /* in tail_page->tails */
 	struct tr_link *incoming;
@@ -113,11 +114,11 @@ struct block {
 
 struct code_page {
 	uint64_t gpa;
-	uint64_t index;        /* in guest_memory.code */
+	uint64_t index;                 /* in guest_memory.code */
 	struct code_page *next, **link; /* in tr_engine.pages */
-	unsigned blocks;       /* that begin here, or end here */
-	struct block *tails;   /* that end here */
-	unsigned stray_writes; /* to the page, but to no translated byte */
+	unsigned blocks;                /* that begin here, or end here */
+	struct block *tails;            /* that end here */
+	unsigned stray_writes;          /* to the page, but to no translated byte */
 	struct block *_Atomic bucket[PAGE_BUCKETS];
 };
 
@@ -131,9 +132,9 @@ struct tr_engine {
 	struct host_mutex lock;
 	struct host_code code;
 	uint8_t *populated, *populated_cold; /* how far the host has been asked for it, writable view */
-	uint8_t *code_start; /* after the glue, writable view */
+	uint8_t *code_start;                 /* after the glue, writable view */
 	uint8_t *cold_start;
-	struct emit emit, cold; /* for the two parts of blocks */
+	struct emit emit, cold;          /* for the two parts of blocks */
 	struct code_page *_Atomic *page; /* by guest_memory_page_index */
 	struct code_page *pages;         /* all there are */
 	struct block **sorted;           /* live and dead blocks by host address, of either part */
