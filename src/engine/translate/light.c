@@ -370,6 +370,7 @@ static uint64_t lookup_quick(struct tr_vcpu *v, uint64_t linear)
 		return 0;
 	quick_jump_fill(v, linear, b);
 	v->vpage = linear & PAGE_MASK;
+	v->stack_delta = v->window_delta[v->cpu.gpr[RSP] >> REGION_SHIFT & (REGION_COUNT - 1)];
 	v->trace[v->trace_next++ % ARRAY_LEN(v->trace)] = linear;
 	return (uint64_t)(uintptr_t)b->entry_saved;
 }

@@ -77,8 +77,7 @@ static void move_stack(struct plan *p, int32_t by)
 	p->group[RSP].moved += by;
 }
 
-/* A write of `reg` that moves it by a known amount: ADD, SUB and LEA with a constant. */
-static bool known_move(const struct x86_insn *insn, unsigned reg, int32_t *by)
+bool share_known_move(const struct x86_insn *insn, unsigned reg, int32_t *by)
 {
 	if (insn->opsize != 8 || (insn->flags & INSN_MEM))
 		return false;
@@ -132,9 +131,9 @@ static void close_written(struct plan *p, const struct x86_insn *insn)
 		if (r == RSP && stack &&
 		    !(insn->mnemonic == ZYDIS_MNEMONIC_POP && (insn->flags & INSN_OPREG_GPR) && insn->opreg == RSP))
 			continue;
-		if (r == RSP && known_move(insn, r, &by))
+		if (r == RSP && share_known_move(insn, r, &by))
 			move_stack(p, by);
-		else if (p->window && known_move(insn, r, &by) && by == (int16_t)by)
+		else if (p->window && share_known_move(insn, r, &by) && by == (int16_t)by)
 			continue;
 		else
 			close_group(p, &p->group[r]);

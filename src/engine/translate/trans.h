@@ -118,6 +118,7 @@ unsigned regs_define(struct trans *t, unsigned reg); /* the same, about to be ov
 void regs_operands(struct trans *t, const struct x86_insn *insn); /* all that its encoding names, but for its address */
 void regs_written(struct trans *t, unsigned gprs);   /* the instruction has been carried out and wrote these */
 unsigned regs_slot(struct trans *t, unsigned slot, uint8_t avoid); /* a register that holds the slot's delta */
+#define SLOT_STACK SHARE_SLOTS /* beside them: the delta of RSP's region, always in stack_delta */
 void regs_slot_made(struct trans *t, unsigned slot, unsigned reg); /* `reg` has got it */
 void regs_slot_done(struct trans *t, unsigned slot);               /* nobody needs it from here on */
 void regs_store(struct trans *t);       /* memory has all of the guest's from here on */
@@ -157,6 +158,9 @@ struct host_mem mem_operand(struct trans *t, const struct x86_insn *insn);
 /* RSP + disp, in registers that are pinned. */
 struct host_mem mem_stack(struct trans *t, int32_t disp, bool write, uint8_t avoid);
 /* trans_window.c: the same through windows. The operand's registers are pinned until the end of the instruction. */
+/* After an instruction that may have moved RSP anywhere. */
+void window_stack_moved(struct trans *t);
+bool moves_stack_far(const struct x86_insn *insn);
 /* `delta` = host address - linear address in the region of host register `reg`; what is not to be accessed there faults. */
 void window_delta(struct trans *t, unsigned delta, unsigned reg);
 struct host_mem window_operand(struct trans *t, const struct x86_insn *insn, uint8_t avoid);

@@ -508,6 +508,8 @@ static void trans_pop(struct trans *t, unsigned reg)
 	mem_op(t, 0x8b, n, regs_define(t, reg), &m);
 	if (reg != RSP)
 		move_stack(t, (int32_t)n);
+	else if (t->window)
+		window_stack_moved(t);
 	regs_written(t, 1u << reg);
 }
 
@@ -522,6 +524,8 @@ static void trans_leave(struct trans *t)
 	mem_op(t, 0x8b, n, H_TMP, &m);
 	asm_lea(&t->e, n, RSP, RBP, -1, 1, (int32_t)n);
 	asm_mov(&t->e, RBP, H_TMP);
+	if (t->window)
+		window_stack_moved(t);
 }
 
 bool trans_stack(struct trans *t, const struct x86_insn *insn)

@@ -354,6 +354,8 @@ void trans_plain(struct trans *t, const struct x86_insn *insn)
 	if (insn->flags & INSN_ADDR_ONLY) {
 		if (insn->mnemonic == ZYDIS_MNEMONIC_LEA)
 			trans_lea(t, insn);
+		if (t->window && moves_stack_far(insn))
+			window_stack_moved(t);
 		return;
 	}
 	if (insn->flags & INSN_MEM) {
@@ -365,4 +367,6 @@ void trans_plain(struct trans *t, const struct x86_insn *insn)
 	}
 	if ((insn->fl_write & FL_ARITH) && !t->ended)
 		t->flags = FLAGS_HOST;
+	if (t->window && !t->ended && moves_stack_far(insn))
+		window_stack_moved(t);
 }

@@ -48,12 +48,17 @@ static unsigned price(struct trans *t, unsigned reg)
 	return 1 + dirty + BLOCK_INSNS - distance(t, reg);
 }
 
+static int32_t slot_offset(unsigned slot)
+{
+	return slot == SLOT_STACK ? VCPU_OFF(stack_delta) : VCPU_OFF(slot) + (int32_t)slot * 8;
+}
+
 static void store(struct trans *t, unsigned reg)
 {
 	uint8_t hold = *hold_of(t, reg);
 	if (!(t->regs.dirty & bit(reg)))
 		return;
-	asm_store_gs(&t->e, 8, reg, hold == HOLD_GUEST ? (int32_t)reg * 8 : VCPU_OFF(slot) + (hold - HOLD_SLOT) * 8);
+	asm_store_gs(&t->e, 8, reg, hold == HOLD_GUEST ? (int32_t)reg * 8 : slot_offset(hold - HOLD_SLOT));
 	t->regs.dirty &= (uint8_t)~bit(reg);
 	if (hold == HOLD_GUEST)
 		map_here(t); /* before anything else comes into the register */
@@ -192,7 +197,7 @@ unsigned regs_slot(struct trans *t, unsigned slot, uint8_t avoid)
 		return move_slot(t, (unsigned)at, avoid);
 	if (at < 0) {
 		at = (int)regs_scratch(t, avoid);
-		asm_load_gs(&t->e, 8, (unsigned)at, VCPU_OFF(slot) + (int32_t)slot * 8);
+		asm_load_gs(&t->e, 8, (unsigned)at, slot_offset(slot));
 		*hold_of(t, (unsigned)at) = hold;
 	}
 	t->regs.pinned |= bit((unsigned)at);

@@ -19,6 +19,8 @@ struct host_mem window_fixed(struct trans *t)
 static struct host_mem based(struct trans *t, const struct share *s, unsigned base, int32_t disp, uint8_t avoid)
 {
 	unsigned host = regs_use(t, base), delta;
+	if (base == RSP)
+		return (struct host_mem){RSP, (int8_t)regs_slot(t, SLOT_STACK, avoid), disp};
 	if (s->slot >= 0 && !s->leader) {
 		delta = regs_slot(t, (unsigned)s->slot, avoid);
 	} else {
@@ -30,6 +32,23 @@ static struct host_mem based(struct trans *t, const struct share *s, unsigned ba
 	if (s->slot >= 0 && s->last)
 		regs_slot_done(t, (unsigned)s->slot);
 	return (struct host_mem){(uint8_t)host, (int8_t)delta, disp};
+}
+
+/* Other than by an amount that is less than a window's margin. */
+bool moves_stack_far(const struct x86_insn *insn)
+{
+	int32_t by;
+	return insn->gpr_write & 1u << RSP && insn->cls == CLS_PLAIN && !share_known_move(insn, RSP, &by);
+}
+
+void window_stack_moved(struct trans *t)
+{
+	regs_slot_done(t, SLOT_STACK);
+	t->regs.pinned = 0;
+	unsigned delta = regs_scratch(t, 0);
+	window_delta(t, delta, RSP);
+	asm_store_gs(&t->e, 8, delta, VCPU_OFF(stack_delta));
+	regs_release(t, delta);
 }
 
 struct host_mem window_stack(struct trans *t, int32_t disp, uint8_t avoid)

@@ -91,6 +91,8 @@ struct tr_vcpu {
 	uint64_t temp;
 	uint64_t slot[VCPU_SLOTS]; /* deltas of shared TLB checks of the running block */
 	uint64_t tlb_va, tlb_delta, next_pc;
+	uint64_t stack_delta; /* user code through windows: window_delta of RSP's region, or of one that RSP has left by
+				 less than a window's margin */
 	uint64_t window_delta[REGION_COUNT]; /* user code through windows: host address - linear address, by region */
 	uint32_t exit_code, rip_off; /* rip_off: page offset of cpu->rip, or RIP_KNOWN when cpu->rip is true already */
 	uint64_t exit_arg;
