@@ -258,20 +258,26 @@ static bool valid(const struct tr_vcpu *v, const struct window_page *p)
 	       (!(p->va & WINDOW_LARGE) || m.page_shift >= LARGE_SHIFT) && (!(p->va & WINDOW_WRITABLE) || m.writable);
 }
 
-/* What is not true any more goes. */
+static void check(struct tr_vcpu *v, struct window_space *s, struct window_page *p, struct run *run)
+{
+	if (!p || valid(v, p))
+		return;
+	run_add(run, host_address(s, p->va & PAGE_MASK), page_size(p));
+	forget(v, s, p);
+}
+
+/* What is not true any more goes, in as few system calls as there are runs: each interrupts the host's other CPUs. */
 static void revalidate(struct tr_vcpu *v, struct window_space *s)
 {
 	uint64_t start = __builtin_ia32_rdtsc();
 	struct run run = {0};
-	for (unsigned i = s->count; i-- > 0;) {
-		struct window_page *p = &s->page[i];
-		if (valid(v, p))
-			continue;
-		run_add(&run, host_address(s, p->va & PAGE_MASK), page_size(p));
-		forget(v, s, p);
-	}
+	for (unsigned i = s->stale ? s->count : 0; i-- > 0;)
+		check(v, s, &s->page[i], &run);
+	for (unsigned i = 0; i < s->pendings; i++)
+		check(v, s, page_of(s, s->pending[i]), &run);
 	run_hide(&run);
 	s->stale = false;
+	s->pendings = 0;
 	charge(v, s, __builtin_ia32_rdtsc() - start);
 }
 
@@ -316,7 +322,7 @@ static bool enter_space(struct tr_vcpu *v, uint64_t cr3)
 	if (!s)
 		return false;
 	s->used = ++w->entries;
-	if (s->stale)
+	if (s->stale || s->pendings)
 		revalidate(v, s);
 	if (w->faulted)
 		show_faulted(v, s);
@@ -327,7 +333,8 @@ bool window_enter(struct tr_vcpu *v)
 {
 	struct windows *w = &v->windows;
 	uint64_t cr3 = space_of(&v->cpu);
-	if (likely(w->now ? w->now->cr3 == cr3 && !w->now->stale && !w->faulted : w->absent_cr3 == cr3 || !w->entries))
+	if (likely(w->now ? w->now->cr3 == cr3 && !w->now->stale && !w->now->pendings && !w->faulted
+			  : w->absent_cr3 == cr3 || !w->entries))
 		return w->now || (v->engine->eager_window && promote(v, cr3, 0));
 	lock(&w->lock);
 	bool on = enter_space(v, cr3);
@@ -351,11 +358,11 @@ void window_flush_page(struct tr_vcpu *v, uint64_t va)
 	if (s->pieces)
 		s->stale = true;
 	lock(&w->lock);
-	struct window_page *p = page_of(s, va);
-	if (p) {
-		uint64_t start = __builtin_ia32_rdtsc();
-		hide(v, s, p);
-		charge(v, s, __builtin_ia32_rdtsc() - start);
+	if (page_of(s, va)) {
+		if (s->pendings < WINDOW_PENDING)
+			s->pending[s->pendings++] = va;
+		else
+			s->stale = true;
 	}
 	unlock(&w->lock);
 }

@@ -26,6 +26,7 @@ struct tr_vcpu;
 #define WINDOW_REGIONS 6 /* of an address space */
 #define WINDOW_PAGES 8192
 #define WINDOW_HASH 16384
+#define WINDOW_PENDING 64
 
 /* A page that is shown, of 4 KiB or 2 MiB. */
 struct window_page {
@@ -41,7 +42,8 @@ struct window_space {
 	bool stale;  /* the TLB has been flushed: each page is to be compared with the page tables before user code runs
 		      */
 	bool pieces; /* some pages are parts of larger ones of the guest's */
-	unsigned regions, count;
+	unsigned regions, count, pendings;
+	uint64_t pending[WINDOW_PENDING]; /* shown, and dropped from the TLB since user code ran: to be compared as well */
 	uint8_t guest[WINDOW_REGIONS]; /* region's number */
 	uint64_t host[WINDOW_REGIONS]; /* where it is seen */
 	uint64_t used;                 /* when it was entered last, for who must go; counts entries */
