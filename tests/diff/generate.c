@@ -110,6 +110,56 @@ static void add_to_block(struct diff_case *c, const struct x86_insn *insn, unsig
 	c->count++;
 }
 
+static void add_bytes(struct maker *m, const uint8_t *bytes, unsigned len)
+{
+	struct x86_insn insn;
+	uint8_t *at = m->p;
+
+	memcpy(m->p, bytes, len);
+	m->p += len;
+	x86_decode(&insn, at, len, m->c->mode, m->model);
+	add_to_block(m->c, &insn, (unsigned)(at - m->c->code));
+}
+
+#define AWAY 230 /* from the case's start, behind its code: all INT3 */
+
+/* A conditional jump forwards; where it is taken, RIP tells which one it was. */
+static void add_branch(struct maker *m)
+{
+	unsigned at = (unsigned)(m->p - m->c->code), away = AWAY + m->c->count;
+	uint8_t code[6] = {0x0f, (uint8_t)(0x80 | rng_below(&m->r, 16)), (uint8_t)(away - at - 6)};
+
+	add_bytes(m, code, sizeof(code));
+}
+
+/* MOV r, the address behind CALL r; CALL r. */
+static void add_call(struct maker *m)
+{
+	unsigned reg = rng_below(&m->r, X86_GPRS), len = reg < 8 ? 2 : 3;
+	uint64_t behind = m->c->in.rip + (uint64_t)(m->p - m->c->code) + 10 + len;
+	uint8_t mov[10] = {(uint8_t)(reg < 8 ? 0x48 : 0x49), (uint8_t)(0xb8 | (reg & 7))};
+	uint8_t call[3] = {0x41, 0xff, (uint8_t)(0xd0 | (reg & 7))};
+
+	if (reg == RSP || m->bases & 1u << reg)
+		return;
+	memcpy(mov + 2, &behind, 8);
+	add_bytes(m, mov, sizeof(mov));
+	add_bytes(m, call + 3 - len, len);
+}
+
+/* Where no flag is undefined: what a jump does then cannot be compared. */
+static void add_control(struct maker *m)
+{
+	struct diff_case *c = m->c;
+
+	if (c->mode != MODE_64 || c->count + 3 > MAX_INSNS || m->p - c->code > AWAY - 90 || c->undefined[c->count])
+		return;
+	if (rng_chance(&m->r, 15))
+		add_branch(m);
+	else if (rng_chance(&m->r, 10))
+		add_call(m);
+}
+
 bool generate_block(struct diff_case *c, const struct templates *all, uint64_t seed, enum x86_mode mode,
 		    const struct x86_cpuid_model *model)
 {
@@ -134,6 +184,7 @@ bool generate_block(struct diff_case *c, const struct templates *all, uint64_t s
 			continue;
 		}
 		add_to_block(c, &insn, (unsigned)(at - c->code));
+		add_control(&m);
 	}
 	c->len = (unsigned)(m.p - c->code);
 	return c->count > 1;
