@@ -135,6 +135,14 @@ uint64_t light_general(struct tr_vcpu *v, const struct call_insn *call)
 	return carry_out(v, call, x86_emulate_general);
 }
 
+static void write_filter_add(struct tr_vcpu *v, uint64_t gpa)
+{
+	_Atomic uint64_t *word = &v->write_filter[(gpa >> PAGE_SHIFT) % WRITE_FILTER_BITS / 64];
+	uint64_t bit = BIT((gpa >> PAGE_SHIFT) % 64), was = atomic_load_explicit(word, memory_order_relaxed);
+	if (!(was & bit))
+		atomic_store_explicit(word, was | bit, memory_order_relaxed);
+}
+
 /* Puts the mapping of RAM page `host` into the TLB; true if a write may go through it. */
 static bool tlb_fill(struct tr_vcpu *v, unsigned mmu, uint64_t va, const struct x86_mapping *m, uint8_t *host,
 		     bool readonly)
@@ -156,6 +164,8 @@ static bool tlb_fill(struct tr_vcpu *v, unsigned mmu, uint64_t va, const struct 
 		v->tlb_logged++;
 	}
 	e->meta = gpa | (m->page_shift > PAGE_SHIFT ? TLB_META_LARGE : 0) | (m->global ? TLB_META_GLOBAL : 0);
+	if (write)
+		write_filter_add(v, gpa);
 	atomic_store(&e->tag_write, write ? page : TLB_NONE);
 	if (write && atomic_load(code)) {
 		atomic_store(&e->tag_write, TLB_NONE);

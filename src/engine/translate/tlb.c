@@ -111,6 +111,8 @@ void tlb_flush_all(struct x86_cpu *cpu, bool global, int pcid)
 	for (unsigned m = 0; m < MMU_MODES; m++)
 		for (unsigned i = 0; i < TLB_ENTRIES; i++)
 			entry_drop(&v->tlb[m][i]);
+	for (unsigned i = 0; i < ARRAY_LEN(v->write_filter); i++)
+		atomic_store_explicit(&v->write_filter[i], 0, memory_order_relaxed);
 	v->tlb_logged = 0;
 	v->large_user = v->large_kernel = false;
 	jc_flush(v);
@@ -169,20 +171,27 @@ void tlb_flush_page(struct x86_cpu *cpu, uint64_t va, int pcid)
 }
 
 /* Leaves entries whose write tag another thread reads in place: only its store is atomic, and only towards TLB_NONE. */
+static void protect(struct tr_vcpu *v, uint64_t gpa)
+{
+	uint64_t page = gpa >> PAGE_SHIFT;
+	if (!(atomic_load(&v->write_filter[page % WRITE_FILTER_BITS / 64]) & BIT(page % 64)))
+		return;
+	for (unsigned m = 0; m < MMU_MODES; m++) {
+		for (unsigned i = 0; i < TLB_ENTRIES; i++) {
+			struct tlb_entry *e = &v->tlb[m][i];
+			if ((e->meta & PAGE_MASK) == gpa && e->tag_write != TLB_NONE)
+				atomic_store(&e->tag_write, TLB_NONE);
+		}
+	}
+}
+
 void tlb_protect(struct tr_engine *eng, uint64_t gpa)
 {
 	for (unsigned c = 0; c < eng->cpus; c++) {
-		struct tr_vcpu *v = eng->vcpu[c];
-		if (v)
-			window_protect(v, gpa);
-		for (unsigned m = 0; v && m < MMU_MODES; m++) {
-			for (unsigned i = 0; i < TLB_ENTRIES; i++) {
-				struct tlb_entry *e = &v->tlb[m][i];
-				if ((e->meta & PAGE_MASK) != gpa || e->tag_write == TLB_NONE)
-					continue;
-				atomic_store(&e->tag_write, TLB_NONE);
-			}
-		}
+		if (!eng->vcpu[c])
+			continue;
+		window_protect(eng->vcpu[c], gpa);
+		protect(eng->vcpu[c], gpa);
 	}
 }
 

@@ -20,7 +20,7 @@
  */
 enum { MMU_USER, MMU_KERNEL /* SMAP in force */, MMU_KERNEL_AC /* SMAP off, or RFLAGS.AC set */, MMU_MODES };
 
-#define TLB_BITS 12
+#define TLB_BITS 14
 #define TLB_ENTRIES (1u << TLB_BITS)
 #define TLB_NONE 1ull
 
@@ -59,6 +59,7 @@ struct itlb_entry {
 };
 
 #define EXEC_FILTER_BITS 4096
+#define WRITE_FILTER_BITS 65536
 
 /* Why translated code came back to C (vcpu->exit_code). */
 enum tr_exit {
@@ -105,6 +106,7 @@ struct tr_vcpu {
 	struct itlb_entry itlb[MMU_MODES][ITLB_ENTRIES];
 	uint64_t exec_filter[2][EXEC_FILTER_BITS /
 				64]; /* hashed pages that jc may have entries of; by half of the address space */
+	_Atomic uint64_t write_filter[WRITE_FILTER_BITS / 64]; /* by RAM page, hashed: write tags of it may be in the TLB */
 	struct windows windows;
 	struct tr_engine *engine;
 	struct thunk *thunk;
@@ -123,7 +125,7 @@ struct tr_vcpu {
 	 * tell.
 	 */
 	unsigned tlb_logged, jc_logged;
-	uint16_t tlb_log[1024], jc_log[8192];
+	uint16_t tlb_log[4096], jc_log[8192];
 	uint32_t jc_common, jc_legacy; /* KEY_COMMON bits of all blocks in jc; the key of those in its JC_LEGACY */
 	bool noshare;                  /* the next block looked up is to be the variant that shares no checks */
 	uint32_t window;               /* leave as soon as interrupts can be taken; translated code looks at it */
