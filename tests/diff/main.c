@@ -66,7 +66,8 @@ static bool host_refused(const struct diff_case *c, const struct diff_result *wa
 	return want->vector == X86_UD && got->vector != X86_UD && !x86_canonical(c->in.gpr[RSP]);
 }
 
-/* Such a host may also emulate where there was no need, when it was interrupted: then it answers otherwise the next time. */
+/* Such a host may also emulate where there was no need, when it was interrupted: then it answers otherwise the next
+ * time. */
 static bool host_wavers(const struct diff_case *c, const struct diff_result *want)
 {
 	static struct diff_result again;

@@ -1,7 +1,8 @@
 /*
- * How user code with windows (window.h) finds the code of another page without touching the guest's flags, which stay in
- * the host's: two tables, indexed by sixteen bits of an address and compared by adding up to zero in RCX, which JRCXZ
- * tests. An entry holds what is to be added, the negative of what it stands for; an entry of zeros stands for nothing.
+ * How user code with windows (window.h) finds the code of another page without touching the guest's flags, which stay
+ * in the host's: two tables, indexed by sixteen bits of an address and compared by adding up to zero in RCX, which
+ * JRCXZ tests. An entry holds what is to be added, the negative of what it stands for; an entry of zeros stands for
+ * nothing.
  */
 #ifndef DOPPEL_ENGINE_TRANSLATE_QUICK_H
 #define DOPPEL_ENGINE_TRANSLATE_QUICK_H
@@ -31,8 +32,8 @@ struct quick {
 };
 
 /*
- * Tells pages of code apart when it is added to a canonical page address: no two sums of different pages or addresses are
- * equal, for the address leaves the low 12 bits free, and says in bits 63:48 nothing that bit 47 does not. Never 0.
+ * Tells pages of code apart when it is added to a canonical page address: no two sums of different pages or addresses
+ * are equal, for the address leaves the low 12 bits free, and says in bits 63:48 nothing that bit 47 does not. Never 0.
  */
 uint64_t quick_tag(const struct code_page *page);
 #define QUICK_TAG_NONE (0xfffull | 0x7fffull << 49) /* no page's */

@@ -35,20 +35,20 @@ enum cold_kind {
 
 struct cold {
 	uint8_t kind;
-	uint8_t flags;             /* enum flags_at on arrival */
-	uint8_t flags_after;       /* COLD_STRING: at resume */
-	bool rcx_in_tmp;           /* RCX has to be taken back from H_TMP */
-	bool rdx_in_delta;         /* COLD_STEP: RDX has to be taken back from H_DELTA */
-	uint16_t off;              /* COLD_MISS, COLD_POLL: of the instruction */
-	uint32_t arg;              /* COLD_MISS: description */
-	int64_t target;            /* COLD_FAR, COLD_UNLINKED: offset from the page's start; COLD_JUMP: undo */
-	uint8_t *from;             /* rel32 that jumps here; NULL: COLD_ENTRY */
-	uint8_t *resume;           /* COLD_MISS, COLD_TAIL, COLD_SHARE, COLD_WINDOW, COLD_CALL, COLD_ENTRY */
-	struct tr_link *link;      /* COLD_LINK, COLD_UNLINKED */
-	const struct share *share; /* COLD_SHARE */
+	uint8_t flags;               /* enum flags_at on arrival */
+	uint8_t flags_after;         /* COLD_STRING: at resume */
+	bool rcx_in_tmp;             /* RCX has to be taken back from H_TMP */
+	bool rdx_in_delta;           /* COLD_STEP: RDX has to be taken back from H_DELTA */
+	uint16_t off;                /* COLD_MISS, COLD_POLL: of the instruction */
+	uint32_t arg;                /* COLD_MISS: description */
+	int64_t target;              /* COLD_FAR, COLD_UNLINKED: offset from the page's start; COLD_JUMP: undo */
+	uint8_t *from;               /* rel32 that jumps here; NULL: COLD_ENTRY */
+	uint8_t *resume;             /* COLD_MISS, COLD_TAIL, COLD_SHARE, COLD_WINDOW, COLD_CALL, COLD_ENTRY */
+	struct tr_link *link;        /* COLD_LINK, COLD_UNLINKED */
+	const struct share *share;   /* COLD_SHARE */
 	const struct x86_insn *insn; /* COLD_STRING */
-	uint8_t base;              /* COLD_SHARE: the guest register */
-	bool slow;                 /* COLD_SHARE: as MISS_SLOW */
+	uint8_t base;                /* COLD_SHARE: the guest register */
+	bool slow;                   /* COLD_SHARE: as MISS_SLOW */
 };
 
 /* What R9, R10 and R11 of the host hold: trans_regs.c. Masks are by register, R9 the lowest bit. */
@@ -106,25 +106,25 @@ static inline unsigned stack_bytes(const struct trans *t)
 }
 
 /*
- * trans_regs.c. The guest's R9 to R11 are used by regs_use, regs_define and regs_written; host code that needs registers
- * takes regs_scratch; host code with fixed ones (H_ADDR, H_DELTA, H_TMP) begins with regs_fixed. What is pinned stays so
- * until the end of the instruction. `avoid`: a mask as of regs_mask.
+ * trans_regs.c. The guest's R9 to R11 are used by regs_use, regs_define and regs_written; host code that needs
+ * registers takes regs_scratch; host code with fixed ones (H_ADDR, H_DELTA, H_TMP) begins with regs_fixed. What is
+ * pinned stays so until the end of the instruction. `avoid`: a mask as of regs_mask.
  */
 uint8_t regs_mask(unsigned gprs); /* of a mask of all general registers */
 unsigned regs_scratch(struct trans *t, uint8_t avoid);
 void regs_release(struct trans *t, unsigned reg);
-unsigned regs_use(struct trans *t, unsigned reg);    /* guest register `reg`, in the host's `reg` */
-unsigned regs_define(struct trans *t, unsigned reg); /* the same, about to be overwritten as a whole */
+unsigned regs_use(struct trans *t, unsigned reg);                 /* guest register `reg`, in the host's `reg` */
+unsigned regs_define(struct trans *t, unsigned reg);              /* the same, about to be overwritten as a whole */
 void regs_operands(struct trans *t, const struct x86_insn *insn); /* all that its encoding names, but for its address */
-void regs_written(struct trans *t, unsigned gprs);   /* the instruction has been carried out and wrote these */
+void regs_written(struct trans *t, unsigned gprs); /* the instruction has been carried out and wrote these */
 unsigned regs_slot(struct trans *t, unsigned slot, uint8_t avoid); /* a register that holds the slot's delta */
 #define SLOT_STACK SHARE_SLOTS /* beside them: the delta of RSP's region, always in stack_delta */
 void regs_slot_made(struct trans *t, unsigned slot, unsigned reg); /* `reg` has got it */
 void regs_slot_done(struct trans *t, unsigned slot);               /* nobody needs it from here on */
-void regs_store(struct trans *t);       /* memory has all of the guest's from here on */
-void regs_flush(struct trans *t);       /* and the host's registers are free */
-void regs_fixed(struct trans *t);       /* and H_ADDR and H_DELTA are in use */
-uint8_t regs_dirty(const struct trans *t); /* the guest's that memory has not */
+void regs_store(struct trans *t);                                  /* memory has all of the guest's from here on */
+void regs_flush(struct trans *t);                                  /* and the host's registers are free */
+void regs_fixed(struct trans *t);                                  /* and H_ADDR and H_DELTA are in use */
+uint8_t regs_dirty(const struct trans *t);                         /* the guest's that memory has not */
 bool regs_empty(const struct trans *t);
 
 /* trans_flags.c: flags are saved only before host code that would destroy them, and restored only before who reads
@@ -147,13 +147,14 @@ struct host_mem {
 void mem_address(struct trans *t, const struct x86_insn *insn,
 		 bool segment); /* H_ADDR = linear (or, without segment, effective) address */
 void mem_page_address(struct trans *t, unsigned reg, int64_t off); /* reg = the page's linear address + off */
-int32_t mem_segment_base(unsigned seg); /* of struct tr_vcpu */
+int32_t mem_segment_base(unsigned seg);                            /* of struct tr_vcpu */
 unsigned named_gprs(const struct x86_insn *insn); /* what the encoding names, but for the address; as a mask */
 /*
  * Looks H_ADDR up for `size` bytes; the host's address is then [H_ADDR + H_DELTA]. Flags must be saved. Uses H_TMP.
  */
 struct host_mem mem_check(struct trans *t, unsigned size, bool write);
-/* The instruction's memory operand: after it, flags may have been saved, H_TMP is free, H_ADDR and H_DELTA may not be. */
+/* The instruction's memory operand: after it, flags may have been saved, H_TMP is free, H_ADDR and H_DELTA may not be.
+ */
 struct host_mem mem_operand(struct trans *t, const struct x86_insn *insn);
 /* RSP + disp, in registers that are pinned. */
 struct host_mem mem_stack(struct trans *t, int32_t disp, bool write, uint8_t avoid);
@@ -161,14 +162,15 @@ struct host_mem mem_stack(struct trans *t, int32_t disp, bool write, uint8_t avo
 /* After an instruction that may have moved RSP anywhere. */
 void window_stack_moved(struct trans *t);
 bool moves_stack_far(const struct x86_insn *insn);
-/* `delta` = host address - linear address in the region of host register `reg`; what is not to be accessed there faults. */
+/* `delta` = host address - linear address in the region of host register `reg`; what is not to be accessed there
+ * faults. */
 void window_delta(struct trans *t, unsigned delta, unsigned reg);
 struct host_mem window_operand(struct trans *t, const struct x86_insn *insn, uint8_t avoid);
 struct host_mem window_stack(struct trans *t, int32_t disp, uint8_t avoid);
 struct host_mem window_fixed(struct trans *t); /* at the linear address in H_ADDR. Uses H_DELTA */
 struct host_mem window_flat(struct trans *t, const struct x86_insn *insn); /* [H_ADDR]; all else is in memory */
 bool window_string(struct trans *t, const struct x86_insn *insn); /* trans_string.c; false: to be left to a helper */
-bool window_plain(struct trans *t, const struct x86_insn *insn); /* false: to be done with fixed registers */
+bool window_plain(struct trans *t, const struct x86_insn *insn);  /* false: to be done with fixed registers */
 void mem_op(struct trans *t, unsigned op, unsigned size, unsigned reg, const struct host_mem *m); /* op reg, [m] */
 void trans_plain(struct trans *t, const struct x86_insn *insn);
 void map_here(struct trans *t); /* host code from here on belongs to the instruction at hand */

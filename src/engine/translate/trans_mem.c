@@ -6,8 +6,8 @@ void map_here(struct trans *t)
 {
 	size_t host = (size_t)(t->e.p - t->start);
 	ENSURE(host <= UINT16_MAX && t->maps < MAP_MAX);
-	t->map[t->maps++] = (struct insn_map){(uint16_t)host, t->off, t->flags == FLAGS_HOST, t->arriving, regs_dirty(t), t->moved,
-						t->lent};
+	t->map[t->maps++] = (struct insn_map){
+		(uint16_t)host, t->off, t->flags == FLAGS_HOST, t->arriving, regs_dirty(t), t->moved, t->lent};
 }
 
 void mem_page_address(struct trans *t, unsigned reg, int64_t off)
@@ -77,8 +77,7 @@ void mem_address(struct trans *t, const struct x86_insn *insn, bool segment)
 		return;
 	if (t->mode != MODE_64)
 		check_segment(t, insn->seg);
-	asm_rm(&t->e, 0x03, t->mode == MODE_64 ? 8 : 4, H_ADDR, true, -1,
-	       mem_segment_base(insn->seg));
+	asm_rm(&t->e, 0x03, t->mode == MODE_64 ? 8 : 4, H_ADDR, true, -1, mem_segment_base(insn->seg));
 }
 
 /* The first half of a check: H_DELTA = offset of the TLB entry of H_ADDR's page; compares the page of H_TMP with its

@@ -1,8 +1,8 @@
 /*
  * What R9, R10 and R11 of the host hold. The guest's own live in memory between blocks, because the translator needs
  * registers to work with; within a block each is kept in the host's register of the same number for as long as nothing
- * else wants that, and is written back before the block is left. So are the shared deltas of windows (share.h), in any of
- * the three. Where a fault may come, the map tells which of the guest's are in the host alone.
+ * else wants that, and is written back before the block is left. So are the shared deltas of windows (share.h), in any
+ * of the three. Where a fault may come, the map tells which of the guest's are in the host alone.
  */
 #include "engine/translate/trans.h"
 

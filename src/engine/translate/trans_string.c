@@ -1,6 +1,6 @@
 /*
- * String instructions through windows: the host's own, on host addresses in RSI and RDI for its time. The direction flag is
- * clear in code that has windows (tlb_mode_changed).
+ * String instructions through windows: the host's own, on host addresses in RSI and RDI for its time. The direction
+ * flag is clear in code that has windows (tlb_mode_changed).
  */
 #include "engine/translate/trans.h"
 

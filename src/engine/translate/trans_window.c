@@ -1,4 +1,5 @@
-/* Memory operands through windows (window.h): three instructions, none of which touches flags, and the access itself. */
+/* Memory operands through windows (window.h): three instructions, none of which touches flags, and the access itself.
+ */
 #include "engine/translate/rewrite.h"
 #include "engine/translate/trans.h"
 

@@ -37,8 +37,8 @@ static unsigned decode_crossing(struct trans *t, const struct code_source *src, 
 
 /*
  * Instructions from `off` to the first that surely ends the block. User code that runs long enough to have windows goes
- * on behind conditional jumps: it is worth its translation, and what registers hold stays known. One that crosses into the next page has a block to
- * itself, because that page's mapping has to be checked each time.
+ * on behind conditional jumps: it is worth its translation, and what registers hold stays known. One that crosses into
+ * the next page has a block to itself, because that page's mapping has to be checked each time.
  */
 static unsigned decode_block(struct trans *t, const struct code_source *src, uint16_t off)
 {
@@ -453,7 +453,8 @@ static void finish_part(struct trans *t, unsigned n)
 struct block *translate_block(struct tr_vcpu *v, const struct code_source *src, uint16_t off, uint32_t key)
 {
 	struct tr_engine *eng = v->engine;
-	struct trans scratch, *t = &scratch; /* on the stack: what is in thread-local memory, each thread's start clears */
+	struct trans scratch,
+		*t = &scratch; /* on the stack: what is in thread-local memory, each thread's start clears */
 	struct block *b = code_alloc(eng, sizeof(*b));
 
 	t->eng = eng;

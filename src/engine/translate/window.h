@@ -43,11 +43,12 @@ struct window_space {
 		      */
 	bool pieces; /* some pages are parts of larger ones of the guest's */
 	unsigned regions, count, pendings;
-	uint64_t pending[WINDOW_PENDING]; /* shown, and dropped from the TLB since user code ran: to be compared as well */
-	uint8_t guest[WINDOW_REGIONS]; /* region's number */
-	uint64_t host[WINDOW_REGIONS]; /* where it is seen */
-	uint64_t used;                 /* when it was entered last, for who must go; counts entries */
-	uint64_t cost, since;          /* TSC ticks spent on it, from which time-stamp on */
+	uint64_t pending[WINDOW_PENDING]; /* shown, and dropped from the TLB since user code ran: to be compared as well
+					   */
+	uint8_t guest[WINDOW_REGIONS];    /* region's number */
+	uint64_t host[WINDOW_REGIONS];    /* where it is seen */
+	uint64_t used;                    /* when it was entered last, for who must go; counts entries */
+	uint64_t cost, since;             /* TSC ticks spent on it, from which time-stamp on */
 	uint16_t bucket[WINDOW_HASH];
 	struct window_page page[WINDOW_PAGES];
 };

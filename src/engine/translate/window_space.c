@@ -1,0 +1,338 @@
+/* The pages of one address space that are shown, and the host addresses where. Compiled for general registers only. */
+#include "engine/translate/window_space.h"
+
+/* PML4 entries. */
+#define PTE_PRESENT_USER 5
+
+/*
+ * By all VMs, because the host bounds the number of mappings of a process, 65530 unless it was told otherwise; a page
+ * in the middle of nothing makes two.
+ */
+static _Atomic unsigned pages_shown;
+
+/* --- by linear address */
+
+static unsigned hash(uint64_t page)
+{
+	uint64_t n = page >> PAGE_SHIFT;
+	return (unsigned)((n ^ n >> 14 ^ n >> 28) % WINDOW_HASH);
+}
+
+/* `page`: the address, | WINDOW_LARGE. */
+static struct window_page *page_find(struct window_space *s, uint64_t page)
+{
+	for (unsigned i = s->bucket[hash(page)]; i; i = s->page[i - 1].next)
+		if ((s->page[i - 1].va & ~WINDOW_WRITABLE) == page)
+			return &s->page[i - 1];
+	return NULL;
+}
+
+#define LARGE_SHIFT 21
+#define LARGE_MASK (~(BIT(LARGE_SHIFT) - 1))
+
+/* The page that `va` is in, whatever its size. */
+struct window_page *space_page_of(struct window_space *s, uint64_t va)
+{
+	struct window_page *p = page_find(s, va & PAGE_MASK);
+	return p ? p : page_find(s, (va & LARGE_MASK) | WINDOW_LARGE);
+}
+
+static uint64_t page_size(const struct window_page *p)
+{
+	return p->va & WINDOW_LARGE ? BIT(LARGE_SHIFT) : PAGE_SIZE;
+}
+
+/* `page`: the address, | WINDOW_*. */
+static void page_add(struct window_space *s, uint64_t page, uint64_t gpa)
+{
+	struct window_page *p = &s->page[s->count++];
+	uint16_t *bucket = &s->bucket[hash(page)];
+	*p = (struct window_page){.va = page, .gpa = gpa, .next = *bucket};
+	*bucket = (uint16_t)s->count;
+}
+
+static uint16_t *link_to(struct window_space *s, const struct window_page *p)
+{
+	uint16_t number = (uint16_t)(p - s->page + 1);
+	uint16_t *link = &s->bucket[hash(p->va)];
+	while (*link != number)
+		link = &s->page[*link - 1].next;
+	return link;
+}
+
+/* The last page takes the place of `p`. */
+static void page_remove(struct window_space *s, struct window_page *p)
+{
+	*link_to(s, p) = p->next;
+	struct window_page *last = &s->page[--s->count];
+	if (p == last)
+		return;
+	*link_to(s, last) = (uint16_t)(p - s->page + 1);
+	*p = *last;
+}
+
+/* --- regions */
+
+int space_region_find(const struct window_space *s, uint64_t va)
+{
+	for (unsigned i = 0; i < s->regions; i++)
+		if (s->guest[i] == va >> REGION_SHIFT)
+			return (int)i;
+	return -1;
+}
+
+/* Where `va`, which is in one of the space's regions, is seen. */
+static uint64_t host_address(const struct window_space *s, uint64_t va)
+{
+	return s->host[space_region_find(s, va)] + (va & (REGION_SIZE - 1));
+}
+
+/* 0: there is none. The lock is the engine's. */
+static uint64_t slot_take(struct window_slots *slots)
+{
+	uint64_t at = 0;
+	window_lock(&slots->lock);
+	for (unsigned i = 0; i < slots->made && !at; i++) {
+		if (!slots->taken[i]) {
+			slots->taken[i] = true;
+			at = slots->at[i];
+		}
+	}
+	if (!at && slots->made < WINDOW_SLOTS && (at = host_window_reserve(REGION_SIZE, REGION_MARGIN))) {
+		slots->taken[slots->made] = true;
+		slots->at[slots->made++] = at;
+	}
+	window_unlock(&slots->lock);
+	return at;
+}
+
+static void slot_give(struct window_slots *slots, uint64_t at)
+{
+	window_lock(&slots->lock);
+	for (unsigned i = 0; i < slots->made; i++)
+		if (slots->at[i] == at)
+			slots->taken[i] = false;
+	window_unlock(&slots->lock);
+}
+
+/* Gives windows to the regions that the guest's top table names; false when it names none, or there is no room. */
+bool space_regions_add(struct tr_vcpu *v, struct window_space *s)
+{
+	const uint64_t *top = guest_memory_ptr(v->engine->mem, s->cr3, PAGE_SIZE, false);
+	if (!top)
+		return false;
+	for (unsigned i = 0; i < 256; i++) {
+		uint64_t va = (uint64_t)i << 39;
+		if ((top[i] & PTE_PRESENT_USER) != PTE_PRESENT_USER || space_region_find(s, va) >= 0)
+			continue;
+		uint64_t at = s->regions < WINDOW_REGIONS ? slot_take(&v->engine->slots) : 0;
+		if (!at)
+			return false;
+		s->guest[s->regions] = (uint8_t)(va >> REGION_SHIFT);
+		s->host[s->regions++] = at;
+	}
+	return s->regions > 0;
+}
+
+/* --- what is not true any more */
+
+static void forget(struct tr_vcpu *v, struct window_space *s, struct window_page *p)
+{
+	page_remove(s, p);
+	v->windows.hidden++;
+	atomic_fetch_sub(&pages_shown, 1);
+}
+
+static void hide(struct tr_vcpu *v, struct window_space *s, struct window_page *p)
+{
+	ENSURE(host_window_hide(host_address(s, p->va & PAGE_MASK), page_size(p)));
+	forget(v, s, p);
+}
+
+/* Host addresses to be hidden by one system call. */
+struct run {
+	uint64_t from, to;
+};
+
+static void run_hide(struct run *r)
+{
+	if (r->to)
+		ENSURE(host_window_hide(r->from, r->to - r->from));
+	*r = (struct run){0};
+}
+
+static void run_add(struct run *r, uint64_t at, uint64_t size)
+{
+	if (r->to && at + size == r->from) {
+		r->from = at;
+	} else if (r->to && at == r->to) {
+		r->to += size;
+	} else {
+		run_hide(r);
+		*r = (struct run){at, at + size};
+	}
+}
+
+static void hide_all(struct tr_vcpu *v, struct window_space *s)
+{
+	if (!s->count)
+		return;
+	for (unsigned i = 0; i < s->regions; i++)
+		ENSURE(host_window_hide(s->host[i], REGION_SIZE));
+	atomic_fetch_sub(&pages_shown, s->count);
+	v->windows.hidden += s->count;
+	s->count = 0;
+	s->pieces = false;
+	for (unsigned i = 0; i < WINDOW_HASH; i++)
+		s->bucket[i] = 0;
+}
+
+void space_drop(struct tr_vcpu *v, struct window_space *s)
+{
+	hide_all(v, s);
+	for (unsigned i = 0; i < s->regions; i++)
+		slot_give(&v->engine->slots, s->host[i]);
+	s->regions = 0;
+	s->cr3 = WINDOW_FREE;
+}
+
+/* Is the page what the page tables say now? */
+static bool valid(const struct tr_vcpu *v, const struct window_page *p)
+{
+	struct x86_mapping m;
+	return mmu_probe(&v->cpu, p->va & PAGE_MASK, ACC_READ | ACC_USER, &m) && m.gpa == p->gpa &&
+	       (!(p->va & WINDOW_LARGE) || m.page_shift >= LARGE_SHIFT) && (!(p->va & WINDOW_WRITABLE) || m.writable);
+}
+
+static void check(struct tr_vcpu *v, struct window_space *s, struct window_page *p, struct run *run)
+{
+	if (!p || valid(v, p))
+		return;
+	run_add(run, host_address(s, p->va & PAGE_MASK), page_size(p));
+	forget(v, s, p);
+}
+
+/* What is not true any more goes, in as few system calls as there are runs: each interrupts the host's other CPUs. */
+void space_revalidate(struct tr_vcpu *v, struct window_space *s)
+{
+	struct run run = {0};
+	for (unsigned i = s->stale ? s->count : 0; i-- > 0;)
+		check(v, s, &s->page[i], &run);
+	for (unsigned i = 0; i < s->pendings; i++)
+		check(v, s, space_page_of(s, s->pending[i]), &run);
+	run_hide(&run);
+	s->stale = false;
+	s->pendings = 0;
+}
+
+/* --- what is shown */
+
+/* Whether user code may store into these pages: not into translated code without our knowing. */
+static bool free_of_code(const struct guest_memory *mem, uint64_t gpa, uint64_t size)
+{
+	uint64_t first = guest_memory_page_index(mem, gpa);
+	for (uint64_t i = 0; i < size >> PAGE_SHIFT; i++)
+		if (atomic_load(&mem->code[first + i]))
+			return false;
+	return true;
+}
+
+static void make_room(struct tr_vcpu *v, struct window_space *s)
+{
+	if (s->count == WINDOW_PAGES || atomic_load(&pages_shown) >= WINDOW_PAGES_ALL)
+		hide_all(v, s);
+}
+
+/* Shows [page, page + size), which is RAM and has its page in `m`. */
+static bool show_page(struct tr_vcpu *v, struct window_space *s, uint64_t page, uint64_t size, uint64_t gpa,
+		      bool writable)
+{
+	struct guest_memory *mem = v->engine->mem;
+	const struct guest_range *r = guest_range_find(mem, gpa, size);
+	uint64_t offset = (uint64_t)(r->host + (gpa - r->gpa) - mem->shared.at);
+	v->windows.shown++;
+	return host_window_show(&mem->shared, host_address(s, page), offset, size, writable && !r->readonly);
+}
+
+/* A page of the guest's that is as large as ours, if all of it can be shown in the same way. */
+static bool show_large(struct tr_vcpu *v, struct window_space *s, uint64_t va, const struct x86_mapping *m)
+{
+	struct guest_memory *mem = v->engine->mem;
+	uint64_t gpa = m->gpa & LARGE_MASK, page = va & LARGE_MASK;
+	if (m->page_shift < LARGE_SHIFT || !guest_range_find(mem, gpa, BIT(LARGE_SHIFT)) ||
+	    (m->writable && !free_of_code(mem, gpa, BIT(LARGE_SHIFT))))
+		return false;
+	for (uint64_t i = 0; i < 1u << (LARGE_SHIFT - PAGE_SHIFT); i++) {
+		struct window_page *small = page_find(s, page + (i << PAGE_SHIFT));
+		if (small)
+			hide(v, s, small);
+	}
+	make_room(v, s);
+	page_add(s, page | WINDOW_LARGE | (m->writable ? WINDOW_WRITABLE : 0), gpa);
+	atomic_fetch_add(&pages_shown, 1);
+	if (show_page(v, s, page, BIT(LARGE_SHIFT), gpa, m->writable))
+		return true;
+	forget(v, s, page_find(s, page | WINDOW_LARGE)); /* nothing is there */
+	return false;
+}
+
+static bool show_small(struct tr_vcpu *v, struct window_space *s, uint64_t va, const struct x86_mapping *m)
+{
+	struct guest_memory *mem = v->engine->mem;
+	uint64_t gpa = m->gpa & PAGE_MASK, page = va & PAGE_MASK;
+	if (!guest_range_find(mem, gpa, PAGE_SIZE))
+		return false;
+	bool writable = m->writable && free_of_code(mem, gpa, PAGE_SIZE);
+	guest_memory_touch(mem, guest_memory_ptr(mem, gpa, PAGE_SIZE, false));
+	make_room(v, s);
+	page_add(s, page | (writable ? WINDOW_WRITABLE : 0), gpa);
+	atomic_fetch_add(&pages_shown, 1);
+	s->pieces |= m->page_shift > PAGE_SHIFT;
+	if (show_page(v, s, page, PAGE_SIZE, gpa, writable))
+		return true;
+	forget(v, s, page_find(s, page)); /* nothing is there */
+	return false;
+}
+
+/* Shows the page that `va` is in, in place of what was shown there; false when a `write` is not to go through it. */
+bool space_show(struct tr_vcpu *v, struct window_space *s, uint64_t va, const struct x86_mapping *m, bool write)
+{
+	struct window_page *p = space_page_of(s, va);
+	bool same = p && m->gpa - p->gpa == va - (p->va & PAGE_MASK), writable = p && p->va & WINDOW_WRITABLE;
+	if (same && (writable || !m->writable || !free_of_code(v->engine->mem, m->gpa & PAGE_MASK, PAGE_SIZE)))
+		return writable || !write; /* another access of the same instruction, or a store into translated code */
+	if (p)
+		hide(v, s, p);
+	if (!show_large(v, s, va, m) && !show_small(v, s, va, m))
+		return false;
+	p = space_page_of(s, va);
+	return !write || p->va & WINDOW_WRITABLE;
+}
+
+/* The guest's address that is seen at `address`. */
+bool space_guest_address(const struct window_space *s, uint64_t address, uint64_t *va)
+{
+	for (unsigned i = 0; i < s->regions; i++) {
+		if (address - s->host[i] >= REGION_SIZE)
+			continue;
+		*va = ((uint64_t)s->guest[i] << REGION_SHIFT) + (address - s->host[i]);
+		return true;
+	}
+	return false;
+}
+
+void space_protect(struct tr_vcpu *v, struct window_space *s, uint64_t gpa)
+{
+	for (unsigned i = 0; i < s->count; i++) {
+		struct window_page *p = &s->page[i];
+		if (gpa - p->gpa >= page_size(p) || !(p->va & WINDOW_WRITABLE))
+			continue;
+		hide(v, s, p);
+		i--; /* another is in its place */
+	}
+}
+
+void space_forget(const struct window_space *s)
+{
+	atomic_fetch_sub(&pages_shown, s->count);
+}

@@ -1,0 +1,39 @@
+/*
+ * The pages of one address space that are shown, between window.c, which decides who gets windows, and the host. The
+ * callers hold the lock of struct windows.
+ */
+#ifndef DOPPEL_ENGINE_TRANSLATE_WINDOW_SPACE_H
+#define DOPPEL_ENGINE_TRANSLATE_WINDOW_SPACE_H
+
+#include "engine/translate/light.h"
+
+static inline void window_lock(_Atomic bool *l)
+{
+	while (atomic_exchange_explicit(l, true, memory_order_acquire))
+		__builtin_ia32_pause();
+}
+
+static inline void window_unlock(_Atomic bool *l)
+{
+	atomic_store_explicit(l, false, memory_order_release);
+}
+
+/* Gives windows to the regions that the guest's top table names; false when it names none, or there is no room. */
+bool space_regions_add(struct tr_vcpu *v, struct window_space *s);
+int space_region_find(const struct window_space *s, uint64_t va); /* its number in the space, or -1 */
+/* The guest's address that is seen at `address`; false: none is. */
+bool space_guest_address(const struct window_space *s, uint64_t address, uint64_t *va);
+struct window_page *space_page_of(struct window_space *s, uint64_t va); /* the page that `va` is in, of any size */
+
+/* Shows the page that `va` is in, in place of what was shown there; false when a `write` is not to go through it. */
+bool space_show(struct tr_vcpu *v, struct window_space *s, uint64_t va, const struct x86_mapping *m, bool write);
+/* Compares what is stale or pending with the page tables. What is not true any more goes. */
+void space_revalidate(struct tr_vcpu *v, struct window_space *s);
+/* RAM page `gpa` is not to be written through windows. */
+void space_protect(struct tr_vcpu *v, struct window_space *s, uint64_t gpa);
+/* All goes, and the space is WINDOW_FREE. */
+void space_drop(struct tr_vcpu *v, struct window_space *s);
+/* The same, without the host being told: its addresses go next. */
+void space_forget(const struct window_space *s);
+
+#endif
