@@ -31,8 +31,6 @@ HARMLESS = [re.compile(p) for p in (
     r'amd_pstate: (The CPPC feature is supported but currently disabled by the BIOS|the _CPC object is not present)', r'Please enable it if your BIOS has the CPPC option',
     # A processor without performance counters, where no hypervisor explains it.
     r'Performance Events: Broken PMU hardware detected', r'Failed to access perfctr msr',
-    # On a host that is busy with others.
-    r'hrtimer: interrupt took \d+ ns',
     r'ACPI: button: ', r'platform regulatory|regulatory\.0',
 )]
 
