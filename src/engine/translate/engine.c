@@ -8,7 +8,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#define CODE_CACHE_DEFAULT MiB(256)
+/* A quarter of the guest's memory, for that bounds the code it has, within these. */
+#define CODE_CACHE_LEAST MiB(64)
+#define CODE_CACHE_MOST MiB(256)
 #define CODE_CACHE_MIN MiB(1)
 #define CODE_CACHE_MAX MiB(1024) /* jumps within it are 32 bits wide */
 
@@ -26,6 +28,11 @@ static bool host_has_xsave(void)
 	uint32_t a = 1, b, c = 0, d;
 	__asm__("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
 	return c & BIT(27); /* OSXSAVE */
+}
+
+static uint64_t cache_default(const struct guest_memory *mem)
+{
+	return MIN(MAX((mem->pages << PAGE_SHIFT) / 4, CODE_CACHE_LEAST), CODE_CACHE_MOST);
 }
 
 static bool host_has_bmi2(void)
@@ -60,7 +67,7 @@ static struct engine *create(const struct engine_config *config, struct error *e
 		error_set(err, "no memory for the engine");
 		return NULL;
 	}
-	uint64_t cache = config->code_cache ? config->code_cache : CODE_CACHE_DEFAULT;
+	uint64_t cache = config->code_cache ? config->code_cache : cache_default(config->mem);
 	eng->mem = config->mem;
 	eng->model = config->model;
 	eng->cpus = config->cpus;
