@@ -44,6 +44,7 @@ static struct system_time times[2] __attribute__((aligned(64)));
 
 static u64 time_ns(const struct system_time *t)
 {
+	asm volatile("lfence" ::: "memory"); /* RDTSC may be carried out before what precedes it (SDM Vol. 2) */
 	u64 now = rdtsc() - t->tsc;
 
 	now = t->shift < 0 ? now >> -t->shift : now << t->shift;
