@@ -42,14 +42,12 @@ static void arena_free(struct tr_engine *eng)
 	}
 }
 
-#define HOT_PERCENT 50 /* of the cache; both parts fill at about the same rate */
-
 bool code_init(struct tr_engine *eng, uint64_t size, struct error *err)
 {
 	if (!host_code_alloc(&eng->code, size))
 		return error_set(err, "no memory for a code cache of %llu MiB (%s); give a smaller --code-cache",
 				 (unsigned long long)(size >> 20), host_error_text());
-	eng->cold_start = eng->code.rw + eng->code.size / 100 * HOT_PERCENT;
+	eng->cold_start = eng->code.rw + eng->code.size / 2; /* both parts fill at about the same rate */
 	eng->emit = (struct emit){eng->code.rw, eng->cold_start};
 	eng->populated = eng->code.rw;
 	eng->populated_cold = eng->cold_start;

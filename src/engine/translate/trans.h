@@ -124,7 +124,10 @@ void regs_slot_done(struct trans *t, unsigned slot);               /* nobody nee
 void regs_store(struct trans *t);                                  /* memory has all of the guest's from here on */
 void regs_flush(struct trans *t);                                  /* and the host's registers are free */
 void regs_fixed(struct trans *t);                                  /* and H_ADDR and H_DELTA are in use */
-uint8_t regs_dirty(const struct trans *t);                         /* the guest's that memory has not */
+/* Guest register `reg` has something else from here on, and `holder` its value; and back again. */
+void regs_lend(struct trans *t, unsigned reg, unsigned holder);
+void regs_give_back(struct trans *t, unsigned reg, unsigned holder);
+uint8_t regs_dirty(const struct trans *t); /* the guest's that memory has not */
 bool regs_empty(const struct trans *t);
 
 /* trans_flags.c: flags are saved only before host code that would destroy them, and restored only before who reads
@@ -132,6 +135,8 @@ bool regs_empty(const struct trans *t);
 void flags_clobber(struct trans *t); /* after it the host's flags are free */
 void flags_need(struct trans *t);    /* after it the host's flags are the guest's */
 void flags_save(struct trans *t);
+/* From a helper, which leaves flags saved, back to `resume`, where they are at `flags`. */
+void flags_resume(struct trans *t, enum flags_at flags, const uint8_t *resume);
 /* Emits a jump that is taken when the guest's condition `cc` holds, from wherever the flags are; returns its rel32,
  * within an aligned quadword. */
 uint8_t *flags_jcc(struct trans *t, enum cc cc);
@@ -184,6 +189,7 @@ bool branch_goes_on(const struct x86_insn *insn);
 void jump_to(struct trans *t, int64_t target, uint32_t key);
 /* Ends the block with a jump to the linear address in H_ADDR. `undo`: see light_jump. Flags must be saved. */
 void jump_indirect(struct trans *t, uint32_t key, int32_t undo);
+void jump_by_helper(struct trans *t, int32_t undo, uint16_t off); /* the same, whatever is there */
 void poll_flagged(struct trans *t, uint16_t off);
 void trans_push_return(struct trans *t);
 struct tr_link *link_far(struct trans *t, int64_t target, uint32_t key, int32_t undo);
@@ -200,6 +206,8 @@ void cold_emit_far(struct trans *t, const struct cold *c);
 void cold_emit_unlinked(struct trans *t, const struct cold *c);
 
 /* trans_system.c */
+/* Goes to a light helper, whose second argument is `arg`. */
+void call_helper(struct trans *t, const void *helper, uint64_t arg);
 void trans_call(struct trans *t, const struct x86_insn *insn); /* CLS_SYSTEM, or one left to x86_emulate_general */
 void cold_emit_string(struct trans *t, const struct cold *c);
 void trans_step(struct trans *t); /* ends the block by leaving for the slow path at the instruction at hand */

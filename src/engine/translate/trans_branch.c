@@ -85,6 +85,12 @@ static void link_add(struct trans *t, uint8_t *from, int64_t target, uint32_t ke
 	cold_add(t, COLD_LINK, from)->link = link;
 }
 
+void jump_by_helper(struct trans *t, int32_t undo, uint16_t off)
+{
+	asm_store_gs(&t->e, 8, H_ADDR, VCPU_OFF(tlb_va));
+	call_helper(t, light_jump, (uint64_t)(uint32_t)undo << 16 | off);
+}
+
 void jump_indirect(struct trans *t, uint32_t key, int32_t undo)
 {
 	struct emit *e = &t->e;
@@ -109,10 +115,7 @@ void jump_indirect(struct trans *t, uint32_t key, int32_t undo)
 	asm_jmp_gs(e, H_DELTA, table + (int32_t)offsetof(struct jc_entry, host));
 	asm_patch32(miss[0], e->p);
 	asm_patch32(miss[1], e->p);
-	asm_store_gs(e, 8, H_ADDR, VCPU_OFF(tlb_va));
-	asm_mov_imm(e, R11, (uint64_t)(uint32_t)undo << 16 | t->off);
-	asm_mov_imm(e, R9, (uint64_t)(uintptr_t)light_jump);
-	jmp_glue(t, t->eng->glue_call);
+	jump_by_helper(t, undo, t->off);
 	t->ended = true;
 }
 
@@ -120,13 +123,10 @@ void jump_indirect(struct trans *t, uint32_t key, int32_t undo)
 static void far_address(struct trans *t, int64_t target)
 {
 	ENSURE(regs_empty(t));
-	asm_load_gs(&t->e, 8, H_ADDR, VCPU_OFF(vpage));
-	if (t->mode == MODE_64 && target == (int32_t)target) {
-		asm_lea(&t->e, 8, H_ADDR, H_ADDR, -1, 1, (int32_t)target);
-	} else if (t->mode == MODE_64) {
-		asm_mov_imm(&t->e, H_DELTA, (uint64_t)target);
-		asm_lea(&t->e, 8, H_ADDR, H_ADDR, H_DELTA, 1, 0);
+	if (t->mode == MODE_64) {
+		mem_page_address(t, H_ADDR, target);
 	} else {
+		asm_load_gs(&t->e, 8, H_ADDR, VCPU_OFF(vpage));
 		asm_lea(&t->e, 4, H_ADDR, H_ADDR, -1, 1, (int32_t)target);
 	}
 }
@@ -145,9 +145,7 @@ void cold_emit_unlinked(struct trans *t, const struct cold *c)
 		c->link->stub = t->e.p;
 	far_address(t, c->target);
 	asm_store_gs(&t->e, 8, H_ADDR, VCPU_OFF(tlb_va));
-	asm_mov_imm(&t->e, R11, (uint64_t)(uintptr_t)c->link);
-	asm_mov_imm(&t->e, R9, (uint64_t)(uintptr_t)light_far);
-	jmp_glue(t, t->eng->glue_call);
+	call_helper(t, light_far, (uint64_t)(uintptr_t)c->link);
 }
 
 /* It lies within an aligned quadword. */
@@ -264,10 +262,16 @@ bool branch_goes_on(const struct x86_insn *insn)
 	       ((insn->map == 0 && (insn->opcode & 0xf0) == 0x70) || (insn->map == 1 && (insn->opcode & 0xf0) == 0x80));
 }
 
+/* The block does go on behind it. */
+static bool in_the_middle(const struct trans *t, const struct x86_insn *insn)
+{
+	return insn + 1 < t->insns + t->count;
+}
+
 static void trans_jcc(struct trans *t, const struct x86_insn *insn)
 {
 	int64_t target = branch_target(t, insn);
-	if (insn + 1 < t->insns + t->count) { /* branch_goes_on */
+	if (in_the_middle(t, insn)) {
 		taken(t, flags_jcc(t, (enum cc)(insn->opcode & 15)), target);
 		return;
 	}
@@ -424,8 +428,7 @@ static bool begin_shadowed(struct trans *t, const struct x86_insn *insn)
 bool trans_branch(struct trans *t, const struct x86_insn *insn)
 {
 	bool wide = insn->opsize == stack_bytes(t);
-	bool on = branch_goes_on(insn) && insn + 1 < t->insns + t->count;
-	if (on || insn->gpr_write & 1u << RSP) /* which may go by a slot of the stack's */
+	if (in_the_middle(t, insn) || insn->gpr_write & 1u << RSP) /* which may go by a slot of the stack's */
 		regs_store(t);
 	else
 		regs_flush(t);

@@ -10,17 +10,13 @@
 static unsigned lend_rax(struct trans *t)
 {
 	unsigned holder = regs_scratch(t, 0);
-	asm_mov(&t->e, holder, RAX);
-	t->lent = LENT(RAX, holder);
-	map_here(t);
+	regs_lend(t, RAX, holder);
 	return holder;
 }
 
 static void return_rax(struct trans *t, unsigned holder)
 {
-	asm_mov(&t->e, RAX, holder);
-	t->lent = 0;
-	map_here(t);
+	regs_give_back(t, RAX, holder);
 	regs_release(t, holder);
 }
 
@@ -57,6 +53,14 @@ void flags_need(struct trans *t)
 		return;
 	restore(t);
 	t->flags = FLAGS_BOTH;
+}
+
+void flags_resume(struct trans *t, enum flags_at flags, const uint8_t *resume)
+{
+	t->flags = FLAGS_SAVED;
+	if (flags != FLAGS_SAVED)
+		flags_need(t);
+	asm_patch32(asm_jmp(&t->e), resume);
 }
 
 bool flags_merge(const struct x86_insn *insn)

@@ -353,11 +353,7 @@ void trans_plain(struct trans *t, const struct x86_insn *insn)
 	if (insn->flags & INSN_ADDR_ONLY) {
 		if (insn->mnemonic == ZYDIS_MNEMONIC_LEA)
 			trans_lea(t, insn);
-		if (t->window && moves_stack_far(insn))
-			window_stack_moved(t);
-		return;
-	}
-	if (insn->flags & INSN_MEM) {
+	} else if (insn->flags & INSN_MEM) {
 		plain_memory(t, insn);
 	} else {
 		if (flags_merge(insn))

@@ -1,21 +1,6 @@
 /* Jumps to other pages by the quick tables (quick.h): the guest's flags are where they were. */
 #include "engine/translate/trans.h"
 
-/* RCX is in H_TMP while it is something to be tested. */
-static void lend_rcx(struct trans *t)
-{
-	asm_mov(&t->e, H_TMP, RCX);
-	t->lent = LENT(RCX, H_TMP);
-	map_here(t);
-}
-
-static void return_rcx(struct trans *t)
-{
-	asm_mov(&t->e, RCX, H_TMP);
-	t->lent = 0;
-	map_here(t);
-}
-
 static uint8_t *poll(struct trans *t)
 {
 	asm_load_gs(&t->e, 8, RCX, VCPU_OFF(run_on));
@@ -39,14 +24,14 @@ static struct cold *find(struct trans *t, enum cold_kind kind)
 {
 	struct emit *e = &t->e;
 	ENSURE(regs_empty(t));
-	lend_rcx(t);
+	regs_lend(t, RCX, H_TMP);
 	uint8_t *out = poll(t);
 	asm_rr(e, 0x0fb7, 4, H_DELTA, H_ADDR);
 	asm_lea(e, 8, H_DELTA, H_DELTA, H_DELTA, 1, 0);
 	asm_load_gs_index(e, RCX, H_DELTA, VCPU_OFF(quick.jump[0].minus));
 	asm_lea(e, 8, RCX, RCX, H_ADDR, 1, 0);
 	struct cold *c = on_if_zero(t, kind, out);
-	return_rcx(t);
+	regs_give_back(t, RCX, H_TMP);
 	return c;
 }
 _Static_assert(sizeof(struct quick_jump) == 16 && QUICK_BITS == 16, "find's index");
@@ -60,10 +45,7 @@ void quick_jump(struct trans *t, int32_t undo)
 
 void cold_emit_jump(struct trans *t, const struct cold *c)
 {
-	asm_store_gs(&t->e, 8, H_ADDR, VCPU_OFF(tlb_va));
-	asm_mov_imm(&t->e, R11, (uint64_t)(uint32_t)c->target << 16 | c->off);
-	asm_mov_imm(&t->e, R9, (uint64_t)(uintptr_t)light_jump);
-	jmp_glue(t, t->eng->glue_call);
+	jump_by_helper(t, (int32_t)c->target, c->off);
 }
 
 /* The target is looked up first, so that nothing is pushed if there is none. */
@@ -83,15 +65,9 @@ void cold_emit_call(struct trans *t, const struct cold *c)
 {
 	struct call_target *call = code_alloc(t->eng, sizeof(*call));
 	asm_store_gs(&t->e, 8, H_ADDR, VCPU_OFF(tlb_va));
-	asm_mov_imm(&t->e, R11, (uint64_t)(uintptr_t)call);
-	asm_mov_imm(&t->e, R9, (uint64_t)(uintptr_t)light_target);
-	jmp_glue(t, t->eng->glue_call);
+	call_helper(t, light_target, (uint64_t)(uintptr_t)call);
 	*call = (struct call_target){.resume = code_rx(t->eng, t->e.p), .off = c->off};
-	if (c->flags != FLAGS_SAVED) {
-		t->flags = FLAGS_SAVED;
-		flags_need(t);
-	}
-	asm_patch32(asm_jmp(&t->e), c->resume);
+	flags_resume(t, (enum flags_at)c->flags, c->resume);
 }
 
 /* H_TMP has RCX: the page must be the one that the link was made to. */
@@ -101,7 +77,7 @@ void quick_linked(struct trans *t, int64_t target, uint32_t key, int32_t undo)
 	ENSURE(regs_empty(t));
 	struct tr_link *link = link_far(t, target, key, undo);
 	link->quick = true;
-	lend_rcx(t);
+	regs_lend(t, RCX, H_TMP);
 	uint8_t *out = target <= t->off ? poll(t) : NULL;
 	mem_page_address(t, H_ADDR, target & (int64_t)PAGE_MASK);
 	asm_rorx(e, H_DELTA, H_ADDR, PAGE_SHIFT);
@@ -113,7 +89,7 @@ void quick_linked(struct trans *t, int64_t target, uint32_t key, int32_t undo)
 	struct cold *c = on_if_zero(t, COLD_UNLINKED, out);
 	c->target = target;
 	c->link = link;
-	return_rcx(t);
+	regs_give_back(t, RCX, H_TMP);
 	asm_store_gs(e, 8, H_ADDR, VCPU_OFF(vpage));
 	link->rel32 = asm_jmp_patchable(e);
 	c = cold_add(t, COLD_UNLINKED, link->rel32);

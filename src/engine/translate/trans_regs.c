@@ -70,6 +70,20 @@ static void evict(struct trans *t, unsigned reg)
 	*hold_of(t, reg) = HOLD_NOTHING;
 }
 
+void regs_lend(struct trans *t, unsigned reg, unsigned holder)
+{
+	asm_mov(&t->e, holder, reg);
+	t->lent = LENT(reg, holder);
+	map_here(t);
+}
+
+void regs_give_back(struct trans *t, unsigned reg, unsigned holder)
+{
+	asm_mov(&t->e, reg, holder);
+	t->lent = 0;
+	map_here(t);
+}
+
 uint8_t regs_dirty(const struct trans *t)
 {
 	uint8_t mask = 0;

@@ -19,9 +19,7 @@ static bool plain_prefixes(const struct x86_insn *insn)
 static struct cold *check_count(struct trans *t, const struct x86_insn *insn)
 {
 	struct emit *e = &t->e;
-	asm_mov(e, H_TMP, RCX);
-	t->lent = LENT(RCX, H_TMP);
-	map_here(t);
+	regs_lend(t, RCX, H_TMP);
 	asm_mov_imm(e, H_DELTA, COUNT_BITS);
 	asm_shrx(e, RCX, RCX, H_DELTA);
 	uint8_t *on = asm_jrcxz(e);
@@ -29,9 +27,7 @@ static struct cold *check_count(struct trans *t, const struct x86_insn *insn)
 	c->rcx_in_tmp = true;
 	c->insn = insn;
 	asm_patch8(on, e->p);
-	asm_mov(e, RCX, H_TMP);
-	t->lent = 0;
-	map_here(t);
+	regs_give_back(t, RCX, H_TMP);
 	return c;
 }
 

@@ -60,26 +60,27 @@ static bool ends_block(const struct x86_insn *insn)
 	}
 }
 
-static uint64_t helper_for(const struct x86_insn *insn)
+static const void *helper_for(const struct x86_insn *insn)
 {
 	if (light_xstate_knows(insn))
-		return (uint64_t)(uintptr_t)light_xstate;
-	return insn->cls == CLS_SYSTEM ? (uint64_t)(uintptr_t)light_system : (uint64_t)(uintptr_t)light_general;
+		return light_xstate;
+	return insn->cls == CLS_SYSTEM ? light_system : light_general;
+}
+
+void call_helper(struct trans *t, const void *helper, uint64_t arg)
+{
+	asm_mov_imm(&t->e, R11, arg);
+	asm_mov_imm(&t->e, R9, (uint64_t)(uintptr_t)helper);
+	jmp_glue(t, t->eng->glue_call);
 }
 
 /* The helper for it, and back with flags where the block has them. */
 void cold_emit_string(struct trans *t, const struct cold *c)
 {
 	struct call_insn *call = code_alloc(t->eng, sizeof(*call));
-	asm_mov_imm(&t->e, R11, (uint64_t)(uintptr_t)call);
-	asm_mov_imm(&t->e, R9, (uint64_t)(uintptr_t)light_general);
-	jmp_glue(t, t->eng->glue_call);
+	call_helper(t, light_general, (uint64_t)(uintptr_t)call);
 	*call = (struct call_insn){.insn = *c->insn, .off = c->off, .resume = code_rx(t->eng, t->e.p)};
-	if (c->flags_after != FLAGS_SAVED) {
-		t->flags = FLAGS_SAVED;
-		flags_need(t);
-	}
-	asm_patch32(asm_jmp(&t->e), c->resume);
+	flags_resume(t, (enum flags_at)c->flags_after, c->resume);
 }
 
 void trans_call(struct trans *t, const struct x86_insn *insn)
@@ -88,9 +89,7 @@ void trans_call(struct trans *t, const struct x86_insn *insn)
 	struct call_insn *call = code_alloc(t->eng, sizeof(*call));
 	regs_flush(t);
 	flags_clobber(t);
-	asm_mov_imm(&t->e, R11, (uint64_t)(uintptr_t)call);
-	asm_mov_imm(&t->e, R9, helper_for(insn));
-	jmp_glue(t, t->eng->glue_call);
+	call_helper(t, helper_for(insn), (uint64_t)(uintptr_t)call);
 	*call = (struct call_insn){.insn = *insn, .off = t->off, .resume = end ? NULL : code_rx(t->eng, t->e.p)};
 	t->ended = end;
 	if (insn->mnemonic == ZYDIS_MNEMONIC_STI ||

@@ -220,9 +220,7 @@ static void cold_tail(struct trans *t, const struct cold *c)
 {
 	struct call_tail *call = code_alloc(t->eng, sizeof(*call));
 	*call = (struct call_tail){.tail = t->b->tail_page, .resume = code_rx(t->eng, c->resume), .off = c->off};
-	asm_mov_imm(&t->e, R11, (uint64_t)(uintptr_t)call);
-	asm_mov_imm(&t->e, R9, (uint64_t)(uintptr_t)light_tail);
-	jmp_glue(t, t->eng->glue_call);
+	call_helper(t, light_tail, (uint64_t)(uintptr_t)call);
 }
 
 static void cold_share(struct trans *t, const struct cold *c)
@@ -235,9 +233,7 @@ static void cold_share(struct trans *t, const struct cold *c)
 	call->write = c->share->write;
 	call->own_write = c->share->own_write;
 	call->slow = c->slow;
-	asm_mov_imm(&t->e, R11, (uint64_t)(uintptr_t)call);
-	asm_mov_imm(&t->e, R9, (uint64_t)(uintptr_t)light_share);
-	jmp_glue(t, t->eng->glue_call);
+	call_helper(t, light_share, (uint64_t)(uintptr_t)call);
 }
 
 static void cold_step(struct trans *t, const struct cold *c)
@@ -257,9 +253,7 @@ static void cold_window(struct trans *t, const struct cold *c)
 static void cold_entry(struct trans *t, const struct cold *c)
 {
 	t->b->entry_saved = code_rx(t->eng, t->e.p);
-	t->flags = FLAGS_SAVED;
-	flags_need(t);
-	asm_patch32(asm_jmp(&t->e), c->resume);
+	flags_resume(t, FLAGS_HOST, c->resume);
 }
 
 static void take_back_rcx(struct trans *t)

@@ -254,6 +254,19 @@ static bool show_page(struct tr_vcpu *v, struct window_space *s, uint64_t page, 
 	return host_window_show(&mem->shared, host_address(s, page), offset, size, writable && !r->readonly);
 }
 
+/* `page`: the address, | WINDOW_*. False: the host would not, and nothing is there. */
+static bool add_shown(struct tr_vcpu *v, struct window_space *s, uint64_t page, uint64_t gpa)
+{
+	make_room(v, s);
+	page_add(s, page, gpa);
+	atomic_fetch_add(&pages_shown, 1);
+	struct window_page *p = page_find(s, page & ~WINDOW_WRITABLE);
+	if (show_page(v, s, page & PAGE_MASK, page_size(p), gpa, page & WINDOW_WRITABLE))
+		return true;
+	forget(v, s, p);
+	return false;
+}
+
 /* A page of the guest's that is as large as ours, if all of it can be shown in the same way. */
 static bool show_large(struct tr_vcpu *v, struct window_space *s, uint64_t va, const struct x86_mapping *m)
 {
@@ -267,13 +280,7 @@ static bool show_large(struct tr_vcpu *v, struct window_space *s, uint64_t va, c
 		if (small)
 			hide(v, s, small);
 	}
-	make_room(v, s);
-	page_add(s, page | WINDOW_LARGE | (m->writable ? WINDOW_WRITABLE : 0), gpa);
-	atomic_fetch_add(&pages_shown, 1);
-	if (show_page(v, s, page, BIT(LARGE_SHIFT), gpa, m->writable))
-		return true;
-	forget(v, s, page_find(s, page | WINDOW_LARGE)); /* nothing is there */
-	return false;
+	return add_shown(v, s, page | WINDOW_LARGE | (m->writable ? WINDOW_WRITABLE : 0), gpa);
 }
 
 static bool show_small(struct tr_vcpu *v, struct window_space *s, uint64_t va, const struct x86_mapping *m)
@@ -284,14 +291,10 @@ static bool show_small(struct tr_vcpu *v, struct window_space *s, uint64_t va, c
 		return false;
 	bool writable = m->writable && free_of_code(mem, gpa, PAGE_SIZE);
 	guest_memory_touch(mem, guest_memory_ptr(mem, gpa, PAGE_SIZE, false));
-	make_room(v, s);
-	page_add(s, page | (writable ? WINDOW_WRITABLE : 0), gpa);
-	atomic_fetch_add(&pages_shown, 1);
-	s->pieces |= m->page_shift > PAGE_SHIFT;
-	if (show_page(v, s, page, PAGE_SIZE, gpa, writable))
-		return true;
-	forget(v, s, page_find(s, page)); /* nothing is there */
-	return false;
+	if (!add_shown(v, s, page | (writable ? WINDOW_WRITABLE : 0), gpa))
+		return false;
+	s->pieces |= m->page_shift > PAGE_SHIFT; /* make_room may have cleared it */
+	return true;
 }
 
 /* Shows the page that `va` is in, in place of what was shown there; false when a `write` is not to go through it. */
