@@ -6,40 +6,22 @@
 
 #include <stdlib.h>
 
-/* Metadata of blocks: chunks that are freed together, each one of the host's large pages, if it has them. */
-#define ARENA_CHUNK MiB(2)
-
-struct arena_chunk {
-	struct arena_chunk *next;
-	size_t used;
-	_Alignas(16) uint8_t data[];
-};
-
-#define ARENA_ROOM (ARENA_CHUNK - sizeof(struct arena_chunk))
-
-void *code_alloc(struct tr_engine *eng, size_t size)
+/* As much room for records as for code: they take less. It is touched only when it is used. */
+static bool records_init(struct tr_engine *eng)
 {
-	size = align_up(size, 8);
-	ENSURE(size <= ARENA_ROOM);
-	if (!eng->arena || eng->arena->used + size > ARENA_ROOM) {
-		struct arena_chunk *c = host_memory_alloc(ARENA_CHUNK);
-		ENSURE(c);
-		c->next = eng->arena;
-		c->used = 0;
-		eng->arena = c;
-	}
-	void *p = eng->arena->data + eng->arena->used;
-	eng->arena->used += size;
-	return p;
+	size_t size = align_up(MAX(eng->code.size, BLOCK_RECORDS_MAX), MiB(2));
+	ENSURE(size < UINT32_MAX);
+	eng->records = (struct records){.base = host_memory_alloc(size), .used = BLOCK_ALIGN, .size = (uint32_t)size};
+	return eng->records.base;
 }
 
-static void arena_free(struct tr_engine *eng)
+void *code_alloc(struct tr_engine *eng, size_t size, size_t align)
 {
-	while (eng->arena) {
-		struct arena_chunk *next = eng->arena->next;
-		host_memory_free(eng->arena, ARENA_CHUNK);
-		eng->arena = next;
-	}
+	struct records *r = &eng->records;
+	size_t at = align_up(r->used, align);
+	ENSURE(at + size <= r->size);
+	r->used = (uint32_t)(at + size);
+	return r->base + at;
 }
 
 bool code_init(struct tr_engine *eng, uint64_t size, struct error *err)
@@ -47,15 +29,14 @@ bool code_init(struct tr_engine *eng, uint64_t size, struct error *err)
 	if (!host_code_alloc(&eng->code, size))
 		return error_set(err, "no memory for a code cache of %llu MiB (%s); give a smaller --code-cache",
 				 (unsigned long long)(size >> 20), host_error_text());
-	eng->cold_start = eng->code.rw + eng->code.size / 2; /* both parts fill at about the same rate */
-	eng->emit = (struct emit){eng->code.rw, eng->cold_start};
-	eng->populated = eng->code.rw;
-	eng->populated_cold = eng->cold_start;
-	eng->cold = (struct emit){eng->cold_start, eng->code.rw + eng->code.size};
+	uint8_t *half = eng->code.rw + eng->code.size / 2; /* both parts fill at about the same rate */
+	eng->emit[PART_HOT] = (struct emit){eng->code.rw, half};
+	eng->emit[PART_COLD] = (struct emit){half, eng->code.rw + eng->code.size};
+	for (unsigned i = 0; i < PARTS; i++)
+		eng->populated[i] = eng->emit[i].p;
 	glue_emit(eng);
-	while ((uintptr_t)eng->emit.p & 15)
-		emit8(&eng->emit, 0xcc);
-	eng->code_start = eng->emit.p;
+	for (unsigned i = 0; i < PARTS; i++)
+		eng->part_start[i] = eng->emit[i].p;
 	eng->blocks_max = (unsigned)(eng->code.size / 128 + 64);
 	eng->page = calloc(eng->mem->pages, sizeof(*eng->page));
 	eng->sorted = calloc(eng->blocks_max, sizeof(*eng->sorted));
@@ -63,7 +44,7 @@ bool code_init(struct tr_engine *eng, uint64_t size, struct error *err)
 	host_mutex_init(&eng->excl_lock);
 	host_mutex_init(&eng->excl_owner);
 	host_cond_init(&eng->excl_cond);
-	if (!eng->page || !eng->sorted)
+	if (!eng->page || !eng->sorted || !records_init(eng))
 		return error_set(err, "no memory for the code cache's index; give the guest less --memory");
 	return true;
 }
@@ -73,22 +54,26 @@ static void page_release(struct tr_engine *eng, struct code_page *page)
 {
 	atomic_store(&eng->mem->code[page->index], 0);
 	atomic_store(&eng->page[page->index], NULL);
-	*page->link = page->next;
+	if (page->prev)
+		page_of(eng, page->prev)->next = page->next;
+	else
+		eng->pages = page->next;
 	if (page->next)
-		page->next->link = page->link;
-	free(page);
+		page_of(eng, page->next)->prev = page->prev;
+	page->next = eng->pages_free;
+	eng->pages_free = record_at(eng, page);
 }
 
 static void free_pages(struct tr_engine *eng)
 {
 	while (eng->pages)
-		page_release(eng, eng->pages);
+		page_release(eng, page_of(eng, eng->pages));
 }
 
 void code_destroy(struct tr_engine *eng)
 {
 	free_pages(eng);
-	arena_free(eng);
+	host_memory_free(eng->records.base, eng->records.size);
 	free(eng->page);
 	free(eng->sorted);
 	if (eng->code.rw)
@@ -170,18 +155,28 @@ static void flush_lookups(struct tr_engine *eng)
 static void flush(struct tr_engine *eng)
 {
 	free_pages(eng);
-	arena_free(eng);
+	eng->records.used = BLOCK_ALIGN;
+	eng->pages_free = 0;
 	eng->blocks = 0;
-	eng->emit.p = eng->code_start;
-	eng->cold.p = eng->cold_start;
+	for (unsigned i = 0; i < PARTS; i++)
+		eng->emit[i].p = eng->part_start[i];
 	eng->stats.flushes++;
 	flush_lookups(eng);
 }
 
 static bool full(const struct tr_engine *eng)
 {
-	return emit_room(&eng->emit) < BLOCK_HOST_MAX + 64 || emit_room(&eng->cold) < BLOCK_HOST_MAX ||
-	       eng->blocks == eng->blocks_max;
+	return emit_room(&eng->emit[PART_HOT]) < BLOCK_HOST_MAX + 64 || emit_room(&eng->emit[PART_COLD]) < BLOCK_HOST_MAX ||
+	       eng->records.size - eng->records.used < BLOCK_RECORDS_MAX || eng->blocks == eng->blocks_max;
+}
+
+static struct code_page *page_new(struct tr_engine *eng)
+{
+	struct code_page *page = page_of(eng, eng->pages_free);
+	if (!page)
+		return code_new(eng, struct code_page);
+	eng->pages_free = page->next;
+	return page;
 }
 
 /* The page's record, made when it is the first time. A virtual CPU that could write the page unseen is stopped first.
@@ -192,15 +187,11 @@ static struct code_page *page_get(struct tr_engine *eng, uint64_t gpa)
 	struct code_page *page = atomic_load(&eng->page[index]);
 	if (page)
 		return page;
-	page = calloc(1, sizeof(*page));
-	ENSURE(page);
-	page->gpa = gpa;
-	page->index = index;
-	page->next = eng->pages;
-	page->link = &eng->pages;
+	page = page_new(eng);
+	*page = (struct code_page){.gpa = gpa, .index = (uint32_t)index, .next = eng->pages};
+	eng->pages = record_at(eng, page);
 	if (page->next)
-		page->next->link = &page->next;
-	eng->pages = page;
+		page_of(eng, page->next)->prev = eng->pages;
 	atomic_store(&eng->mem->code[index], 1);
 	atomic_thread_fence(memory_order_seq_cst);
 	tlb_protect(eng, gpa);
@@ -211,8 +202,10 @@ static struct code_page *page_get(struct tr_engine *eng, uint64_t gpa)
 /* To ask the host for code memory in pieces is several times cheaper than a page fault for each page and view. */
 #define POPULATE_CHUNK KiB(256)
 
-static void populate(struct tr_engine *eng, const struct emit *e, uint8_t **populated)
+static void populate(struct tr_engine *eng, unsigned part)
 {
+	const struct emit *e = &eng->emit[part];
+	uint8_t **populated = &eng->populated[part];
 	const uint8_t *end = e->p + MIN(BLOCK_HOST_MAX, emit_room(e));
 	while (*populated < end) {
 		uint8_t *next = MIN(*populated + POPULATE_CHUNK, e->end);
@@ -222,39 +215,43 @@ static void populate(struct tr_engine *eng, const struct emit *e, uint8_t **popu
 	}
 }
 
+static void tail_add(struct tr_engine *eng, struct block_tail *tail)
+{
+	struct code_page *page = page_of(eng, tail->page);
+	page->blocks++;
+	tail->next = page->tails;
+	page->tails = record_at(eng, tail);
+}
+
 static void make(struct tr_vcpu *v, uint64_t gpa, uint64_t tail, uint16_t off, uint32_t key)
 {
 	struct tr_engine *eng = v->engine;
 	struct code_source src = {.page = page_get(eng, gpa),
 				  .bytes = guest_memory_ptr(eng->mem, gpa, PAGE_SIZE, false)};
-	if (block_find(src.page, off, key))
+	if (block_find(eng, src.page, off, key))
 		return;
 	if (tail != CODE_NO_TAIL) {
 		src.tail = page_get(eng, tail);
 		src.tail_bytes = guest_memory_ptr(eng->mem, tail, PAGE_SIZE, false);
 	}
 	uint64_t t0 = __builtin_ia32_rdtsc();
-	populate(eng, &eng->emit, &eng->populated);
-	populate(eng, &eng->cold, &eng->populated_cold);
+	for (unsigned i = 0; i < PARTS; i++)
+		populate(eng, i);
 	struct block *b = translate_block(v, &src, off, key);
 	v->tsc_translator += __builtin_ia32_rdtsc() - t0;
 	if (unlikely(eng->profile))
 		profile_block(eng, v, b, (linear_rip(&v->cpu) & PAGE_MASK) | off);
-	eng->sorted[eng->blocks] = b;
+	eng->sorted[eng->blocks] = record_at(eng, b);
 	eng->blocks++; /* not before */
 	src.page->blocks++;
-	if (b->tail_page) {
-		b->tail_page->blocks++;
-		b->tail_next = b->tail_page->tails;
-		b->tail_page->tails = b;
-	}
-	struct block *_Atomic *bucket = &src.page->bucket[off % PAGE_BUCKETS];
+	if (b->tail)
+		tail_add(eng, tail_of(eng, b->tail));
+	_Atomic uint32_t *bucket = &src.page->bucket[page_bucket(off)];
 	b->next = atomic_load(bucket);
-	atomic_store_explicit(bucket, b, memory_order_release);
+	atomic_store_explicit(bucket, record_at(eng, b), memory_order_release);
 	eng->stats.blocks++;
 	eng->stats.guest_bytes += b->len;
-	eng->stats.host_bytes += (uint64_t)(b->part[PART_HOT].end - b->part[PART_HOT].start) +
-				 (uint64_t)(b->part[PART_COLD].end - b->part[PART_COLD].start);
+	eng->stats.host_bytes += (uint64_t)b->size[PART_HOT] + b->size[PART_COLD];
 }
 
 static bool known(struct tr_engine *eng, uint64_t gpa)
@@ -288,85 +285,99 @@ static uint64_t page_immediate(const struct tr_link *link, const struct code_pag
 	return (uint64_t)(uintptr_t)page;
 }
 
-/* The page last: until then nobody gets as far as the jump. */
-static void link_patch(struct tr_link *link, const uint8_t *target, const struct code_page *page)
+static uint8_t *link_rel32(const struct tr_engine *eng, const struct tr_link *link)
 {
-	if (!link->page_imm || page)
-		asm_patch32(link->rel32, target);
-	if (link->page_imm)
-		__atomic_store_n((uint64_t *)link->page_imm, page_immediate(link, page), __ATOMIC_RELEASE);
+	return eng->code.rw + block_of(eng, link->from)->start[link->in_cold ? PART_COLD : PART_HOT] + link->rel32;
+}
+
+/* The page last: until then nobody gets as far as the jump. */
+static void link_patch(struct tr_engine *eng, struct tr_link *link, uint32_t target, const struct code_page *page)
+{
+	uint8_t *rel32 = link_rel32(eng, link);
+	if (!link->imm_back || page)
+		asm_patch32(rel32, eng->code.rw + target);
+	if (link->imm_back)
+		__atomic_store_n((uint64_t *)(rel32 - link->imm_back), page_immediate(link, page), __ATOMIC_RELEASE);
+}
+
+static void link_undo(struct tr_engine *eng, struct tr_link *link)
+{
+	link->to = 0;
+	link->next = 0;
+	link_patch(eng, link, block_of(eng, link->from)->start[PART_COLD] + link->stub, NULL);
 }
 
 void code_link(struct tr_engine *eng, struct tr_link *link, struct block *to)
 {
 	host_lock(&eng->lock);
-	if (!link->to && !link->from->dead && !to->dead) {
-		link->to = to;
+	if (!link->to && block_of(eng, link->from)->page && to->page) {
+		link->to = record_at(eng, to);
 		link->next = to->incoming;
-		to->incoming = link;
-		const uint8_t *entry = link->flags_in_host ? to->entry_host : to->entry_saved;
-		link_patch(link, eng->code.rw + (entry - eng->code.rx), to->page);
+		to->incoming = record_at(eng, link);
+		link_patch(eng, link, link->flags_in_host ? to->start[PART_HOT] + to->entry_host : to->entry_saved,
+			   page_of(eng, to->page));
 	}
 	host_unlock(&eng->lock);
 }
 
-static void unlink_incoming(struct block *b)
+static void unlink_incoming(struct tr_engine *eng, struct block *b)
 {
-	for (struct tr_link *l = b->incoming, *next; l; l = next) {
+	for (uint32_t at = b->incoming, next; at; at = next) {
+		struct tr_link *l = link_of(eng, at);
 		next = l->next;
-		l->to = NULL;
-		l->next = NULL;
-		link_patch(l, l->stub, NULL);
+		link_undo(eng, l);
 	}
-	b->incoming = NULL;
+	b->incoming = 0;
 }
 
 /* Takes `b`'s own links out of their targets' lists, so that nobody patches them later. */
-static void unlink_outgoing(struct block *b)
+static void unlink_outgoing(struct tr_engine *eng, struct block *b)
 {
-	for (struct tr_link *l = b->links; l; l = l->other) {
+	for (uint32_t at = b->links; at; at = link_of(eng, at)->other) {
+		struct tr_link *l = link_of(eng, at);
 		if (!l->to)
 			continue;
-		struct tr_link **p = &l->to->incoming;
-		while (*p != l)
-			p = &(*p)->next;
+		uint32_t *p = &block_of(eng, l->to)->incoming;
+		while (*p != at)
+			p = &link_of(eng, *p)->next;
 		*p = l->next;
-		l->to = NULL;
-		link_patch(l, l->stub, NULL);
+		link_undo(eng, l);
 	}
 }
 
-static void bucket_remove(struct code_page *page, struct block *b)
+static void bucket_remove(struct tr_engine *eng, struct code_page *page, struct block *b)
 {
-	struct block *_Atomic *bucket = &page->bucket[b->off % PAGE_BUCKETS];
-	struct block *prev = atomic_load(bucket);
+	_Atomic uint32_t *bucket = &page->bucket[page_bucket(b->off)];
+	struct block *prev = block_of(eng, atomic_load(bucket));
 	if (prev == b) {
 		atomic_store(bucket, b->next);
 		return;
 	}
-	while (prev->next != b)
-		prev = prev->next;
+	while (block_of(eng, prev->next) != b)
+		prev = block_of(eng, prev->next);
 	prev->next = b->next;
 }
 
-static void tail_remove(struct block *b)
+static void tail_remove(struct tr_engine *eng, struct block_tail *tail)
 {
-	struct block **p = &b->tail_page->tails;
-	while (*p != b)
-		p = &(*p)->tail_next;
-	*p = b->tail_next;
-	b->tail_page->blocks--;
+	struct code_page *page = page_of(eng, tail->page);
+	uint32_t *p = &page->tails;
+	while (tail_of(eng, *p) != tail)
+		p = &tail_of(eng, *p)->next;
+	*p = tail->next;
+	page->blocks--;
 }
 
 static void drop(struct tr_engine *eng, struct block *b)
 {
-	bucket_remove(b->page, b);
-	b->dead = true;
-	b->page->blocks--;
-	unlink_incoming(b);
-	unlink_outgoing(b);
-	if (b->tail_page)
-		tail_remove(b);
+	struct code_page *page = page_of(eng, b->page);
+	bucket_remove(eng, page, b);
+	page->blocks--;
+	unlink_incoming(eng, b);
+	unlink_outgoing(eng, b);
+	if (b->tail)
+		tail_remove(eng, tail_of(eng, b->tail));
+	b->page = 0;
 	eng->stats.invalidations++;
 }
 
@@ -375,22 +386,25 @@ static unsigned drop_range(struct tr_engine *eng, struct code_page *page, unsign
 {
 	unsigned n = 0;
 	for (unsigned i = 0; i < PAGE_BUCKETS; i++) {
-		for (struct block *b = atomic_load(&page->bucket[i]), *next; b; b = next) {
+		for (uint32_t at = atomic_load(&page->bucket[i]), next; at; at = next) {
+			struct block *b = block_of(eng, at);
 			next = b->next;
 			if (b->off >= to || b->off + b->len <= (int)from)
 				continue;
-			struct code_page *tail = b->tail_page;
+			struct code_page *tail = b->tail ? page_of(eng, tail_of(eng, b->tail)->page) : NULL;
 			drop(eng, b);
 			if (tail && !tail->blocks && tail != page)
 				page_release(eng, tail);
 			n++;
 		}
 	}
-	for (struct block *b = page->tails, *next; b; b = next) {
-		next = b->tail_next;
-		if (b->tail_len <= from)
+	for (uint32_t at = page->tails, next; at; at = next) {
+		struct block_tail *tail = tail_of(eng, at);
+		next = tail->next;
+		if (tail->len <= from)
 			continue;
-		struct code_page *head = b->page;
+		struct block *b = block_of(eng, tail->block);
+		struct code_page *head = page_of(eng, b->page);
 		drop(eng, b);
 		if (!head->blocks && head != page)
 			page_release(eng, head);
@@ -431,24 +445,24 @@ void code_written(struct tr_engine *eng, struct tr_vcpu *self, uint64_t gpa, uin
 }
 
 /* Blocks are made one after the other, so that they are sorted by the address of either part. */
-static struct block *find_in(struct tr_engine *eng, unsigned part, const uint8_t *pc)
+static struct block *find_in(const struct tr_engine *eng, unsigned part, uint32_t at)
 {
 	unsigned lo = 0, hi = eng->blocks;
 	while (lo < hi) {
 		unsigned mid = (lo + hi) / 2;
-		if (eng->sorted[mid]->part[part].start <= pc)
+		if (block_of(eng, eng->sorted[mid])->start[part] <= at)
 			lo = mid + 1;
 		else
 			hi = mid;
 	}
-	return lo && pc < eng->sorted[lo - 1]->part[part].end ? eng->sorted[lo - 1] : NULL;
+	struct block *b = lo ? block_of(eng, eng->sorted[lo - 1]) : NULL;
+	return b && at - b->start[part] < b->size[part] ? b : NULL;
 }
 
-struct block *code_find_host(struct tr_engine *eng, const uint8_t *pc, const struct block_part **part)
+struct block *code_find_host(const struct tr_engine *eng, const uint8_t *pc, unsigned *part)
 {
-	unsigned n = pc < code_rx(eng, eng->cold_start) ? PART_HOT : PART_COLD;
-	struct block *b = find_in(eng, n, pc);
-	if (b)
-		*part = &b->part[n];
-	return b;
+	if (pc < eng->code.rx || pc >= eng->code.rx + eng->code.size)
+		return NULL;
+	*part = pc < code_rx(eng, eng->part_start[PART_COLD]) ? PART_HOT : PART_COLD;
+	return find_in(eng, *part, (uint32_t)(pc - eng->code.rx));
 }

@@ -6,6 +6,7 @@
 #define DOPPEL_ENGINE_TRANSLATE_CODE_H
 
 #include "engine/translate/emit.h"
+#include "engine/translate/insn_map.h"
 #include "engine/translate/vcpu.h"
 #include "host/host.h"
 #include "host/thread.h"
@@ -48,79 +49,81 @@ static inline unsigned key_jc(uint32_t key)
 	return (key & KEY_MODE) == MODE_64 ? key_mmu(key) : JC_LEGACY;
 }
 
-struct block;
+/*
+ * Records of translated code. There are many, so they are small: they lie in one piece of memory and name each other by
+ * how far behind its start they are (32 bits, 0: none), and name host code by how far behind the cache's start it is.
+ * They are forgotten together, when the cache is emptied.
+ */
+struct records {
+	uint8_t *base;
+	uint32_t used, size;
+};
 
 /*
- * A direct jump out of a block to a fixed place in the same page, or (`page_imm`) in another one. The latter compares
+ * A direct jump out of a block to a fixed place in the same page, or (`imm_back`) in another one. The latter compares
  * the page that is there, by the itlb, with the one that it was linked to.
  */
 struct tr_link {
-	struct block *from, *to;
-	struct tr_link *next;  /* in to->incoming */
-	struct tr_link *other; /* in from->links */
-	uint8_t *rel32;        /* of the jump, writable view, within an aligned quadword */
-	uint8_t *stub;         /* where it goes while it is not linked */
-	uint8_t *page_imm;     /* 64-bit immediate that tells the target's code page, or none; 8-byte aligned */
-	int32_t undo;       /* what the instruction has added to RSP, to be taken back if its target is not canonical */
-	uint32_t key;       /* of the target */
-	uint16_t off;       /* of the target in its page */
-	uint16_t from_off;  /* of the instruction in its own */
-	bool flags_in_host; /* the guest's flags are in the host's at this jump, not in saved_flags */
-	bool quick;         /* compares by the quick table: the immediate is a quick_tag */
+	uint32_t from, to; /* blocks */
+	uint32_t next;     /* in to's incoming */
+	uint32_t other;    /* in from's links */
+	uint16_t rel32;    /* of the jump, within an aligned quadword: from the start of its part of `from` */
+	uint16_t stub;     /* where it goes while it is not linked: from the start of the cold part. Same page only */
+	uint16_t key;      /* of the target */
+	uint16_t off;      /* of the target in its page */
+	uint16_t from_off; /* of the instruction in its own */
+	uint8_t imm_back; /* how far before rel32 the 64-bit immediate is that tells the target's code page; 8-byte
+			     aligned. 0: none */
+	bool in_cold : 1;       /* rel32 is */
+	bool flags_in_host : 1; /* the guest's flags are in the host's at this jump, not in saved_flags */
+	bool quick : 1;         /* compares by the quick table: the immediate is a quick_tag */
+	bool pushed : 1; /* a CALL, in 64-bit mode: what it has pushed is to be taken back if its target is not
+			    canonical */
 };
-
-/* Where an instruction's own host code is, to find the guest's from a host fault. */
-struct insn_map {
-	uint16_t host; /* first byte after the part's start that belongs to this instruction or a later one */
-	uint16_t off;  /* of the guest instruction in the page */
-	bool flags_in_host : 1;
-	bool arriving : 1; /* from an indirect jump: vpage is still to be set, from H_ADDR */
-	uint8_t dirty : 3; /* guest registers R9, R10, R11 that the host's of the same number have, and memory has not
-			    */
-	uint8_t moved : 2; /* MOVED_*: these have host addresses, by the deltas in H_ADDR and H_DELTA */
-	uint8_t lent; /* LENT(register, holder): a host register has something else for now, and another its value; 0:
-			 none */
-};
-#define MOVED_RSI 1 /* by H_ADDR */
-#define MOVED_RDI 2 /* by H_DELTA */
-#define LENT(reg, holder) ((uint8_t)((holder) << 4 | (reg)))
 
 /* A block's host code: what runs in a row, and what is seldom run and lies elsewhere, out of the caches' way. */
 enum { PART_HOT, PART_COLD, PARTS };
 
-struct block_part {
-	const uint8_t *start, *end; /* executable view */
-	struct insn_map *map;       /* ends with one of host UINT16_MAX */
-};
-
 struct block {
-	struct code_page *page;
-	struct block *next; /* in its bucket */
-	uint32_t key;
-	uint16_t off, len; /* guest bytes covered, within the page */
-	bool dead;
-	uint8_t insns;
-	uint8_t tail_len; /* in tail_page */
-	struct block_part part[PARTS];
-	const uint8_t *entry_host, *entry_saved; /* with the guest's flags in the host's; in saved_flags */
-	const uint8_t *entry_indirect;           /* with windows: flags in the host's, the linear address in H_ADDR */
-	struct code_page *tail_page; /* where its one instruction ends, when that crosses a page; else NULL */
-	struct block *tail_next;     /* in tail_page->tails */
-	struct tr_link *incoming;
-	struct tr_link *links;
+	uint32_t next; /* in its bucket */
+	uint16_t off;  /* in the page */
+	uint16_t key;
+	uint32_t entry_saved; /* host code, with the guest's flags in saved_flags */
+	uint32_t page;        /* struct code_page; 0: the block is dead */
+	/* A lookup ends here. */
+	uint32_t start[PARTS];
+	uint16_t size[PARTS];
+	uint32_t map;  /* struct insn_map, packed: of the hot part, then of the cold one */
+	uint32_t tail; /* struct block_tail, or 0 */
+	uint32_t incoming, links; /* struct tr_link */
+	uint16_t len;             /* guest bytes covered, within the page */
+	uint8_t entry_host;       /* with the guest's flags in the host's: from the start of the hot part */
+};
+#define BLOCK_ALIGN 16 /* so that what a lookup reads is in one cache line */
+
+/* Of a block whose one instruction crosses into another page. */
+struct block_tail {
+	uint32_t block, page;
+	uint32_t next; /* in page's tails */
+	uint8_t len;   /* guest bytes there */
 };
 
 #define PAGE_BUCKETS 64
 
 struct code_page {
 	uint64_t gpa;
-	uint64_t index;                 /* in guest_memory.code */
-	struct code_page *next, **link; /* in tr_engine.pages */
-	unsigned blocks;                /* that begin here, or end here */
-	struct block *tails;            /* that end here */
-	unsigned stray_writes;          /* to the page, but to no translated byte */
-	struct block *_Atomic bucket[PAGE_BUCKETS];
+	uint32_t index;        /* in guest_memory.code */
+	uint32_t next, prev;   /* in tr_engine.pages */
+	uint32_t blocks;       /* that begin here, or end here */
+	uint32_t tails;        /* struct block_tail: that end here */
+	uint32_t stray_writes; /* to the page, but to no translated byte */
+	_Atomic uint32_t bucket[PAGE_BUCKETS];
 };
+
+static inline unsigned page_bucket(uint16_t off)
+{
+	return (off ^ off >> 6) % PAGE_BUCKETS;
+}
 
 struct tr_engine {
 	struct guest_memory *mem;
@@ -131,16 +134,15 @@ struct tr_engine {
 	/* The code cache; `lock` guards all of it and every change to blocks. */
 	struct host_mutex lock;
 	struct host_code code;
-	uint8_t *populated, *populated_cold; /* how far the host has been asked for it, writable view */
-	uint8_t *code_start;                 /* after the glue, writable view */
-	uint8_t *cold_start;
-	struct emit emit, cold;          /* for the two parts of blocks */
+	struct emit emit[PARTS];        /* where the parts of the next block go */
+	uint8_t *part_start[PARTS];     /* where those of the first went (hot: after the glue), writable view */
+	uint8_t *populated[PARTS];      /* how far the host has been asked for memory, likewise */
 	struct code_page *_Atomic *page; /* by guest_memory_page_index */
-	struct code_page *pages;         /* all there are */
-	struct block **sorted;           /* live and dead blocks by host address, of either part */
+	struct records records;
+	uint32_t pages, pages_free;      /* struct code_page: all there are; what became of some */
+	uint32_t *sorted;                /* live and dead blocks by host address, of either part */
 	_Atomic unsigned blocks; /* of them; a host fault looks them up without the lock, while others may be added */
 	unsigned blocks_max;
-	struct arena_chunk *arena;
 
 	/* Stop-the-world: see exclusive_begin. */
 	struct host_mutex excl_lock;
@@ -162,13 +164,73 @@ static inline const uint8_t *code_rx(const struct tr_engine *eng, const uint8_t 
 	return eng->code.rx + (rw - eng->code.rw);
 }
 
-static inline struct block *block_find(struct code_page *page, uint16_t off, uint32_t key)
+/* Record number `at`, NULL for 0; and the number of one. */
+static inline void *record(const struct tr_engine *eng, uint32_t at)
+{
+	return at ? eng->records.base + at : NULL;
+}
+
+static inline uint32_t record_at(const struct tr_engine *eng, const void *p)
+{
+	return p ? (uint32_t)((const uint8_t *)p - eng->records.base) : 0;
+}
+
+static inline struct block *block_of(const struct tr_engine *eng, uint32_t at)
+{
+	return record(eng, at);
+}
+
+static inline struct tr_link *link_of(const struct tr_engine *eng, uint32_t at)
+{
+	return record(eng, at);
+}
+
+static inline struct code_page *page_of(const struct tr_engine *eng, uint32_t at)
+{
+	return record(eng, at);
+}
+
+static inline struct block_tail *tail_of(const struct tr_engine *eng, uint32_t at)
+{
+	return record(eng, at);
+}
+
+/* Host code number `at`, to be run. */
+static inline const uint8_t *host_at(const struct tr_engine *eng, uint32_t at)
+{
+	return eng->code.rx + at;
+}
+
+static inline const uint8_t *block_part(const struct tr_engine *eng, const struct block *b, unsigned part)
+{
+	return host_at(eng, b->start[part]);
+}
+
+/* Where jumps by the quick table come in: flags in the host's, the linear address in H_ADDR. Blocks with windows. */
+static inline const uint8_t *block_entry_indirect(const struct tr_engine *eng, const struct block *b)
+{
+	return block_part(eng, b, PART_HOT);
+}
+
+static inline uint64_t block_entry_saved(const struct tr_engine *eng, const struct block *b)
+{
+	return (uint64_t)(uintptr_t)host_at(eng, b->entry_saved);
+}
+
+/* The number of a place in the writable view. */
+static inline uint32_t code_at(const struct tr_engine *eng, const uint8_t *rw)
+{
+	return (uint32_t)(rw - eng->code.rw);
+}
+
+static inline struct block *block_find(const struct tr_engine *eng, struct code_page *page, uint16_t off, uint32_t key)
 {
 	if (!page)
 		return NULL;
-	struct block *b = atomic_load_explicit(&page->bucket[off % PAGE_BUCKETS], memory_order_acquire);
+	uint32_t at = atomic_load_explicit(&page->bucket[page_bucket(off)], memory_order_acquire);
+	struct block *b = block_of(eng, at);
 	while (b && (b->off != off || b->key != key))
-		b = b->next;
+		b = block_of(eng, b->next);
 	return b;
 }
 
@@ -184,11 +246,12 @@ void code_get(struct tr_vcpu *v, uint64_t gpa, uint64_t tail, uint16_t off, uint
 /* Makes `link` jump to `to` from now on. */
 void code_link(struct tr_engine *eng, struct tr_link *link, struct block *to);
 /* The block whose host code contains `pc`, and in which part of it that is; or NULL. */
-struct block *code_find_host(struct tr_engine *eng, const uint8_t *pc, const struct block_part **part);
+struct block *code_find_host(const struct tr_engine *eng, const uint8_t *pc, unsigned *part);
 /* Guest memory changed: forget translations of it. Any thread that is not in translated code or a light helper. */
 void code_written(struct tr_engine *eng, struct tr_vcpu *self, uint64_t gpa, uint64_t len);
-/* Metadata that lives as long as the cache's content. */
-void *code_alloc(struct tr_engine *eng, size_t size);
+/* A new record; `align`: a power of two up to 16. The lock is held. */
+void *code_alloc(struct tr_engine *eng, size_t size, size_t align);
+#define code_new(eng, type) ((type *)code_alloc((eng), sizeof(type), _Alignof(type)))
 
 /*
  * Between begin and end no other virtual CPU runs translated code. `self` is the caller's own, or NULL on another
@@ -211,6 +274,7 @@ void glue_emit(struct tr_engine *eng);
 bool glue_in_host(unsigned reg); /* whether translated code holds the guest's `reg` in the host's */
 
 #define BLOCK_INSNS 64
-#define BLOCK_HOST_MAX 49152 /* host bytes each part of a block can take */
+#define BLOCK_HOST_MAX 49152    /* host bytes each part of a block can take */
+#define BLOCK_RECORDS_MAX KiB(96) /* and its records */
 
 #endif

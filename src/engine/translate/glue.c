@@ -115,7 +115,7 @@ uint64_t light_miss(struct tr_vcpu *v, uint64_t va, uint32_t desc, uint64_t resu
 
 void glue_emit(struct tr_engine *eng)
 {
-	struct emit *e = &eng->emit;
+	struct emit *e = &eng->emit[PART_HOT];
 	eng->enter = (void (*)(struct tr_vcpu *, const uint8_t *))(uintptr_t)code_rx(eng, e->p);
 	emit_enter(e);
 	eng->glue_exit = code_rx(eng, e->p);

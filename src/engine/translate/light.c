@@ -33,6 +33,11 @@ uint64_t light_leave(struct tr_vcpu *v, enum tr_exit code)
 	return (uint64_t)(uintptr_t)v->engine->glue_exit;
 }
 
+uint64_t light_resume(const struct tr_vcpu *v, uint32_t at)
+{
+	return (uint64_t)(uintptr_t)host_at(v->engine, at);
+}
+
 /* On to the block at cpu->rip, or out if there is none yet. */
 static uint64_t go_on(struct tr_vcpu *v)
 {
@@ -90,7 +95,7 @@ static uint64_t retired(struct tr_vcpu *v, const struct call_insn *call, uint64_
 	bool attend =
 		poll_wanted(v) && !v->cpu.shadow; /* behind a shadow, the block polls after the next instruction */
 	if (call->resume && v->cpu.rip == next && v->key == key && !v->wrote_count && !attend)
-		return (uint64_t)(uintptr_t)call->resume;
+		return light_resume(v, call->resume);
 	return go_on(v);
 }
 
@@ -121,8 +126,9 @@ static uint64_t carry_out(struct tr_vcpu *v, const struct call_insn *call,
 	return retired(v, call, next, key);
 }
 
-uint64_t light_system(struct tr_vcpu *v, const struct call_insn *call)
+uint64_t light_system(struct tr_vcpu *v, uint64_t at)
 {
+	const struct call_insn *call = record(v->engine, (uint32_t)at);
 	if (call->insn.mnemonic == ZYDIS_MNEMONIC_SYSRET && (v->cpu.gpr[R11] & FL_TF)) {
 		set_rip(v, call->off);
 		return light_leave(v, TRX_STEP); /* which knows the trap that is due */
@@ -130,9 +136,9 @@ uint64_t light_system(struct tr_vcpu *v, const struct call_insn *call)
 	return carry_out(v, call, x86_emulate_system);
 }
 
-uint64_t light_general(struct tr_vcpu *v, const struct call_insn *call)
+uint64_t light_general(struct tr_vcpu *v, uint64_t at)
 {
-	return carry_out(v, call, x86_emulate_general);
+	return carry_out(v, record(v->engine, (uint32_t)at), x86_emulate_general);
 }
 
 static void write_filter_add(struct tr_vcpu *v, uint64_t gpa)
@@ -220,18 +226,19 @@ static uint64_t go_unshared(struct tr_vcpu *v)
 	return go_on(v);
 }
 
-uint64_t light_share(struct tr_vcpu *v, const struct call_share *call)
+uint64_t light_share(struct tr_vcpu *v, uint64_t at)
 {
+	const struct call_share *call = record(v->engine, (uint32_t)at);
 	struct x86_cpu *cpu = &v->cpu;
 	struct x86_mapping m;
 	uint64_t base = cpu->gpr[call->base];
-	uint64_t page = (base + (uint64_t)(int64_t)call->lo) & PAGE_MASK, va = base + (uint64_t)(int64_t)call->own;
+	uint64_t lo = base + (uint64_t)(int64_t)call->lo, page = lo & PAGE_MASK, va = lo + call->own;
 
 	count_miss(v, call->write);
 	set_rip(v, call->off);
 	/* Only what the leader would do by itself may be done here: a later write must not set a dirty bit, or fault,
 	 * early. */
-	if (page != ((base + (uint64_t)(int64_t)call->hi - 1) & PAGE_MASK) || !x86_canonical(page) ||
+	if (page != ((lo + call->span - 1) & PAGE_MASK) || !x86_canonical(page) ||
 	    (call->write && !call->own_write))
 		return go_unshared(v);
 	unsigned access = (call->write ? ACC_WRITE : ACC_READ) | x86_access_mode(cpu);
@@ -244,7 +251,7 @@ uint64_t light_share(struct tr_vcpu *v, const struct call_share *call)
 	const struct guest_range *r = guest_range_find(v->engine->mem, m.gpa, 1);
 	if (!r || (!tlb_fill(v, key_mmu(v->key), va, &m, r->host + (m.gpa - r->gpa), r->readonly) && call->write))
 		return go_unshared(v);
-	return (uint64_t)(uintptr_t)call->retry;
+	return light_resume(v, call->retry);
 }
 
 /* The host address of linear page `page` for a read or a write, through the TLB; NULL when it takes more than that. */
@@ -295,23 +302,25 @@ uint64_t light_jump(struct tr_vcpu *v, uint64_t arg)
 	return go_on(v);
 }
 
-uint64_t light_far(struct tr_vcpu *v, struct tr_link *link)
+uint64_t light_far(struct tr_vcpu *v, uint64_t at)
 {
+	const struct tr_link *link = link_of(v->engine, (uint32_t)at);
 	v->stats.dispatches++;
 	if (!x86_canonical(v->tlb_va))
-		return jump_nowhere(v, link->from_off, link->undo);
+		return jump_nowhere(v, link->from_off, link->pushed ? -8 : 0);
 	v->cpu.rip = v->tlb_va;
 	struct code_page *page = light_page_of(v, v->cpu.rip); /* so that the jump finds it next time */
 	if (link->quick && page)
 		quick_page_fill(v, v->cpu.rip, page);
 	if (link->to)
 		return go_on(v);
-	v->exit_arg = (uint64_t)(uintptr_t)link;
+	v->exit_arg = at;
 	return light_leave(v, TRX_LINK);
 }
 
-uint64_t light_target(struct tr_vcpu *v, const struct call_target *call)
+uint64_t light_target(struct tr_vcpu *v, uint64_t at)
 {
+	const struct call_target *call = record(v->engine, (uint32_t)at);
 	uint64_t linear = v->tlb_va;
 	v->stats.dispatches++;
 	set_rip(v, call->off);
@@ -319,11 +328,11 @@ uint64_t light_target(struct tr_vcpu *v, const struct call_target *call)
 		return light_leave(v, TRX_POLL);
 	if (!x86_canonical(linear))
 		return light_leave(v, TRX_STEP);
-	struct block *b = block_find(light_page_of(v, linear), linear & ~PAGE_MASK, v->key);
+	struct block *b = block_find(v->engine, light_page_of(v, linear), linear & ~PAGE_MASK, v->key);
 	if (!b)
 		return light_leave(v, TRX_STEP);
 	quick_jump_fill(v, linear, b);
-	return (uint64_t)(uintptr_t)call->resume;
+	return light_resume(v, call->resume);
 }
 
 static struct code_page *itlb_fill(struct tr_vcpu *v, struct itlb_entry *e, uint64_t linear)
@@ -352,37 +361,40 @@ struct code_page *light_page_of(struct tr_vcpu *v, uint64_t linear)
 	return it->page == (linear & PAGE_MASK) ? it->code : itlb_fill(v, it, linear);
 }
 
-uint64_t light_tail(struct tr_vcpu *v, const struct call_tail *call)
+uint64_t light_tail(struct tr_vcpu *v, uint64_t at)
 {
+	const struct call_tail *call = record(v->engine, (uint32_t)at);
 	uint64_t linear = v->vpage + PAGE_SIZE;
 	set_rip(v, call->off);
 	if ((v->key & KEY_MODE) != MODE_64)
 		linear = (uint32_t)linear;
 	if (!x86_canonical(linear))
 		return light_leave(v, TRX_STEP);
-	return light_page_of(v, linear) == call->tail ? (uint64_t)(uintptr_t)call->resume : light_leave(v, TRX_STEP);
+	if (light_page_of(v, linear) != page_of(v->engine, call->tail))
+		return light_leave(v, TRX_STEP);
+	return light_resume(v, call->resume);
 }
 
 static uint64_t lookup_unshared(struct tr_vcpu *v, uint64_t linear)
 {
-	struct block *b = block_find(light_page_of(v, linear), linear & ~PAGE_MASK, v->key | KEY_NOSHARE);
+	struct block *b = block_find(v->engine, light_page_of(v, linear), linear & ~PAGE_MASK, v->key | KEY_NOSHARE);
 	if (!b)
 		return 0;
 	v->noshare = false;
 	v->vpage = linear & PAGE_MASK;
-	return (uint64_t)(uintptr_t)b->entry_saved;
+	return block_entry_saved(v->engine, b);
 }
 
 static uint64_t lookup_quick(struct tr_vcpu *v, uint64_t linear)
 {
-	struct block *b = block_find(light_page_of(v, linear), linear & ~PAGE_MASK, v->key);
+	struct block *b = block_find(v->engine, light_page_of(v, linear), linear & ~PAGE_MASK, v->key);
 	if (!b)
 		return 0;
 	quick_jump_fill(v, linear, b);
 	v->vpage = linear & PAGE_MASK;
 	v->stack_delta = v->window_delta[v->cpu.gpr[RSP] >> REGION_SHIFT & (REGION_COUNT - 1)];
 	v->trace[v->trace_next++ % ARRAY_LEN(v->trace)] = linear;
-	return (uint64_t)(uintptr_t)b->entry_saved;
+	return block_entry_saved(v->engine, b);
 }
 
 uint64_t light_lookup(struct tr_vcpu *v)
@@ -402,7 +414,7 @@ uint64_t light_lookup(struct tr_vcpu *v)
 		v->vpage = linear & PAGE_MASK;
 		return jc->host;
 	}
-	struct block *b = block_find(light_page_of(v, linear), linear & ~PAGE_MASK, v->key);
+	struct block *b = block_find(v->engine, light_page_of(v, linear), linear & ~PAGE_MASK, v->key);
 	if (!b)
 		return 0; /* a fault, too, is the slow path's to deliver */
 	if (v->jc_logged < ARRAY_LEN(v->jc_log))
@@ -410,7 +422,7 @@ uint64_t light_lookup(struct tr_vcpu *v)
 	if (v->jc_logged <= ARRAY_LEN(v->jc_log))
 		v->jc_logged++;
 	jc->tag = linear;
-	jc->host = (uint64_t)(uintptr_t)b->entry_saved;
+	jc->host = block_entry_saved(v->engine, b);
 	v->vpage = linear & PAGE_MASK;
 	v->trace[v->trace_next++ % ARRAY_LEN(v->trace)] = linear;
 	return jc->host;

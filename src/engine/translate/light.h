@@ -7,44 +7,48 @@
 
 #include "engine/translate/code.h"
 
-/* One instruction carried out by emulate.h, from translated code. */
+/*
+ * What a helper is told of its instruction: records, whose numbers it gets.
+ *
+ * One instruction carried out by emulate.h.
+ */
 struct call_insn {
 	struct x86_insn insn;
-	const uint8_t *resume; /* the code after it, or NULL: look the next block up */
-	uint16_t off;          /* of the instruction in its page */
+	uint32_t resume; /* the code after it, or 0: look the next block up */
+	uint16_t off;    /* of the instruction in its page */
 };
 
-uint64_t light_system(struct tr_vcpu *v, const struct call_insn *call);
-uint64_t light_general(struct tr_vcpu *v, const struct call_insn *call);
+uint64_t light_system(struct tr_vcpu *v, uint64_t call);
+uint64_t light_general(struct tr_vcpu *v, uint64_t call);
 
 /* The page behind an instruction that crosses into it is not known to be `tail`. */
 struct call_tail {
-	struct code_page *tail;
-	const uint8_t *resume;
+	uint32_t tail, resume;
 	uint16_t off;
 };
-uint64_t light_tail(struct tr_vcpu *v, const struct call_tail *call);
+uint64_t light_tail(struct tr_vcpu *v, uint64_t call);
 
 /* An indirect call from code with windows, whose target is not in the quick table. Nothing of it has happened yet. */
 struct call_target {
-	const uint8_t *resume; /* to look again */
+	uint32_t resume; /* to look again */
 	uint16_t off;
 };
-uint64_t light_target(struct tr_vcpu *v, const struct call_target *call);
+uint64_t light_target(struct tr_vcpu *v, uint64_t call);
 
 /* A shared check (share.h) that failed: a miss, or a range that is not in one page. */
 struct call_share {
-	const uint8_t *retry; /* the check */
+	uint32_t retry;     /* the check */
+	int32_t lo;         /* the range of all accesses, from the base register */
+	uint16_t span, own; /* how long it is; where in it the leader's own access begins */
 	uint16_t off;
 	uint8_t base;
-	int32_t lo, hi, own;
-	bool write, own_write, slow; /* slow: as MISS_SLOW, of the leader's own access */
+	bool write : 1, own_write : 1, slow : 1; /* slow: as MISS_SLOW, of the leader's own access */
 };
-uint64_t light_share(struct tr_vcpu *v, const struct call_share *call);
+uint64_t light_share(struct tr_vcpu *v, uint64_t call);
 
 /* light_xstate.c: an XSAVE-family instruction, if it is one of those that light_xstate_knows. */
 bool light_xstate_knows(const struct x86_insn *insn);
-uint64_t light_xstate(struct tr_vcpu *v, const struct call_insn *call);
+uint64_t light_xstate(struct tr_vcpu *v, uint64_t call);
 
 /*
  * The last x87 instruction's address in a saved image is the host's when it ran in translated code: the guest must not
@@ -52,9 +56,10 @@ uint64_t light_xstate(struct tr_vcpu *v, const struct call_insn *call);
  */
 void xstate_scrub(const struct tr_engine *eng, uint8_t *image);
 
-/* Between the helpers: leave translated code with cpu->rip true; the way to [va, va+len) in host memory through the
+/* Between the helpers: leave translated code with cpu->rip true; on at host code number `at`; the way to [va, va+len) in host memory through the
  * TLB, or NULL. */
 uint64_t light_leave(struct tr_vcpu *v, enum tr_exit code);
+uint64_t light_resume(const struct tr_vcpu *v, uint32_t at);
 uint8_t *light_pointer(struct tr_vcpu *v, uint64_t va, unsigned len, bool write);
 
 /* A miss in the inlined TLB: fills it, or delivers the fault, or leaves for the slow path. */
@@ -71,7 +76,7 @@ uint64_t light_miss(struct tr_vcpu *v, uint64_t va, uint32_t desc, uint64_t resu
 uint64_t light_jump(struct tr_vcpu *v, uint64_t arg);
 
 /* A direct jump to another page that is not linked, or finds another page than it was linked to. tlb_va: the target. */
-uint64_t light_far(struct tr_vcpu *v, struct tr_link *link);
+uint64_t light_far(struct tr_vcpu *v, uint64_t link);
 /* The record of linear page `linear`'s code, or NULL when nothing of it is translated (or it cannot be executed). */
 struct code_page *light_page_of(struct tr_vcpu *v, uint64_t linear);
 

@@ -116,8 +116,9 @@ static bool transfer(struct tr_vcpu *v, enum xs_op op, uint64_t linear, uint64_t
 	return true;
 }
 
-uint64_t light_xstate(struct tr_vcpu *v, const struct call_insn *call)
+uint64_t light_xstate(struct tr_vcpu *v, uint64_t at)
 {
+	const struct call_insn *call = record(v->engine, (uint32_t)at);
 	struct x86_cpu *cpu = &v->cpu;
 	int i = find_op(&call->insn);
 	uint64_t linear = x86_effective_address(cpu, &call->insn);
@@ -132,5 +133,5 @@ uint64_t light_xstate(struct tr_vcpu *v, const struct call_insn *call)
 	uint64_t mask = ((cpu->gpr[RDX] << 32) | (uint32_t)cpu->gpr[RAX]) & cpu->xcr0;
 	if (!transfer(v, xs_table[i].op, linear, mask))
 		return light_leave(v, TRX_STEP);
-	return (uint64_t)(uintptr_t)call->resume;
+	return light_resume(v, call->resume);
 }

@@ -62,7 +62,7 @@ static bool open_map(struct tr_engine *eng, struct profile *p, struct error *err
 	p->map = host_perf_map_open();
 	if (!p->map)
 		return error_set(err, "cannot write perf's map in /tmp: %s", host_error_text());
-	host_perf_map_add(p->map, eng->code.rx, (size_t)(eng->code_start - eng->code.rw), "doppel glue");
+	host_perf_map_add(p->map, eng->code.rx, (size_t)(eng->part_start[PART_HOT] - eng->code.rw), "doppel glue");
 	return true;
 }
 
@@ -113,14 +113,14 @@ void profile_block(struct tr_engine *eng, struct tr_vcpu *v, const struct block 
 	if (!p->shifted)
 		p->shifted = symbols_shift(p->symbols, v->cpu.lstar, &p->shift);
 	for (unsigned i = 0; p->map && i < PARTS; i++)
-		host_perf_map_add(p->map, b->part[i].start, (size_t)(b->part[i].end - b->part[i].start),
+		host_perf_map_add(p->map, block_part(eng, b, i), b->size[i],
 				  name_of(p, linear, b->key, name));
 }
 
 /* Signal handler, on the virtual CPU's thread. The block cannot go away while its code is being run. */
 static void count(struct tr_vcpu *v, struct samples *s, const uint8_t *pc)
 {
-	const struct block_part *part;
+	unsigned part;
 	const struct block *b = code_find_host(v->engine, pc, &part);
 
 	if (!b) {
@@ -131,7 +131,7 @@ static void count(struct tr_vcpu *v, struct samples *s, const uint8_t *pc)
 		s->user++;
 	else
 		s->kernel++;
-	uint64_t gpa = b->page->gpa + b->off;
+	uint64_t gpa = page_of(v->engine, b->page)->gpa + b->off;
 	unsigned h = (unsigned)((uintptr_t)pc * 0x9e3779b97f4a7c15ull >> 48);
 	for (unsigned i = 0; i < 16; i++) {
 		struct place *place = &s->place[(h + i) % PLACES];
@@ -414,7 +414,7 @@ static void print_host(const struct report *r, const struct place *place, const 
 
 static void print_guest(const struct report *r, const struct block *b, uint64_t linear, unsigned off)
 {
-	const uint8_t *bytes = guest_memory_ptr(r->eng->mem, b->page->gpa, PAGE_SIZE, false);
+	const uint8_t *bytes = guest_memory_ptr(r->eng->mem, page_of(r->eng, b->page)->gpa, PAGE_SIZE, false);
 	char text[128];
 
 	if (!bytes)
@@ -425,13 +425,19 @@ static void print_guest(const struct report *r, const struct block *b, uint64_t 
 }
 
 static void print_part(const struct report *r, const struct place *place, const struct block *b,
-		       const struct block_part *part)
+		       unsigned part)
 {
-	for (const struct insn_map *m = part->map; m->host != UINT16_MAX; m++) {
-		if (m == part->map || m->off != m[-1].off)
-			print_guest(r, b, place->linear, m->off);
-		print_host(r, place, part->start + m->host,
-			   m[1].host == UINT16_MAX ? part->end : part->start + m[1].host);
+	const uint8_t *start = block_part(r->eng, b, part);
+	struct insn_map_reader reader = insn_map_read(record(r->eng, b->map), part);
+	int off = -1;
+
+	for (bool more = insn_map_next(&reader); more;) {
+		struct insn_map m = reader.at;
+		if (m.off != off)
+			print_guest(r, b, place->linear, m.off);
+		off = m.off;
+		more = insn_map_next(&reader);
+		print_host(r, place, start + m.host, start + (more ? reader.at.host : b->size[part]));
 	}
 }
 
@@ -439,14 +445,14 @@ static void print_part(const struct report *r, const struct place *place, const 
 static void print_block(const struct report *r, const struct place *place)
 {
 	struct code_page *page = atomic_load(&r->eng->page[guest_memory_page_index(r->eng->mem, place->gpa)]);
-	const struct block *b = block_find(page, place->gpa & ~PAGE_MASK, place->key);
+	const struct block *b = block_find(r->eng, page, place->gpa & ~PAGE_MASK, place->key);
 
 	if (!b) {
 		fputs("   no longer in the code cache\n", stderr);
 		return;
 	}
 	for (unsigned i = 0; i < PARTS; i++)
-		print_part(r, place, b, &b->part[i]);
+		print_part(r, place, b, i);
 }
 
 static bool wanted(const struct report *r, const struct group *g, size_t rank)

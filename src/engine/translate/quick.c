@@ -24,7 +24,7 @@ void quick_jump_fill(struct tr_vcpu *v, uint64_t linear, const struct block *b)
 	struct quick_jump *e = &v->quick.jump[index];
 	if (!e->minus)
 		log_add(v->quick.jump_log, &v->quick.jumps, index);
-	*e = (struct quick_jump){-linear, (uint64_t)(uintptr_t)b->entry_indirect};
+	*e = (struct quick_jump){-linear, (uint64_t)(uintptr_t)block_entry_indirect(v->engine, b)};
 }
 
 void quick_page_fill(struct tr_vcpu *v, uint64_t linear, const struct code_page *page)

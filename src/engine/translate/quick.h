@@ -20,7 +20,7 @@ struct code_page;
 /* Where an indirect jump goes, by the low bits of the linear address. */
 struct quick_jump {
 	uint64_t minus; /* linear address, negated */
-	uint64_t host;  /* the block's entry_indirect */
+	uint64_t host;  /* block_entry_indirect */
 };
 
 struct quick {

@@ -68,11 +68,13 @@ static bool run_lookup(struct tr_vcpu *v)
 /* Still in code, so that no block goes away: links the jump just taken if its target is there. */
 static void try_link(struct tr_vcpu *v, struct tr_link *link)
 {
-	if (link->from->dead)
-		return;
+	const struct tr_engine *eng = v->engine;
+	const struct block *from = block_of(eng, link->from);
+	if (!from->page)
+		return; /* it is dead */
 	/* Whatever page is found for a far one will do: the jump compares. */
-	struct code_page *page = link->page_imm ? light_page_of(v, linear_rip(&v->cpu)) : link->from->page;
-	struct block *to = block_find(page, link->off, link->key);
+	struct code_page *page = link->imm_back ? light_page_of(v, linear_rip(&v->cpu)) : page_of(eng, from->page);
+	struct block *to = block_find(eng, page, link->off, link->key);
 	if (to)
 		code_link(v->engine, link, to);
 }
@@ -107,7 +109,7 @@ static bool run_some(struct tr_vcpu *v)
 	enter(v, pc);
 	enum tr_exit code = v->exit_code;
 	if (code == TRX_LINK) {
-		link = (struct tr_link *)(uintptr_t)v->exit_arg;
+		link = link_of(v->engine, (uint32_t)v->exit_arg);
 		v->link_flushes = v->engine->stats.flushes;
 		v->want_link = link;
 		try_link(v, link);
@@ -175,7 +177,7 @@ bool run_claim_fault(struct host_fault_context *ctx)
 		return true;
 	if (!v || !atomic_load(&v->in_code) || ctx->fault == HOST_FAULT_BUS)
 		return false;
-	const struct block_part *part;
+	unsigned part;
 	struct block *b = code_find_host(v->engine, pc, &part);
 	if (!b)
 		return false;
@@ -185,21 +187,19 @@ bool run_claim_fault(struct host_fault_context *ctx)
 		if (window_fault(v, ctx->address, ctx->write) && x86_canonical(ctx->gpr[RSP]))
 			return true;
 	}
-	const struct insn_map *m = part->map;
-	while (m[1].host <= pc - part->start)
-		m++;
-	if (m->flags_in_host)
+	struct insn_map m = insn_map_find(record(v->engine, b->map), part, (uint16_t)(pc - block_part(v->engine, b, part)));
+	if (m.flags_in_host)
 		v->saved_flags = (ctx->rflags & 0xd5) << 8 | (ctx->rflags >> 11 & 1);
-	if (m->arriving)
+	if (m.arriving)
 		v->vpage = ctx->gpr[H_ADDR] & PAGE_MASK;
-	v->rip_off = m->off;
+	v->rip_off = m.off;
 	v->exit_code = TRX_STEP;
-	if (m->moved & MOVED_RSI)
+	if (m.moved & MOVED_RSI)
 		ctx->gpr[RSI] -= ctx->gpr[H_ADDR];
-	if (m->moved & MOVED_RDI)
+	if (m.moved & MOVED_RDI)
 		ctx->gpr[RDI] -= ctx->gpr[H_DELTA];
-	if (m->lent)
-		ctx->gpr[m->lent & 15] = ctx->gpr[m->lent >> 4];
-	leave_from(v, ctx, (unsigned)m->dirty << R9);
+	if (m.lent)
+		ctx->gpr[m.lent & 15] = ctx->gpr[m.lent >> 4];
+	leave_from(v, ctx, (unsigned)m.dirty << R9);
 	return true;
 }

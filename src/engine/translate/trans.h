@@ -66,7 +66,9 @@ struct trans {
 	struct tr_vcpu *v;
 	struct tr_engine *eng;
 	struct block *b;
-	uint8_t *start; /* writable view */
+	struct code_page *tail; /* where its one instruction ends, when that crosses a page; else NULL */
+	unsigned part;          /* that is being emitted */
+	uint8_t *start;         /* of the part, writable view */
 	enum flags_at flags;
 	enum x86_mode mode;
 	unsigned mmu;
@@ -84,6 +86,8 @@ struct trans {
 	unsigned colds, maps, count; /* count: of insns */
 	struct cold cold[COLD_MAX];
 	struct insn_map map[MAP_MAX];
+	size_t packed_len;
+	uint8_t packed[(MAP_MAX + 1) * PARTS * INSN_MAP_PACKED_MAX];
 	struct x86_insn insns[BLOCK_INSNS];
 	struct share_insn share[BLOCK_INSNS];
 	const struct share_insn *sharing; /* of the instruction at hand */
@@ -193,6 +197,8 @@ void jump_by_helper(struct trans *t, int32_t undo, uint16_t off); /* the same, w
 void poll_flagged(struct trans *t, uint16_t off);
 void trans_push_return(struct trans *t);
 struct tr_link *link_far(struct trans *t, int64_t target, uint32_t key, int32_t undo);
+/* Its jump, and its page's immediate, if it has one. */
+void link_place(struct trans *t, struct tr_link *link, const uint8_t *rel32, const uint8_t *imm);
 /* mov reg, imm where a store of eight bytes can change it; returns where the immediate is. */
 uint8_t *mov_patchable(struct trans *t, unsigned reg, uint64_t imm);
 

@@ -66,10 +66,22 @@ static void poll_backward(struct trans *t, int64_t target)
 
 static struct tr_link *link_new(struct trans *t, int64_t target, uint32_t key)
 {
-	struct tr_link *link = code_alloc(t->eng, sizeof(*link));
-	*link = (struct tr_link){.from = t->b, .other = t->b->links, .key = key, .off = target & ~PAGE_MASK};
-	t->b->links = link;
+	struct tr_link *link = code_new(t->eng, struct tr_link);
+	*link = (struct tr_link){.from = record_at(t->eng, t->b),
+				 .other = t->b->links,
+				 .key = (uint16_t)key,
+				 .off = target & ~PAGE_MASK,
+				 .flags_in_host = t->flags != FLAGS_SAVED};
+	t->b->links = record_at(t->eng, link);
 	return link;
+}
+
+void link_place(struct trans *t, struct tr_link *link, const uint8_t *rel32, const uint8_t *imm)
+{
+	ENSURE(!imm || rel32 - imm <= UINT8_MAX);
+	link->rel32 = (uint16_t)(rel32 - t->start);
+	link->in_cold = t->part == PART_COLD;
+	link->imm_back = imm ? (uint8_t)(rel32 - imm) : 0;
 }
 
 /* Makes the rel32 at `from` a link to offset `target` of this page. */
@@ -80,8 +92,7 @@ static void link_add(struct trans *t, uint8_t *from, int64_t target, uint32_t ke
 		return;
 	}
 	struct tr_link *link = link_new(t, target, key);
-	link->rel32 = from;
-	link->flags_in_host = t->flags != FLAGS_SAVED;
+	link_place(t, link, from, NULL);
 	cold_add(t, COLD_LINK, from)->link = link;
 }
 
@@ -141,11 +152,9 @@ static void add_unlinked(struct trans *t, uint8_t *from, int64_t target, struct 
 
 void cold_emit_unlinked(struct trans *t, const struct cold *c)
 {
-	if (c->from == c->link->rel32)
-		c->link->stub = t->e.p;
 	far_address(t, c->target);
 	asm_store_gs(&t->e, 8, H_ADDR, VCPU_OFF(tlb_va));
-	call_helper(t, light_far, (uint64_t)(uintptr_t)c->link);
+	call_helper(t, light_far, record_at(t->eng, c->link));
 }
 
 /* It lies within an aligned quadword. */
@@ -162,9 +171,9 @@ uint8_t *mov_patchable(struct trans *t, unsigned reg, uint64_t imm)
 struct tr_link *link_far(struct trans *t, int64_t target, uint32_t key, int32_t undo)
 {
 	struct tr_link *link = link_new(t, target, key);
-	link->flags_in_host = t->flags != FLAGS_SAVED;
+	ENSURE(undo == 0 || undo == -8);
 	link->from_off = t->off;
-	link->undo = undo;
+	link->pushed = undo;
 	return link;
 }
 
@@ -187,12 +196,13 @@ static void jump_linked(struct trans *t, int64_t target, uint32_t key, int32_t u
 	asm_alu_imm(e, ALU_AND, 4, H_DELTA, (ITLB_ENTRIES - 1) << 4);
 	asm_rm(e, 0x3b, 8, H_ADDR, true, H_DELTA, table + (int32_t)offsetof(struct itlb_entry, page));
 	add_unlinked(t, asm_jcc(e, CC_NE), target, link);
-	link->page_imm = mov_patchable(t, H_TMP, 0);
+	uint8_t *imm = mov_patchable(t, H_TMP, 0);
 	asm_rm(e, 0x3b, 8, H_TMP, true, H_DELTA, table + (int32_t)offsetof(struct itlb_entry, code));
 	add_unlinked(t, asm_jcc(e, CC_NE), target, link);
 	asm_store_gs(e, 8, H_ADDR, VCPU_OFF(vpage));
-	link->rel32 = asm_jmp_patchable(e);
-	add_unlinked(t, link->rel32, target, link);
+	uint8_t *rel32 = asm_jmp_patchable(e);
+	link_place(t, link, rel32, imm);
+	add_unlinked(t, rel32, target, link);
 	t->ended = true;
 }
 

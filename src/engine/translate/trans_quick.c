@@ -63,10 +63,10 @@ void quick_call(struct trans *t)
 
 void cold_emit_call(struct trans *t, const struct cold *c)
 {
-	struct call_target *call = code_alloc(t->eng, sizeof(*call));
+	struct call_target *call = code_new(t->eng, struct call_target);
 	asm_store_gs(&t->e, 8, H_ADDR, VCPU_OFF(tlb_va));
-	call_helper(t, light_target, (uint64_t)(uintptr_t)call);
-	*call = (struct call_target){.resume = code_rx(t->eng, t->e.p), .off = c->off};
+	call_helper(t, light_target, record_at(t->eng, call));
+	*call = (struct call_target){.resume = code_at(t->eng, t->e.p), .off = c->off};
 	flags_resume(t, (enum flags_at)c->flags, c->resume);
 }
 
@@ -82,7 +82,7 @@ void quick_linked(struct trans *t, int64_t target, uint32_t key, int32_t undo)
 	mem_page_address(t, H_ADDR, target & (int64_t)PAGE_MASK);
 	asm_rorx(e, H_DELTA, H_ADDR, PAGE_SHIFT);
 	asm_rr(e, 0x0fb7, 4, H_DELTA, H_DELTA);
-	link->page_imm = mov_patchable(t, RCX, QUICK_TAG_NONE);
+	uint8_t *imm = mov_patchable(t, RCX, QUICK_TAG_NONE);
 	asm_load_gs_index(e, H_DELTA, H_DELTA, VCPU_OFF(quick.page));
 	asm_lea(e, 8, RCX, RCX, H_ADDR, 1, 0);
 	asm_lea(e, 8, RCX, RCX, H_DELTA, 1, 0);
@@ -91,8 +91,9 @@ void quick_linked(struct trans *t, int64_t target, uint32_t key, int32_t undo)
 	c->link = link;
 	regs_give_back(t, RCX, H_TMP);
 	asm_store_gs(e, 8, H_ADDR, VCPU_OFF(vpage));
-	link->rel32 = asm_jmp_patchable(e);
-	c = cold_add(t, COLD_UNLINKED, link->rel32);
+	uint8_t *rel32 = asm_jmp_patchable(e);
+	link_place(t, link, rel32, imm);
+	c = cold_add(t, COLD_UNLINKED, rel32);
 	c->target = target;
 	c->link = link;
 	t->ended = true;

@@ -77,20 +77,20 @@ void call_helper(struct trans *t, const void *helper, uint64_t arg)
 /* The helper for it, and back with flags where the block has them. */
 void cold_emit_string(struct trans *t, const struct cold *c)
 {
-	struct call_insn *call = code_alloc(t->eng, sizeof(*call));
-	call_helper(t, light_general, (uint64_t)(uintptr_t)call);
-	*call = (struct call_insn){.insn = *c->insn, .off = c->off, .resume = code_rx(t->eng, t->e.p)};
+	struct call_insn *call = code_new(t->eng, struct call_insn);
+	call_helper(t, light_general, record_at(t->eng, call));
+	*call = (struct call_insn){.insn = *c->insn, .off = c->off, .resume = code_at(t->eng, t->e.p)};
 	flags_resume(t, (enum flags_at)c->flags_after, c->resume);
 }
 
 void trans_call(struct trans *t, const struct x86_insn *insn)
 {
 	bool system = insn->cls == CLS_SYSTEM, end = ends_block(insn) || insn->cls == CLS_BRANCH;
-	struct call_insn *call = code_alloc(t->eng, sizeof(*call));
+	struct call_insn *call = code_new(t->eng, struct call_insn);
 	regs_flush(t);
 	flags_clobber(t);
-	call_helper(t, helper_for(insn), (uint64_t)(uintptr_t)call);
-	*call = (struct call_insn){.insn = *insn, .off = t->off, .resume = end ? NULL : code_rx(t->eng, t->e.p)};
+	call_helper(t, helper_for(insn), record_at(t->eng, call));
+	*call = (struct call_insn){.insn = *insn, .off = t->off, .resume = end ? 0 : code_at(t->eng, t->e.p)};
 	t->ended = end;
 	if (insn->mnemonic == ZYDIS_MNEMONIC_STI ||
 	    (system && (insn->mnemonic == ZYDIS_MNEMONIC_MOV || insn->mnemonic == ZYDIS_MNEMONIC_POP)))

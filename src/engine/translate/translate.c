@@ -28,8 +28,11 @@ static unsigned decode_crossing(struct trans *t, const struct code_source *src, 
 	x86_decode(&t->insns[0], bytes, 15, t->mode, t->eng->model);
 	if (t->insns[0].len <= head)
 		return 1;
-	t->b->tail_page = src->tail;
-	t->b->tail_len = (uint8_t)(t->insns[0].len - head);
+	t->tail = src->tail;
+	struct block_tail *tail = code_new(t->eng, struct block_tail);
+	*tail = (struct block_tail){.block = record_at(t->eng, t->b), .page = record_at(t->eng, src->tail)};
+	tail->len = (uint8_t)(t->insns[0].len - head);
+	t->b->tail = record_at(t->eng, tail);
 	return 1;
 }
 
@@ -145,7 +148,7 @@ static void check_tail(struct trans *t)
 	asm_rm(e, 0x3b, 8, H_ADDR, true, H_DELTA, table + (int32_t)offsetof(struct itlb_entry, page));
 	struct cold *c[2];
 	c[0] = cold_add(t, COLD_TAIL, asm_jcc(e, CC_NE));
-	asm_mov_imm(e, H_TMP, (uint64_t)(uintptr_t)t->b->tail_page);
+	asm_mov_imm(e, H_TMP, (uint64_t)(uintptr_t)t->tail);
 	asm_rm(e, 0x3b, 8, H_TMP, true, H_DELTA, table + (int32_t)offsetof(struct itlb_entry, code));
 	c[1] = cold_add(t, COLD_TAIL, asm_jcc(e, CC_NE));
 	c[0]->resume = c[1]->resume = e->p;
@@ -164,7 +167,7 @@ static void emit_insns(struct trans *t, unsigned n)
 		t->next = (uint16_t)(off + insn->len);
 		t->regs.pinned = 0;
 		map_here(t);
-		if (t->b->tail_page)
+		if (t->tail)
 			check_tail(t);
 		trans_insn(t, insn);
 		if (shadow && !t->ended)
@@ -172,7 +175,6 @@ static void emit_insns(struct trans *t, unsigned n)
 		if (shadow)
 			t->shadow = false;
 		off = t->next;
-		t->b->insns++;
 	}
 	t->b->len = (uint16_t)((off < PAGE_SIZE ? off : PAGE_SIZE) - t->b->off);
 	if (t->ended)
@@ -203,9 +205,9 @@ static void cold_save(struct trans *t, const struct cold *c)
 
 static void cold_link(struct trans *t, const struct cold *c)
 {
-	c->link->stub = t->e.p;
+	c->link->stub = (uint16_t)(t->e.p - t->start);
 	cold_save(t, c);
-	asm_mov_imm(&t->e, R11, (uint64_t)(uintptr_t)c->link);
+	asm_mov_imm(&t->e, R11, record_at(t->eng, c->link));
 	asm_store_gs(&t->e, 8, R11, VCPU_OFF(exit_arg));
 	exit_code(t, TRX_LINK, c->link->off);
 }
@@ -218,22 +220,22 @@ static void cold_poll(struct trans *t, const struct cold *c)
 
 static void cold_tail(struct trans *t, const struct cold *c)
 {
-	struct call_tail *call = code_alloc(t->eng, sizeof(*call));
-	*call = (struct call_tail){.tail = t->b->tail_page, .resume = code_rx(t->eng, c->resume), .off = c->off};
-	call_helper(t, light_tail, (uint64_t)(uintptr_t)call);
+	struct call_tail *call = code_new(t->eng, struct call_tail);
+	*call = (struct call_tail){.tail = record_at(t->eng, t->tail), .resume = code_at(t->eng, c->resume), .off = c->off};
+	call_helper(t, light_tail, record_at(t->eng, call));
 }
 
 static void cold_share(struct trans *t, const struct cold *c)
 {
-	struct call_share *call = code_alloc(t->eng, sizeof(*call));
-	*call = (struct call_share){.retry = code_rx(t->eng, c->resume), .off = c->off, .base = c->base};
+	struct call_share *call = code_new(t->eng, struct call_share);
+	*call = (struct call_share){.retry = code_at(t->eng, c->resume), .off = c->off, .base = c->base};
 	call->lo = c->share->lo;
-	call->hi = c->share->hi;
-	call->own = c->share->own;
+	call->span = (uint16_t)(c->share->hi - c->share->lo);
+	call->own = (uint16_t)(c->share->own - c->share->lo);
 	call->write = c->share->write;
 	call->own_write = c->share->own_write;
 	call->slow = c->slow;
-	call_helper(t, light_share, (uint64_t)(uintptr_t)call);
+	call_helper(t, light_share, record_at(t->eng, call));
 }
 
 static void cold_step(struct trans *t, const struct cold *c)
@@ -252,7 +254,7 @@ static void cold_window(struct trans *t, const struct cold *c)
 
 static void cold_entry(struct trans *t, const struct cold *c)
 {
-	t->b->entry_saved = code_rx(t->eng, t->e.p);
+	t->b->entry_saved = code_at(t->eng, t->e.p);
 	flags_resume(t, FLAGS_HOST, c->resume);
 }
 
@@ -338,7 +340,7 @@ static bool may_fault(const struct x86_insn *insn)
  */
 static enum flags_at flags_wanted(const struct trans *t, unsigned n)
 {
-	if (t->b->tail_page)
+	if (t->tail)
 		return FLAGS_SAVED;
 	enum flags_at arrive = t->window ? FLAGS_HOST : FLAGS_SAVED;
 	bool faults = false;
@@ -358,10 +360,9 @@ static enum flags_at flags_wanted(const struct trans *t, unsigned n)
 	return arrive;
 }
 
-/* Where jumps by the quick table come in: H_ADDR has the linear address. */
+/* block_entry_indirect */
 static void emit_entry_indirect(struct trans *t)
 {
-	t->b->entry_indirect = code_rx(t->eng, t->e.p);
 	t->flags = FLAGS_HOST;
 	t->arriving = true;
 	map_here(t);
@@ -370,32 +371,37 @@ static void emit_entry_indirect(struct trans *t)
 	t->arriving = false;
 }
 
+/* `saved`: NULL when it is in the cold code. */
+static void set_entries(struct trans *t, const uint8_t *host, const uint8_t *saved)
+{
+	ENSURE(host - t->start <= UINT8_MAX);
+	t->b->entry_host = (uint8_t)(host - t->start);
+	t->b->entry_saved = saved ? code_at(t->eng, saved) : 0;
+}
+
 static void emit_entry(struct trans *t, enum flags_at wanted)
 {
-	struct block *b = t->b;
 	if (t->window)
 		emit_entry_indirect(t);
-	const uint8_t *first = code_rx(t->eng, t->e.p);
+	const uint8_t *first = t->e.p;
 	if (t->window && wanted == FLAGS_HOST) {
 		map_here(t);
-		b->entry_host = first;
+		set_entries(t, first, NULL);
 		cold_add(t, COLD_ENTRY, NULL)->resume = t->e.p;
 		return;
 	}
 	t->flags = wanted == FLAGS_SAVED ? FLAGS_HOST : FLAGS_SAVED;
 	map_here(t); /* the first fetch from a host page may fault as well, on a host that is virtualized in software */
 	if (wanted == FLAGS_BOTH) {
-		b->entry_host = b->entry_saved = first;
+		set_entries(t, first, first);
 	} else if (wanted == FLAGS_HOST) {
 		flags_need(t);
 		t->flags = FLAGS_HOST;
-		b->entry_saved = first;
-		b->entry_host = code_rx(t->eng, t->e.p);
+		set_entries(t, t->e.p, first);
 	} else {
 		flags_save(t);
 		t->flags = FLAGS_SAVED;
-		b->entry_host = first;
-		b->entry_saved = code_rx(t->eng, t->e.p);
+		set_entries(t, first, t->e.p);
 	}
 }
 
@@ -409,39 +415,28 @@ static void plan_sharing(struct trans *t, unsigned n)
 		t->share[i] = (struct share_insn){.mem.slot = -1, .stack.slot = -1};
 }
 
-static void begin_part(struct trans *t, struct emit e)
+static void begin_part(struct trans *t, unsigned part)
 {
-	t->e = e;
-	t->start = e.p;
+	t->e = t->eng->emit[part];
+	t->part = part;
+	t->start = t->e.p;
+	t->b->start[part] = code_at(t->eng, t->start);
 	t->maps = 0;
 }
 
-static bool same_insn(const struct insn_map *a, const struct insn_map *b)
+static void finish_part(struct trans *t)
 {
-	return !memcmp(&a->off, &b->off, sizeof(*a) - offsetof(struct insn_map, off)); /* all but where */
-}
-
-/* What says the same as what is before it is left out: about a third. */
-static void compact_map(struct trans *t)
-{
-	unsigned n = 0;
-	for (unsigned i = 0; i < t->maps; i++)
-		if (!n || !same_insn(&t->map[i], &t->map[n - 1]))
-			t->map[n++] = t->map[i];
-	t->maps = n;
-}
-
-static void finish_part(struct trans *t, unsigned n)
-{
-	struct block_part *part = &t->b->part[n];
-	compact_map(t);
-	size_t size = sizeof(*part->map) * t->maps;
 	ENSURE(!t->maps || t->map[0].host == 0);
-	part->start = code_rx(t->eng, t->start);
-	part->end = code_rx(t->eng, t->e.p);
-	part->map = code_alloc(t->eng, size + sizeof(*part->map));
-	memcpy(part->map, t->map, size);
-	part->map[t->maps] = (struct insn_map){.host = UINT16_MAX};
+	t->eng->emit[t->part].p = t->e.p;
+	t->b->size[t->part] = (uint16_t)(t->e.p - t->start);
+	t->packed_len += insn_map_pack(t->packed + t->packed_len, t->map, t->maps);
+}
+
+static void keep_map(struct trans *t)
+{
+	uint8_t *map = code_alloc(t->eng, t->packed_len, 1);
+	memcpy(map, t->packed, t->packed_len);
+	t->b->map = record_at(t->eng, map);
 }
 
 struct block *translate_block(struct tr_vcpu *v, const struct code_source *src, uint16_t off, uint32_t key)
@@ -449,7 +444,7 @@ struct block *translate_block(struct tr_vcpu *v, const struct code_source *src, 
 	struct tr_engine *eng = v->engine;
 	struct trans scratch,
 		*t = &scratch; /* on the stack: what is in thread-local memory, each thread's start clears */
-	struct block *b = code_alloc(eng, sizeof(*b));
+	struct block *b = code_alloc(eng, sizeof(*b), BLOCK_ALIGN);
 
 	t->eng = eng;
 	t->v = v;
@@ -464,19 +459,20 @@ struct block *translate_block(struct tr_vcpu *v, const struct code_source *src, 
 	t->regs = (struct regs){0};
 	t->off = off;
 	t->colds = 0;
-	while ((uintptr_t)eng->emit.p & 15)
-		emit8(&eng->emit, 0xcc);
-	begin_part(t, eng->emit);
-	*b = (struct block){.page = src->page, .key = key, .off = off};
+	t->tail = NULL;
+	t->packed_len = 0;
+	while ((uintptr_t)eng->emit[PART_HOT].p & 15)
+		emit8(&eng->emit[PART_HOT], 0xcc);
+	*b = (struct block){.page = record_at(eng, src->page), .key = (uint16_t)key, .off = off};
+	begin_part(t, PART_HOT);
 	unsigned n = t->count = decode_block(t, src, off);
 	plan_sharing(t, n);
 	emit_entry(t, flags_wanted(t, n));
 	emit_insns(t, n);
-	eng->emit.p = t->e.p;
-	finish_part(t, PART_HOT);
-	begin_part(t, eng->cold);
+	finish_part(t);
+	begin_part(t, PART_COLD);
 	emit_cold(t);
-	eng->cold.p = t->e.p;
-	finish_part(t, PART_COLD);
+	finish_part(t);
+	keep_map(t);
 	return b;
 }

@@ -65,7 +65,7 @@ struct itlb_entry {
 enum tr_exit {
 	TRX_NONE,
 	TRX_LOOKUP, /* find or make the block at cpu->rip */
-	TRX_LINK,   /* the same, and link exit_arg (struct tr_link *) to it */
+	TRX_LINK,   /* the same, and link exit_arg (number of a struct tr_link) to it */
 	TRX_STEP,   /* carry out the instruction at cpu->rip by the slow path */
 	TRX_EXIT,   /* cpu->exit holds an exit for the monitor */
 	TRX_POLL,   /* somebody asked for attention */
