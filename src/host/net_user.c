@@ -8,9 +8,9 @@
  */
 #include "host/net.h"
 
-#include "base/rate.h"
 #include "host/confine.h"
 #include "host/internal.h"
+#include "host/net_frame.h"
 #include "host/net_loop.h"
 
 #include <arpa/inet.h>
@@ -26,20 +26,7 @@
 #define PENDING_SIZE KiB(512)
 #define MS 1000000u
 
-/*
- * What a guest can make this process hold. Fragments of a datagram wait up to 30 s for the rest, in buffers of a whole
- * frame's size; half of the descriptors stay free for the rest of the process.
- */
-#define FRAGMENTS_A_SECOND 64
-#define FRAGMENTS_BURST 1024
-#define SOCKETS_MAX 1024u
-
-/* Ethernet, IPv4 and IPv6 as far as they are looked at. */
-enum { ETH_TYPE = 12, ETH_HEADER = 14, ARP_FRAME = 42 };
-enum { TYPE_IPV4 = 0x0800, TYPE_ARP = 0x0806, TYPE_IPV6 = 0x86dd };
-enum { IPV4_FRAGMENT = 6, IPV4_PROTOCOL = 9, IPV4_HEADER = 20, IPV6_NEXT = 6, IPV6_HEADER = 40 };
-enum { PROTOCOL_TCP = 6 };
-enum { TCP_FLAGS = 13, TCP_SYN = 2, TCP_ACK = 16 };
+#define SOCKETS_MAX 1024u /* of a guest's, and half of the descriptors stay free for the rest of the process */
 
 struct user_timer {
 	bool made;
@@ -68,12 +55,12 @@ struct net_user {
 	unsigned polls, poll_room;
 
 	unsigned sockets, sockets_max; /* how many libslirp has */
-	struct rate fragments;
 	bool warned;
 
 	size_t pending_from, pending_to;
 	uint8_t *pending; /* frames, each after its length in 4 bytes */
 	uint8_t *frame;   /* one of the guest's, in a piece */
+	struct net_fragments *fragments;
 	bool resolves;    /* RESOLV_CONF is needed */
 };
 
@@ -137,50 +124,6 @@ static ssize_t send_packet(const void *frame, size_t len, void *opaque)
 
 /* ---- From the guest ---- */
 
-static unsigned get16(const uint8_t *p)
-{
-	return (unsigned)p[0] << 8 | p[1];
-}
-
-/* The Internet checksum (RFC 1071) of `len` bytes, not inverted, in the host's byte order. */
-static uint16_t checksum(const uint8_t *p, size_t len)
-{
-	uint64_t sum[4] = {0}, all;
-	uint32_t word[4];
-
-	for (; len >= sizeof(word); p += sizeof(word), len -= sizeof(word)) {
-		memcpy(word, p, sizeof(word));
-		for (unsigned i = 0; i < 4; i++)
-			sum[i] += word[i];
-	}
-	all = sum[0] + sum[1] + sum[2] + sum[3];
-	for (; len >= 2; p += 2, len -= 2) {
-		uint16_t half;
-		memcpy(&half, p, sizeof(half));
-		all += half;
-	}
-	if (len)
-		all += *p;
-	while (all >> 16)
-		all = (all & 0xffff) + (all >> 16);
-	return (uint16_t)all;
-}
-
-/* The guest has left the checksum to us (virtio 1.2, 5.1.6.2). False: it makes no sense. */
-static bool finish_checksum(uint8_t *frame, size_t len, const struct host_net_header *h)
-{
-	size_t at = (size_t)h->csum_start + h->csum_offset;
-	uint16_t sum;
-
-	if (h->csum_start >= len || at + sizeof(sum) > len)
-		return false;
-	sum = (uint16_t)~checksum(frame + h->csum_start, len - h->csum_start);
-	if (!sum)
-		sum = 0xffff; /* 0 says "none" in UDP, and the two are equal in TCP */
-	memcpy(frame + at, &sum, sizeof(sum));
-	return true;
-}
-
 /* Whether a packet of this protocol could need one more socket. TCP: only the first of a connection does. */
 static bool may_open(const uint8_t *payload, size_t len, unsigned protocol)
 {
@@ -203,16 +146,8 @@ static bool full(struct net_user *u)
 
 static bool admit_ipv4(struct net_user *u, const uint8_t *ip, size_t len)
 {
-	uint64_t now;
-
 	if (len < IPV4_HEADER)
 		return false;
-	if (get16(ip + IPV4_FRAGMENT) & 0x3fff) { /* "more" or an offset */
-		now = host_now_ns();
-		if (rate_wait(&u->fragments, now))
-			return false;
-		rate_take(&u->fragments, 1, now);
-	}
 	size_t header = (size_t)(ip[0] & 15) * 4;
 	const uint8_t *payload = ip + MIN(header, len);
 	return !may_open(payload, len - MIN(header, len), ip[IPV4_PROTOCOL]) || !full(u);
@@ -228,7 +163,7 @@ static bool admit_ipv6(struct net_user *u, const uint8_t *ip, size_t len)
 /* Whether libslirp is to see a frame of the guest's. */
 static bool admit(struct net_user *u, const uint8_t *frame, size_t len)
 {
-	switch (get16(frame + ETH_TYPE)) {
+	switch (net_get16(frame + ETH_TYPE)) {
 	case TYPE_ARP:
 		return len >= ARP_FRAME;
 	case TYPE_IPV4:
@@ -244,6 +179,7 @@ static void user_send(struct host_net *net, const struct host_net_header *header
 		      unsigned n, size_t len)
 {
 	struct net_user *u = container_of(net, struct net_user, net);
+	const uint8_t *frame = u->frame;
 	size_t at = 0;
 
 	if (len < ETH_HEADER || len > HOST_NET_FRAME_MAX)
@@ -253,10 +189,16 @@ static void user_send(struct host_net *net, const struct host_net_header *header
 		at += iov[i].len;
 	}
 	/* A segment larger than the network's frames needs no cutting: libslirp takes what IP can express. */
-	if ((header->flags & HOST_NET_NEEDS_CSUM) && !finish_checksum(u->frame, len, header))
+	if ((header->flags & HOST_NET_NEEDS_CSUM) && !net_finish_checksum(u->frame, len, header))
 		return;
-	if (admit(u, u->frame, len))
-		slirp_input(u->slirp, u->frame, (int)len);
+	/*
+	 * libslirp is never to see a fragment: in Debian's 4.7.0 the compiler takes ip_reass's two kinds of list entries for
+	 * things that cannot be the same (strict aliasing), and a datagram's first fragment corrupts its memory.
+	 */
+	if (net_is_fragment(frame, len))
+		frame = net_fragments_add(u->fragments, frame, &len, host_now_ns());
+	if (frame && admit(u, frame, len))
+		slirp_input(u->slirp, frame, (int)len);
 }
 
 /* ---- What libslirp asks for ---- */
@@ -434,6 +376,7 @@ static void user_close(struct host_net *net)
 	free(u->poll);
 	free(u->pending);
 	free(u->frame);
+	free(u->fragments);
 	free(u);
 }
 
@@ -550,10 +493,10 @@ struct host_net *host_net_open_user(const struct host_net_user *config, struct e
 	u->net.gives.csum = true;
 	u->loop.event = -1;
 	u->sockets_max = socket_limit();
-	rate_init(&u->fragments, FRAGMENTS_A_SECOND, FRAGMENTS_BURST, host_now_ns());
 	u->pending = malloc(PENDING_SIZE);
 	u->frame = malloc(HOST_NET_FRAME_MAX);
-	ok = u->pending && u->frame && more_polls(u);
+	u->fragments = net_fragments_create();
+	ok = u->pending && u->frame && u->fragments && more_polls(u);
 	if (ok)
 		u->slirp = make_slirp(u, config);
 	if (!u->slirp)
