@@ -183,8 +183,10 @@ static const struct kept {
 	{SCMP_SYS(sendmsg), OTHERS | NEED(STREAMS), ANY, 0, 0},
 	{SCMP_SYS(epoll_ctl), OTHERS | NEED(STREAMS), ANY, 0, 0},
 	{SCMP_SYS(epoll_wait), OTHERS | NEED(STREAMS), ANY, 0, 0},
+	{SCMP_SYS(close), EVERYONE | NEED(STREAMS), ANY, 0, 0}, /* a driver's reset of the device ends them */
 
 	/* A shared folder: folder.c. Landlock keeps paths within it. */
+	{SCMP_SYS(close), EVERYONE | NEED(FOLDER), ANY, 0, 0}, /* a driver's reset of the device closes what it had open */
 	{SCMP_SYS(openat2), OTHERS | NEED(FOLDER), ANY, 0, 0},
 	{SCMP_SYS(openat), OTHERS | NEED(FOLDER), ANY, 0, 0},
 	{SCMP_SYS(statx), OTHERS | NEED(FOLDER), BITS_ON, 2, AT_EMPTY_PATH},

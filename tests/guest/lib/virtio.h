@@ -6,10 +6,10 @@
 
 u32 pci_read(unsigned dev, unsigned reg);
 void pci_write(unsigned dev, unsigned reg, u32 v);
-/* The device's number on bus 0; -1: there is none. Types are virtio's: 2 is a disk, 3 a console, 4 entropy. */
+/* The device's number on bus 0; -1: there is none. Types are virtio's (virtio 1.2, 5). */
 int virtio_find(unsigned type);
 
-enum { VIRTIO_COMMON = 1, VIRTIO_NOTIFY = 2 };
+enum { VIRTIO_COMMON = 1, VIRTIO_NOTIFY = 2, VIRTIO_ISR = 3, VIRTIO_CONFIG = 4 };
 /* The configuration structure of this kind (virtio 1.2 4.1.4), mapped; `extra` gets what follows the capability. */
 volatile u8 *virtio_structure(unsigned dev, unsigned kind, u32 *extra);
 
