@@ -47,6 +47,7 @@ void print_stats(doppel_vm *vm)
 	count("window faults", s.window_faults);
 	count("  pages shown", s.window_shown);
 	count("  pages hidden", s.window_hidden);
+	count("  instructions that gave up", s.window_given_up);
 	count("blocks looked up", s.dispatches);
 	count("helper calls", s.helper_calls);
 	count("instructions by the slow path", s.single_steps);

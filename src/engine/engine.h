@@ -38,7 +38,8 @@ struct engine_stats {
 	uint64_t blocks, guest_bytes, host_bytes, flushes, invalidations;
 	uint64_t tlb_misses, tlb_flushes, dispatches, helper_calls, single_steps;
 	uint64_t tlb_miss[TLB_MISS_KINDS];
-	uint64_t window_faults, window_shown, window_hidden; /* pages of windows (translate/window.h) */
+	uint64_t window_faults, window_shown, window_hidden,
+		window_given_up;         /* pages of windows (translate/window.h) */
 	uint64_t time_user, time_kernel; /* the parts of time_translated, by samples; 0 without them */
 };
 

@@ -441,6 +441,7 @@ void doppel_vm_stats(doppel_vm *vm, doppel_stats *stats, size_t size)
 		.window_faults = e->window_faults,
 		.window_shown = e->window_shown,
 		.window_hidden = e->window_hidden,
+		.window_given_up = e->window_given_up,
 		.dispatches = e->dispatches,
 		.helper_calls = e->helper_calls,
 		.single_steps = e->single_steps,

@@ -117,8 +117,8 @@ static void put_cpu(struct text *t, const struct vm_stats *s)
 	PUT_GROUP(t, "tlb_misses", ",\n   ", LIST("user_read", "user_write", "kernel_read", "kernel_write"),
 		  LIST(miss[TLB_MISS_USER_READ], miss[TLB_MISS_USER_WRITE], miss[TLB_MISS_KERNEL_READ],
 		       miss[TLB_MISS_KERNEL_WRITE]));
-	PUT_GROUP(t, "windows", ",\n   ", LIST("faults", "shown", "hidden"),
-		  LIST(e->window_faults, e->window_shown, e->window_hidden));
+	PUT_GROUP(t, "windows", ",\n   ", LIST("faults", "shown", "hidden", "given_up"),
+		  LIST(e->window_faults, e->window_shown, e->window_hidden, e->window_given_up));
 	PUT_GROUP(t, "events", "", LIST("interrupts", "tlb_flushes", "dispatches", "helper_calls", "single_steps"),
 		  LIST(s->interrupts, e->tlb_flushes, e->dispatches, e->helper_calls, e->single_steps));
 }

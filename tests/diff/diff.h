@@ -63,7 +63,7 @@ struct backend {
 	void (*run)(const struct diff_case *c, struct diff_result *r);
 };
 
-extern const struct backend backend_native, backend_step, backend_translate, backend_window;
+extern const struct backend backend_native, backend_step, backend_translate, backend_window, backend_mixed;
 
 /* --- guest.c: the guest's memory and processor, for back-ends other than native --- */
 

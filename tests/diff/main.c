@@ -1,5 +1,6 @@
 /*
- * diff [--cases N] [--seed S] [--back-end step|translate|window] [--only MNEMONIC] [--mode 64|32] [--blocks | --facts]
+ * diff [--cases N] [--seed S] [--back-end step|translate|window|mixed] [--only MNEMONIC] [--mode 64|32] [--blocks |
+ * --facts]
  * [--replay SEED] [--verbose] [--trace] Prints 'ok NAME' or 'FAIL NAME: why' for each group of instructions, and what
  * was not reached.
  */
@@ -233,6 +234,7 @@ int main(int argc, char **argv)
 	parse(argc, argv, &o);
 	b = strcmp(o.backend, "translate") == 0 ? &backend_translate
 	    : strcmp(o.backend, "window") == 0  ? &backend_window
+	    : strcmp(o.backend, "mixed") == 0   ? &backend_mixed
 						: &backend_step;
 	x86_cpuid_init(&model, 1, 1000000000);
 	setvbuf(stdout, NULL, _IOLBF, 0);

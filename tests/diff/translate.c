@@ -152,5 +152,11 @@ static bool window_start(const struct x86_cpuid_model *model)
 	return start(model, "eager-window");
 }
 
+static bool mixed_start(const struct x86_cpuid_model *model)
+{
+	return start(model, "mixed-window");
+}
+
 const struct backend backend_translate = {"translate", true, translate_start, run_translate};
 const struct backend backend_window = {"window", true, window_start, run_translate};
+const struct backend backend_mixed = {"mixed", true, mixed_start, run_translate};

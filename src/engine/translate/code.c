@@ -60,6 +60,7 @@ static void page_release(struct tr_engine *eng, struct code_page *page)
 		eng->pages = page->next;
 	if (page->next)
 		page_of(eng, page->next)->prev = page->prev;
+	free(page->by_tlb);
 	page->next = eng->pages_free;
 	eng->pages_free = record_at(eng, page);
 }
@@ -166,7 +167,8 @@ static void flush(struct tr_engine *eng)
 
 static bool full(const struct tr_engine *eng)
 {
-	return emit_room(&eng->emit[PART_HOT]) < BLOCK_HOST_MAX + 64 || emit_room(&eng->emit[PART_COLD]) < BLOCK_HOST_MAX ||
+	return emit_room(&eng->emit[PART_HOT]) < BLOCK_HOST_MAX + 64 ||
+	       emit_room(&eng->emit[PART_COLD]) < BLOCK_HOST_MAX ||
 	       eng->records.size - eng->records.used < BLOCK_RECORDS_MAX || eng->blocks == eng->blocks_max;
 }
 
@@ -413,6 +415,19 @@ static unsigned drop_range(struct tr_engine *eng, struct code_page *page, unsign
 	return n;
 }
 
+/* Drops the blocks with windows that cover offset `off` of `page`, which stays. */
+static void drop_windowed(struct tr_engine *eng, struct code_page *page, unsigned off)
+{
+	for (unsigned i = 0; i < PAGE_BUCKETS; i++) {
+		for (uint32_t at = atomic_load(&page->bucket[i]), next; at; at = next) {
+			struct block *b = block_of(eng, at);
+			next = b->next;
+			if ((b->key & KEY_WINDOW) && off >= b->off && off < (unsigned)b->off + b->len && !b->tail)
+				drop(eng, b);
+		}
+	}
+}
+
 /* So many writes beside its code, and a page counts as data that once was code. */
 #define STRAY_WRITES 16
 
@@ -440,6 +455,55 @@ void code_written(struct tr_engine *eng, struct tr_vcpu *self, uint64_t gpa, uin
 		if (page)
 			page_written(eng, page, at & ~PAGE_MASK, (unsigned)MIN(end - (at & PAGE_MASK), PAGE_SIZE));
 	}
+	host_unlock(&eng->lock);
+	exclusive_end(eng);
+}
+
+#define PAGE_WORDS (PAGE_SIZE / 64)
+
+static void go_by_tlb(struct tr_engine *eng, uint64_t gpa)
+{
+	unsigned off = gpa & ~PAGE_MASK;
+	struct code_page *page = atomic_load(&eng->page[guest_memory_page_index(eng->mem, gpa)]);
+	if (page && !page->by_tlb)
+		page->by_tlb = calloc(PAGE_WORDS, sizeof(*page->by_tlb));
+	if (!page || !page->by_tlb)
+		return;
+	page->by_tlb[off / 64] |= BIT(off % 64);
+	drop_windowed(eng, page, off);
+}
+
+void code_by_tlb(struct tr_engine *eng, struct tr_vcpu *self, const uint64_t *gpa, unsigned n)
+{
+	exclusive_begin(eng, self);
+	host_lock(&eng->lock);
+	for (unsigned i = 0; i < n; i++)
+		go_by_tlb(eng, gpa[i]);
+	if (!eng->by_tlb_since)
+		eng->by_tlb_since = __builtin_ia32_rdtsc();
+	flush_lookups(eng);
+	host_unlock(&eng->lock);
+	exclusive_end(eng);
+}
+
+static void go_by_windows(struct tr_engine *eng, struct code_page *page)
+{
+	for (unsigned off = 0; off < PAGE_SIZE; off++)
+		if (page->by_tlb[off / 64] & BIT(off % 64))
+			drop_windowed(eng, page, off);
+	free(page->by_tlb);
+	page->by_tlb = NULL;
+}
+
+void code_by_windows(struct tr_engine *eng, struct tr_vcpu *self)
+{
+	exclusive_begin(eng, self);
+	host_lock(&eng->lock);
+	for (uint32_t at = eng->pages; at; at = page_of(eng, at)->next)
+		if (page_of(eng, at)->by_tlb)
+			go_by_windows(eng, page_of(eng, at));
+	eng->by_tlb_since = 0;
+	flush_lookups(eng);
 	host_unlock(&eng->lock);
 	exclusive_end(eng);
 }

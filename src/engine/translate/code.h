@@ -72,13 +72,13 @@ struct tr_link {
 	uint16_t key;      /* of the target */
 	uint16_t off;      /* of the target in its page */
 	uint16_t from_off; /* of the instruction in its own */
-	uint8_t imm_back; /* how far before rel32 the 64-bit immediate is that tells the target's code page; 8-byte
-			     aligned. 0: none */
-	bool in_cold : 1;       /* rel32 is */
+	uint8_t imm_back;  /* how far before rel32 the 64-bit immediate is that tells the target's code page; 8-byte
+			      aligned. 0: none */
+	bool in_cold : 1;  /* rel32 is */
 	bool flags_in_host : 1; /* the guest's flags are in the host's at this jump, not in saved_flags */
 	bool quick : 1;         /* compares by the quick table: the immediate is a quick_tag */
-	bool pushed : 1; /* a CALL, in 64-bit mode: what it has pushed is to be taken back if its target is not
-			    canonical */
+	bool pushed : 1;        /* a CALL, in 64-bit mode: what it has pushed is to be taken back if its target is not
+				   canonical */
 };
 
 /* A block's host code: what runs in a row, and what is seldom run and lies elsewhere, out of the caches' way. */
@@ -93,8 +93,8 @@ struct block {
 	/* A lookup ends here. */
 	uint32_t start[PARTS];
 	uint16_t size[PARTS];
-	uint32_t map;  /* struct insn_map, packed: of the hot part, then of the cold one */
-	uint32_t tail; /* struct block_tail, or 0 */
+	uint32_t map;             /* struct insn_map, packed: of the hot part, then of the cold one */
+	uint32_t tail;            /* struct block_tail, or 0 */
 	uint32_t incoming, links; /* struct tr_link */
 	uint16_t len;             /* guest bytes covered, within the page */
 	uint8_t entry_host;       /* with the guest's flags in the host's: from the start of the hot part */
@@ -117,6 +117,8 @@ struct code_page {
 	uint32_t blocks;       /* that begin here, or end here */
 	uint32_t tails;        /* struct block_tail: that end here */
 	uint32_t stray_writes; /* to the page, but to no translated byte */
+	uint64_t *by_tlb; /* a bit for each offset at which an instruction goes by the TLB though its block has windows;
+			     NULL: nowhere */
 	_Atomic uint32_t bucket[PAGE_BUCKETS];
 };
 
@@ -134,13 +136,14 @@ struct tr_engine {
 	/* The code cache; `lock` guards all of it and every change to blocks. */
 	struct host_mutex lock;
 	struct host_code code;
-	struct emit emit[PARTS];        /* where the parts of the next block go */
-	uint8_t *part_start[PARTS];     /* where those of the first went (hot: after the glue), writable view */
-	uint8_t *populated[PARTS];      /* how far the host has been asked for memory, likewise */
+	struct emit emit[PARTS];         /* where the parts of the next block go */
+	uint8_t *part_start[PARTS];      /* where those of the first went (hot: after the glue), writable view */
+	uint8_t *populated[PARTS];       /* how far the host has been asked for memory, likewise */
 	struct code_page *_Atomic *page; /* by guest_memory_page_index */
 	struct records records;
-	uint32_t pages, pages_free;      /* struct code_page: all there are; what became of some */
-	uint32_t *sorted;                /* live and dead blocks by host address, of either part */
+	uint32_t pages, pages_free;    /* struct code_page: all there are; what became of some */
+	_Atomic uint64_t by_tlb_since; /* TSC at which the first of code_page.by_tlb was made; 0: there is none */
+	uint32_t *sorted;              /* live and dead blocks by host address, of either part */
 	_Atomic unsigned blocks; /* of them; a host fault looks them up without the lock, while others may be added */
 	unsigned blocks_max;
 
@@ -153,7 +156,7 @@ struct tr_engine {
 	void (*enter)(struct tr_vcpu *v, const uint8_t *pc);
 	/* Executable view. glue_exit_stored: the guest's registers are in cpu.gpr already. */
 	const uint8_t *glue_exit, *glue_exit_stored, *glue_call, *glue_miss;
-	bool no_link, no_share, no_inline, no_window, eager_window, step_only; /* debug switches */
+	bool no_link, no_share, no_inline, no_window, eager_window, mixed_window, step_only; /* debug switches */
 	struct window_slots slots;
 	struct profile *profile; /* NULL when nobody asked */
 	struct engine_stats stats;
@@ -249,6 +252,10 @@ void code_link(struct tr_engine *eng, struct tr_link *link, struct block *to);
 struct block *code_find_host(const struct tr_engine *eng, const uint8_t *pc, unsigned *part);
 /* Guest memory changed: forget translations of it. Any thread that is not in translated code or a light helper. */
 void code_written(struct tr_engine *eng, struct tr_vcpu *self, uint64_t gpa, uint64_t len);
+/* Translations that have windows of `n` instructions, at `gpa`, go; the next ones look their operands up in the TLB. */
+void code_by_tlb(struct tr_engine *eng, struct tr_vcpu *self, const uint64_t *gpa, unsigned n);
+/* Forgets what code_by_tlb was told: programs change. */
+void code_by_windows(struct tr_engine *eng, struct tr_vcpu *self);
 /* A new record; `align`: a power of two up to 16. The lock is held. */
 void *code_alloc(struct tr_engine *eng, size_t size, size_t align);
 #define code_new(eng, type) ((type *)code_alloc((eng), sizeof(type), _Alignof(type)))
@@ -274,7 +281,7 @@ void glue_emit(struct tr_engine *eng);
 bool glue_in_host(unsigned reg); /* whether translated code holds the guest's `reg` in the host's */
 
 #define BLOCK_INSNS 64
-#define BLOCK_HOST_MAX 49152    /* host bytes each part of a block can take */
+#define BLOCK_HOST_MAX 49152      /* host bytes each part of a block can take */
 #define BLOCK_RECORDS_MAX KiB(96) /* and its records */
 
 #endif

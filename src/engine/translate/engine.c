@@ -75,7 +75,8 @@ static struct engine *create(const struct engine_config *config, struct error *e
 	eng->no_share = has_switch(config->debug, "no-share");
 	eng->no_inline = has_switch(config->debug, "no-inline");
 	eng->no_link = has_switch(config->debug, "no-link");
-	eng->eager_window = has_switch(config->debug, "eager-window");
+	eng->mixed_window = has_switch(config->debug, "mixed-window");
+	eng->eager_window = has_switch(config->debug, "eager-window") || eng->mixed_window;
 	eng->no_window = has_switch(config->debug, "no-window") || !host_has_bmi2() || !window_init(eng);
 	if (!code_init(eng, MIN(MAX(cache, CODE_CACHE_MIN), CODE_CACHE_MAX), err) ||
 	    !profile_create(eng, config, err)) {
@@ -212,6 +213,7 @@ static void vcpu_stats(struct engine_vcpu *ev, struct engine_stats *out)
 	out->window_faults = v->windows.faults;
 	out->window_shown = v->windows.shown;
 	out->window_hidden = v->windows.hidden;
+	out->window_given_up = v->windows.given_up;
 	profile_times(v, out);
 }
 
@@ -240,6 +242,7 @@ static void stats(struct engine *e, struct engine_stats *out)
 		out->window_faults += one.window_faults;
 		out->window_shown += one.window_shown;
 		out->window_hidden += one.window_hidden;
+		out->window_given_up += one.window_given_up;
 	}
 }
 

@@ -16,6 +16,16 @@ static void settle_writes(struct tr_vcpu *v)
 	v->wrote_count = 0;
 }
 
+static void settle_given_up(struct tr_vcpu *v)
+{
+	if (likely(!v->give_up))
+		return;
+	v->give_up = false;
+	v->windows.impatience = 0;
+	code_by_tlb(v->engine, v, v->gave_up, v->gave_up_count);
+	v->gave_up_count = 0;
+}
+
 /* Delivers cpu->exc. False: the monitor is needed. */
 static bool deliver(struct tr_vcpu *v)
 {
@@ -116,6 +126,7 @@ static bool run_some(struct tr_vcpu *v)
 	}
 	vcpu_code_leave(v);
 	settle_writes(v);
+	settle_given_up(v);
 	return code == TRX_STEP ? run_step(v) : code != TRX_EXIT;
 }
 
@@ -181,13 +192,16 @@ bool run_claim_fault(struct host_fault_context *ctx)
 	struct block *b = code_find_host(v->engine, pc, &part);
 	if (!b)
 		return false;
+	struct insn_map m =
+		insn_map_find(record(v->engine, b->map), part, (uint16_t)(pc - block_part(v->engine, b, part)));
 	if (ctx->fault == HOST_FAULT_MEMORY) {
 		if (!(b->key & KEY_WINDOW))
 			return false;
-		if (window_fault(v, ctx->address, ctx->write) && x86_canonical(ctx->gpr[RSP]))
+		bool again = window_fault(v, ctx->address, ctx->write);
+		bool leave = window_gives_up(v, page_of(v->engine, b->page)->gpa + m.off);
+		if (again && !leave && x86_canonical(ctx->gpr[RSP]))
 			return true;
 	}
-	struct insn_map m = insn_map_find(record(v->engine, b->map), part, (uint16_t)(pc - block_part(v->engine, b, part)));
 	if (m.flags_in_host)
 		v->saved_flags = (ctx->rflags & 0xd5) << 8 | (ctx->rflags >> 11 & 1);
 	if (m.arriving)

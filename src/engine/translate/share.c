@@ -140,7 +140,7 @@ static void close_written(struct plan *p, const struct x86_insn *insn)
 	}
 }
 
-void share_plan(const struct x86_insn *insn, unsigned n, bool window, struct share_insn *out)
+void share_plan(const struct x86_insn *insn, unsigned n, bool window, const bool *alone, struct share_insn *out)
 {
 	struct plan plan, *p = &plan;
 	p->slots = 0;
@@ -153,7 +153,7 @@ void share_plan(const struct x86_insn *insn, unsigned n, bool window, struct sha
 			close_all(p); /* a helper, which may change what is mapped */
 			continue;
 		}
-		if (share_possible(insn))
+		if (share_possible(insn) && !alone[i])
 			add_access(p, &out[i].mem, (unsigned)insn->base, insn->disp, insn->mem_size, insn->mem_write);
 		if (insn->cls == CLS_STACK || (insn->cls == CLS_BRANCH && (insn->gpr_write & 1u << RSP)))
 			plan_stack(p, insn, &out[i]);

@@ -31,8 +31,8 @@ struct share_insn {
 	struct share mem, stack;
 };
 
-/* Plans the sharing in `n` decoded instructions of 64-bit code. */
-void share_plan(const struct x86_insn *insn, unsigned n, bool window, struct share_insn *out);
+/* Plans the sharing in `n` decoded instructions of 64-bit code. Operands where `alone` is share nothing. */
+void share_plan(const struct x86_insn *insn, unsigned n, bool window, const bool *alone, struct share_insn *out);
 /* A write of `reg` that moves it by a known amount: ADD, SUB and LEA with a constant. */
 bool share_known_move(const struct x86_insn *insn, unsigned reg, int32_t *by);
 /* An explicit operand that can be in a group: [base + disp], no segment base. */

@@ -90,6 +90,7 @@ struct trans {
 	uint8_t packed[(MAP_MAX + 1) * PARTS * INSN_MAP_PACKED_MAX];
 	struct x86_insn insns[BLOCK_INSNS];
 	struct share_insn share[BLOCK_INSNS];
+	bool by_tlb[BLOCK_INSNS];         /* with windows: the operand is looked up in the TLB nevertheless */
 	const struct share_insn *sharing; /* of the instruction at hand */
 };
 
@@ -102,6 +103,12 @@ static inline bool spilled(unsigned reg)
 static inline uint32_t next_key(const struct trans *t)
 {
 	return t->key & ~(uint32_t)KEY_NOSHARE;
+}
+
+/* Whether the instruction at hand goes by the TLB though its block has windows. */
+static inline bool here_by_tlb(const struct trans *t)
+{
+	return t->by_tlb[t->insn - t->insns];
 }
 
 static inline unsigned stack_bytes(const struct trans *t)

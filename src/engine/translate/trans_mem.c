@@ -340,12 +340,15 @@ static void plain_memory(struct trans *t, const struct x86_insn *insn)
 		trans_step(t);
 		return;
 	}
-	if (t->window && window_plain(t, insn))
+	if (t->window && !here_by_tlb(t) && window_plain(t, insn))
 		return;
+	bool window = t->window;
+	t->window = window && !here_by_tlb(t);
 	struct host_mem m = mem_operand(t, insn);
 	if (flags_merge(insn))
 		flags_need(t);
 	copy_memory(t, insn, m);
+	t->window = window;
 }
 
 void trans_plain(struct trans *t, const struct x86_insn *insn)

@@ -36,6 +36,14 @@ static unsigned decode_crossing(struct trans *t, const struct code_source *src, 
 	return 1;
 }
 
+/* Its pages are seldom shown long enough (window_gives_up). */
+static bool goes_by_tlb(const struct trans *t, const struct code_page *page, unsigned off)
+{
+	if (t->eng->mixed_window)
+		return off & 1;
+	return page->by_tlb && page->by_tlb[off / 64] & BIT(off % 64);
+}
+
 #define BRANCHES_MAX 5 /* that a block goes on behind */
 
 /*
@@ -50,6 +58,7 @@ static unsigned decode_block(struct trans *t, const struct code_source *src, uin
 	while (n < BLOCK_INSNS && off < PAGE_SIZE) {
 		struct x86_insn *insn = &t->insns[n++];
 		x86_decode(insn, bytes + off, PAGE_SIZE - off, t->mode, t->eng->model);
+		t->by_tlb[n - 1] = t->window && goes_by_tlb(t, src->page, off);
 		if (insn->cls == CLS_PARTIAL)
 			return n > 1 ? n - 1 : decode_crossing(t, src, off);
 		if (ends(insn) && !(branches < BRANCHES_MAX && branch_goes_on(insn) && insn->mode == MODE_64))
@@ -105,7 +114,7 @@ static void trans_insn(struct trans *t, const struct x86_insn *insn)
 			trans_call(t, insn);
 		return;
 	case CLS_STRING:
-		if (!t->window || !window_string(t, insn))
+		if (!t->window || here_by_tlb(t) || !window_string(t, insn))
 			trans_call(t, insn);
 		return;
 	case CLS_SPECIAL:
@@ -221,7 +230,8 @@ static void cold_poll(struct trans *t, const struct cold *c)
 static void cold_tail(struct trans *t, const struct cold *c)
 {
 	struct call_tail *call = code_new(t->eng, struct call_tail);
-	*call = (struct call_tail){.tail = record_at(t->eng, t->tail), .resume = code_at(t->eng, c->resume), .off = c->off};
+	*call = (struct call_tail){
+		.tail = record_at(t->eng, t->tail), .resume = code_at(t->eng, c->resume), .off = c->off};
 	call_helper(t, light_tail, record_at(t->eng, call));
 }
 
@@ -408,7 +418,7 @@ static void emit_entry(struct trans *t, enum flags_at wanted)
 static void plan_sharing(struct trans *t, unsigned n)
 {
 	if (t->mode == MODE_64 && !(t->key & KEY_NOSHARE) && !t->eng->no_share) {
-		share_plan(t->insns, n, t->window, t->share);
+		share_plan(t->insns, n, t->window, t->by_tlb, t->share);
 		return;
 	}
 	for (unsigned i = 0; i < n; i++)

@@ -135,6 +135,9 @@ struct tr_vcpu {
 		in_code; /* running translated code or a light helper, or about to: nothing of the cache may go away */
 	bool traps_due;  /* step_traps_due; for an instruction that began with RFLAGS traps_was */
 	uint64_t traps_was;
+	bool give_up; /* these instructions are to go by the TLB now */
+	unsigned gave_up_count;
+	uint64_t gave_up[16]; /* guest-physical addresses */
 	bool exclusive;       /* in thunk_exclusive: stores into translated code are dealt with afterwards, too */
 	unsigned wrote_count; /* stores into translated code, not yet dealt with */
 	struct {

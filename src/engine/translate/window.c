@@ -5,9 +5,14 @@
 
 #define PROMOTE_NS 6000000u /* of running user code, interrupt after interrupt */
 #define FLUSHES_MAX 3       /* from one interrupt to the next: other address spaces run in between */
-#define SIGNAL_NS 6000u     /* what a fault costs beside what is measured */
+#define SIGNAL_NS 20000u    /* what a fault costs beside what is measured */
 #define CREDIT_NS 15000000u /* what windows may cost to begin with */
 #define REFUSE_NS 2000000000u
+#define DEBT_NS 4000000u /* what faults may cost beside their share of the time before instructions go by the TLB */
+#define DEBT_SHARE 8     /* that share */
+#define SITE_FAULTS 6    /* of an instruction meanwhile, and it does */
+#define CHANCE_NS 10000000000u /* all forget it again: programs change */
+#define IMPATIENT 4            /* so often that many of those that are to but do not yet */
 
 static uint64_t ns_to_tsc(const struct tr_vcpu *v, uint64_t ns)
 {
@@ -25,8 +30,11 @@ static bool too_dear(const struct tr_vcpu *v, const struct window_space *s, uint
 
 static void charge(struct tr_vcpu *v, struct window_space *s, uint64_t ticks)
 {
+	uint64_t tsc = __builtin_ia32_rdtsc(), paid = (tsc - s->debt_at) / DEBT_SHARE;
 	s->cost += ticks;
-	if (!v->engine->eager_window && too_dear(v, s, __builtin_ia32_rdtsc()))
+	s->debt = s->debt > paid ? s->debt - paid + ticks : ticks;
+	s->debt_at = tsc;
+	if (!v->engine->eager_window && too_dear(v, s, tsc))
 		poll_set(v);
 }
 
@@ -179,6 +187,45 @@ bool window_fault(struct tr_vcpu *v, uint64_t address, bool write)
 	return again;
 }
 
+static bool noted(const struct tr_vcpu *v, uint64_t gpa)
+{
+	for (unsigned i = 0; i < v->gave_up_count; i++)
+		if (v->gave_up[i] == gpa)
+			return true;
+	return false;
+}
+
+/* The instruction at `gpa` had SITE_FAULTS faults. */
+static void give_up(struct tr_vcpu *v, uint64_t gpa)
+{
+	if (noted(v, gpa)) {
+		v->windows.impatience++;
+	} else if (v->gave_up_count < ARRAY_LEN(v->gave_up)) {
+		v->gave_up[v->gave_up_count++] = gpa;
+		v->windows.given_up++;
+	}
+}
+
+/*
+ * Where faults cost much, the instructions that meet most of them go by the TLB, which learns of a page at a tenth of
+ * the price. Each change costs everything that jump caches know, so several go at once, unless the faults go on.
+ */
+bool window_gives_up(struct tr_vcpu *v, uint64_t gpa)
+{
+	struct windows *w = &v->windows;
+	struct window_site *site = &w->site[(gpa ^ gpa >> 8 ^ gpa >> 16) % WINDOW_SITES];
+	if (!w->now || w->now->debt < ns_to_tsc(v, DEBT_NS))
+		return false;
+	if (site->gpa != gpa)
+		*site = (struct window_site){.gpa = gpa};
+	if (++site->faults < SITE_FAULTS)
+		return false;
+	site->faults = 0;
+	give_up(v, gpa);
+	v->give_up = w->impatience > IMPATIENT || v->gave_up_count == ARRAY_LEN(v->gave_up);
+	return v->give_up;
+}
+
 /* --- who gets windows */
 
 static struct window_space *space_free(struct tr_vcpu *v)
@@ -206,8 +253,8 @@ static bool promote(struct tr_vcpu *v, uint64_t cr3, uint64_t tsc)
 	bool on = false;
 	if (s) {
 		s->cr3 = cr3;
-		s->cost = 0;
-		s->since = tsc;
+		s->cost = s->debt = 0;
+		s->since = s->debt_at = tsc;
 		s->stale = false;
 		w->entries++;
 		w->absent_cr3 = WINDOW_FREE;
@@ -234,10 +281,20 @@ static void refuse(struct tr_vcpu *v, struct window_space *s, uint64_t tsc)
 	window_unlock(&w->lock);
 }
 
+/* Whoever gave up gets another chance. */
+static void give_chances(struct tr_vcpu *v, uint64_t tsc)
+{
+	uint64_t since = v->engine->by_tlb_since;
+	if (!since || tsc - since < ns_to_tsc(v, CHANCE_NS))
+		return;
+	code_by_windows(v->engine, v);
+}
+
 void window_sample(struct tr_vcpu *v)
 {
 	struct windows *w = &v->windows;
 	uint64_t cr3 = space_of(&v->cpu), tsc = __builtin_ia32_rdtsc();
+	give_chances(v, tsc);
 	if (v->engine->no_window || v->cpu.cpl != 3 || !x86_code64(&v->cpu))
 		return;
 	bool busy = w->flushes - w->sampled_flushes > FLUSHES_MAX;

@@ -49,10 +49,18 @@ struct window_space {
 	uint64_t host[WINDOW_REGIONS];    /* where it is seen */
 	uint64_t used;                    /* when it was entered last, for who must go; counts entries */
 	uint64_t cost, since;             /* TSC ticks spent on it, from which time-stamp on */
+	uint64_t debt, debt_at;           /* the same, less a share of the time since; reckoned at a time-stamp */
 	uint16_t bucket[WINDOW_HASH];
 	struct window_page page[WINDOW_PAGES];
 };
 #define WINDOW_FREE UINT64_MAX
+
+/* An instruction that found pages not shown, while they cost much. */
+struct window_site {
+	uint64_t gpa; /* of the instruction */
+	unsigned faults;
+};
+#define WINDOW_SITES 256
 
 /* Of a virtual CPU; reached by its own thread, and by others in window_protect, hence the lock. */
 struct windows {
@@ -65,7 +73,9 @@ struct windows {
 	uint64_t faulted;                          /* page of the last page fault of user code | 1: about to be used */
 	uint64_t absent_cr3;                       /* has none, as was found out */
 	uint64_t entries;
-	uint64_t faults, shown, hidden; /* statistics */
+	struct window_site site[WINDOW_SITES];    /* by hash */
+	unsigned impatience;                      /* how much those noted fault, see window_gives_up */
+	uint64_t faults, shown, hidden, given_up; /* statistics */
 };
 
 /* Of the engine; `lock` guards taken, made and at: address space of the host, handed out by regions. */
@@ -93,6 +103,11 @@ bool window_enter(struct tr_vcpu *v);
 void window_sample(struct tr_vcpu *v);
 /* A host fault at `address` in translated code: true if the access can be tried again. */
 bool window_fault(struct tr_vcpu *v, uint64_t address, bool write);
+/*
+ * After a fault of the instruction at guest-physical `gpa`: if it meets so many pages that are not shown that it had
+ * better go by the TLB, it is noted in gave_up. True: translated code is to be left, for it is time to see to those.
+ */
+bool window_gives_up(struct tr_vcpu *v, uint64_t gpa);
 
 /* The TLB's upkeep: one page, or all of the address space at hand. General registers only. */
 void window_flush_page(struct tr_vcpu *v, uint64_t va);
