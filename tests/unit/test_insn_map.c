@@ -72,8 +72,9 @@ TEST(says_what_was_packed)
 
 TEST(highest_values)
 {
-	struct insn_map map[2] = {{.off = 4095, .flags_in_host = true, .arriving = true, .dirty = 7, .moved = 3, .lent = 255},
-				  {.host = UINT16_MAX, .off = 0, .lent = 1}};
+	struct insn_map map[2] = {
+		{.off = 4095, .flags_in_host = true, .arriving = true, .dirty = 7, .moved = 3, .lent = 255},
+		{.host = UINT16_MAX, .off = 0, .lent = 1}};
 	uint8_t packed[3 * INSN_MAP_PACKED_MAX];
 	struct insn_map found;
 	insn_map_pack(packed, map, 2);

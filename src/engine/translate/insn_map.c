@@ -7,10 +7,10 @@
  * advances by, or OFF_FOLLOWS.
  */
 #define HEAD_OFF 0x0f
-#define OFF_FOLLOWS 0x0f /* two bytes: off itself */
-#define HEAD_STATE 0x10  /* a byte: flags_in_host, arriving, dirty, moved */
-#define HEAD_LENT 0x20   /* a byte: lent */
-#define HEAD_END 0x80    /* instead of all of that */
+#define OFF_FOLLOWS 0x0f  /* two bytes: off itself */
+#define HEAD_STATE 0x10   /* a byte: flags_in_host, arriving, dirty, moved */
+#define HEAD_LENT 0x20    /* a byte: lent */
+#define HEAD_END 0x80     /* instead of all of that */
 #define HOST_FOLLOWS 0xff /* as what host advances by: two bytes: host itself */
 
 static uint8_t state(const struct insn_map *m)

@@ -238,8 +238,7 @@ uint64_t light_share(struct tr_vcpu *v, uint64_t at)
 	set_rip(v, call->off);
 	/* Only what the leader would do by itself may be done here: a later write must not set a dirty bit, or fault,
 	 * early. */
-	if (page != ((lo + call->span - 1) & PAGE_MASK) || !x86_canonical(page) ||
-	    (call->write && !call->own_write))
+	if (page != ((lo + call->span - 1) & PAGE_MASK) || !x86_canonical(page) || (call->write && !call->own_write))
 		return go_unshared(v);
 	unsigned access = (call->write ? ACC_WRITE : ACC_READ) | x86_access_mode(cpu);
 	if (mmu_translate(cpu, va, access, &m) != V_DONE) {

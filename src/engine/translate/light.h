@@ -56,8 +56,8 @@ uint64_t light_xstate(struct tr_vcpu *v, uint64_t call);
  */
 void xstate_scrub(const struct tr_engine *eng, uint8_t *image);
 
-/* Between the helpers: leave translated code with cpu->rip true; on at host code number `at`; the way to [va, va+len) in host memory through the
- * TLB, or NULL. */
+/* Between the helpers: leave translated code with cpu->rip true; on at host code number `at`; the way to [va, va+len)
+ * in host memory through the TLB, or NULL. */
 uint64_t light_leave(struct tr_vcpu *v, enum tr_exit code);
 uint64_t light_resume(const struct tr_vcpu *v, uint32_t at);
 uint8_t *light_pointer(struct tr_vcpu *v, uint64_t va, unsigned len, bool write);

@@ -113,8 +113,7 @@ void profile_block(struct tr_engine *eng, struct tr_vcpu *v, const struct block 
 	if (!p->shifted)
 		p->shifted = symbols_shift(p->symbols, v->cpu.lstar, &p->shift);
 	for (unsigned i = 0; p->map && i < PARTS; i++)
-		host_perf_map_add(p->map, block_part(eng, b, i), b->size[i],
-				  name_of(p, linear, b->key, name));
+		host_perf_map_add(p->map, block_part(eng, b, i), b->size[i], name_of(p, linear, b->key, name));
 }
 
 /* Signal handler, on the virtual CPU's thread. The block cannot go away while its code is being run. */
@@ -424,8 +423,7 @@ static void print_guest(const struct report *r, const struct block *b, uint64_t 
 	fprintf(stderr, "   %016" PRIx64 "  %s\n", linear + off - b->off, text);
 }
 
-static void print_part(const struct report *r, const struct place *place, const struct block *b,
-		       unsigned part)
+static void print_part(const struct report *r, const struct place *place, const struct block *b, unsigned part)
 {
 	const uint8_t *start = block_part(r->eng, b, part);
 	struct insn_map_reader reader = insn_map_read(record(r->eng, b->map), part);
