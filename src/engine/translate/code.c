@@ -29,9 +29,9 @@ bool code_init(struct tr_engine *eng, uint64_t size, struct error *err)
 	if (!host_code_alloc(&eng->code, size))
 		return error_set(err, "no memory for a code cache of %llu MiB (%s); give a smaller --code-cache",
 				 (unsigned long long)(size >> 20), host_error_text());
-	uint8_t *half = eng->code.rw + eng->code.size / 2; /* both parts fill at about the same rate */
-	eng->emit[PART_HOT] = (struct emit){eng->code.rw, half};
-	eng->emit[PART_COLD] = (struct emit){half, eng->code.rw + eng->code.size};
+	uint8_t *cold = eng->code.rw + eng->code.size / 16 * 11; /* it fills at half the hot part's rate, or less */
+	eng->emit[PART_HOT] = (struct emit){eng->code.rw, cold};
+	eng->emit[PART_COLD] = (struct emit){cold, eng->code.rw + eng->code.size};
 	for (unsigned i = 0; i < PARTS; i++)
 		eng->populated[i] = eng->emit[i].p;
 	glue_emit(eng);

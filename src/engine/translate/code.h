@@ -127,6 +127,23 @@ static inline unsigned page_bucket(uint16_t off)
 	return (off ^ off >> 6) % PAGE_BUCKETS;
 }
 
+/* The light helpers (light.h) that translated code calls by name. */
+enum helper {
+	HELPER_LINK,
+	HELPER_FAR,
+	HELPER_JUMP,
+	HELPER_TARGET,
+	HELPER_TAIL,
+	HELPER_SHARE,
+	HELPER_SYSTEM,
+	HELPER_GENERAL,
+	HELPER_XSTATE,
+	HELPERS
+};
+
+/* What glue_exit is told: enum tr_exit, and the page offset of cpu->rip. */
+#define GLUE_EXIT(code, off) ((uint32_t)(code) << 16 | (off))
+
 struct tr_engine {
 	struct guest_memory *mem;
 	const struct x86_cpuid_model *model;
@@ -154,8 +171,11 @@ struct tr_engine {
 	_Atomic int excl_pending;
 
 	void (*enter)(struct tr_vcpu *v, const uint8_t *pc);
-	/* Executable view. glue_exit_stored: the guest's registers are in cpu.gpr already. */
-	const uint8_t *glue_exit, *glue_exit_stored, *glue_call, *glue_miss;
+	/* Executable view. Of two, the second saves the flags first, which are in the host's. */
+	const uint8_t *glue_exit[2];     /* R11: GLUE_EXIT */
+	const uint8_t *glue_exit_stored; /* the guest's registers are in cpu.gpr already, and the way out is told */
+	const uint8_t *glue_helper[HELPERS][2]; /* R11: the helper's second argument */
+	const uint8_t *glue_miss;               /* R10: linear address; R11: description; R9: where to resume */
 	bool no_link, no_share, no_inline, no_window, eager_window, mixed_window, step_only; /* debug switches */
 	struct window_slots slots;
 	struct profile *profile; /* NULL when nobody asked */

@@ -3,7 +3,7 @@
  * come from the structures themselves and translated code reaches them by a direct jump.
  */
 #include "engine/translate/asm.h"
-#include "engine/translate/code.h"
+#include "engine/translate/light.h"
 
 /* Registers that translated code holds guest registers in; R9, R10, R11 are in memory at all times. */
 bool glue_in_host(unsigned reg)
@@ -11,11 +11,23 @@ bool glue_in_host(unsigned reg)
 	return reg != R9 && reg != R10 && reg != R11;
 }
 
-static void store_guest(struct emit *e)
+/*
+ * From translated code to C: the guest's registers to memory. Its stack pointer first of all, for that may be one with
+ * which some hosts cannot be interrupted (docs/translator.md).
+ */
+static void leave_guest(struct emit *e, bool flags)
 {
+	static const uint8_t lahf_seto_al[] = {0x9f, 0x0f, 0x90, 0xc0};
+	asm_store_gs(e, 8, RSP, RSP * 8);
+	asm_load_gs(e, 8, RSP, VCPU_OFF(host_rsp));
 	for (unsigned r = 0; r < X86_GPRS; r++)
-		if (glue_in_host(r))
+		if (glue_in_host(r) && r != RSP)
 			asm_store_gs(e, 8, r, (int32_t)r * 8);
+	if (flags) {
+		emit_bytes(e, lahf_seto_al, sizeof(lahf_seto_al));
+		asm_store16_gs(e, RAX, VCPU_OFF(saved_flags));
+	}
+	asm_load_gs(e, 8, RDI, VCPU_OFF(self));
 }
 
 static void load_guest(struct emit *e)
@@ -55,12 +67,11 @@ static void emit_enter(struct emit *e)
 	asm_rr(e, 0xff, 4, 4, R11); /* jmp r11 */
 }
 
-static void emit_exit(struct tr_engine *eng, struct emit *e)
+static void emit_exit_stored(struct tr_engine *eng, struct emit *e)
 {
 	static const uint8_t ldmxcsr_default[] = {0x0f, 0xae, 0x14, 0x24}; /* ldmxcsr [rsp] */
 	static const uint8_t fninit[] = {0xdb, 0xe3};
 
-	store_guest(e);
 	eng->glue_exit_stored = code_rx(eng, e->p);
 	asm_load_gs(e, 8, RSP, VCPU_OFF(host_rsp));
 	asm_load_gs(e, 8, RDI, VCPU_OFF(self));
@@ -75,6 +86,22 @@ static void emit_exit(struct tr_engine *eng, struct emit *e)
 	emit8(e, 0xc3);
 }
 
+static void jump(const struct tr_engine *eng, struct emit *e, const uint8_t *glue)
+{
+	asm_patch32(asm_jmp(e), eng->code.rw + (glue - eng->code.rx));
+}
+
+static void emit_exit(struct tr_engine *eng, struct emit *e, bool flags)
+{
+	eng->glue_exit[flags] = code_rx(eng, e->p);
+	leave_guest(e, flags);
+	asm_rr(e, 0x0fb7, 4, RAX, R11);
+	asm_store_gs(e, 4, RAX, VCPU_OFF(rip_off));
+	asm_shift_imm(e, SH_SHR, 4, R11, 16);
+	asm_store_gs(e, 4, R11, VCPU_OFF(exit_code));
+	jump(eng, e, eng->glue_exit_stored);
+}
+
 /* Back from a light helper: RAX is where to go on; H_ADDR and H_DELTA are what a TLB miss filled in. */
 static void emit_resume(struct emit *e)
 {
@@ -86,42 +113,61 @@ static void emit_resume(struct emit *e)
 }
 
 /* R9: the helper; R11: its second argument. */
-static void emit_call(struct emit *e)
+static const uint8_t *emit_call(struct tr_engine *eng, struct emit *e, bool flags)
 {
-	store_guest(e);
-	asm_load_gs(e, 8, RSP, VCPU_OFF(host_rsp));
-	asm_load_gs(e, 8, RDI, VCPU_OFF(self));
+	const uint8_t *here = code_rx(eng, e->p);
+	leave_guest(e, flags);
 	asm_mov(e, RSI, R11);
 	asm_rr(e, 0xff, 4, 2, R9); /* call r9 */
 	emit_resume(e);
+	return here;
 }
 
-/* R10: linear address; R11: description; R9: where to resume. */
-static void emit_miss(struct emit *e, uint64_t helper)
+static const struct {
+	uint64_t (*helper)(struct tr_vcpu *v, uint64_t arg);
+	bool address; /* takes H_ADDR as tlb_va */
+} helpers[HELPERS] = {
+	[HELPER_LINK] = {light_link, false},     [HELPER_FAR] = {light_far, true},
+	[HELPER_JUMP] = {light_jump, true},      [HELPER_TARGET] = {light_target, true},
+	[HELPER_TAIL] = {light_tail, false},     [HELPER_SHARE] = {light_share, false},
+	[HELPER_SYSTEM] = {light_system, false}, [HELPER_GENERAL] = {light_general, false},
+	[HELPER_XSTATE] = {light_xstate, false},
+};
+
+static void emit_helpers(struct tr_engine *eng, struct emit *e, bool flags)
 {
+	const uint8_t *call = emit_call(eng, e, flags);
+	for (unsigned i = 0; i < HELPERS; i++) {
+		eng->glue_helper[i][flags] = code_rx(eng, e->p);
+		if (helpers[i].address)
+			asm_store_gs(e, 8, H_ADDR, VCPU_OFF(tlb_va));
+		asm_mov_imm(e, R9, (uint64_t)(uintptr_t)helpers[i].helper);
+		jump(eng, e, call);
+	}
+}
+
+static void emit_miss(struct tr_engine *eng, struct emit *e)
+{
+	eng->glue_miss = code_rx(eng, e->p);
 	asm_store_gs(e, 8, H_ADDR, VCPU_OFF(tlb_va));
-	store_guest(e);
-	asm_load_gs(e, 8, RSP, VCPU_OFF(host_rsp));
-	asm_load_gs(e, 8, RDI, VCPU_OFF(self));
+	leave_guest(e, false);
 	asm_mov(e, RSI, H_ADDR);
 	asm_mov(e, RDX, R11);
 	asm_mov(e, RCX, R9);
-	asm_mov_imm(e, RAX, helper);
+	asm_mov_imm(e, RAX, (uint64_t)(uintptr_t)light_miss);
 	asm_rr(e, 0xff, 4, 2, RAX);
 	emit_resume(e);
 }
-
-uint64_t light_miss(struct tr_vcpu *v, uint64_t va, uint32_t desc, uint64_t resume);
 
 void glue_emit(struct tr_engine *eng)
 {
 	struct emit *e = &eng->emit[PART_HOT];
 	eng->enter = (void (*)(struct tr_vcpu *, const uint8_t *))(uintptr_t)code_rx(eng, e->p);
 	emit_enter(e);
-	eng->glue_exit = code_rx(eng, e->p);
-	emit_exit(eng, e);
-	eng->glue_call = code_rx(eng, e->p);
-	emit_call(e);
-	eng->glue_miss = code_rx(eng, e->p);
-	emit_miss(e, (uint64_t)(uintptr_t)light_miss);
+	emit_exit_stored(eng, e);
+	emit_miss(eng, e);
+	for (unsigned flags = 0; flags < 2; flags++) {
+		emit_exit(eng, e, flags);
+		emit_helpers(eng, e, flags);
+	}
 }

@@ -30,7 +30,7 @@ uint64_t light_leave(struct tr_vcpu *v, enum tr_exit code)
 {
 	v->exit_code = code;
 	v->rip_off = RIP_KNOWN;
-	return (uint64_t)(uintptr_t)v->engine->glue_exit;
+	return (uint64_t)(uintptr_t)v->engine->glue_exit_stored;
 }
 
 uint64_t light_resume(const struct tr_vcpu *v, uint32_t at)
@@ -296,7 +296,7 @@ uint64_t light_jump(struct tr_vcpu *v, uint64_t arg)
 	bool code64 = (v->key & KEY_MODE) == MODE_64;
 	v->stats.dispatches++;
 	if (code64 && !x86_canonical(v->tlb_va))
-		return jump_nowhere(v, arg & 0xffff, (int32_t)(arg >> 16));
+		return jump_nowhere(v, arg & ~PAGE_MASK, (int32_t)arg >> PAGE_SHIFT);
 	cpu->rip = code64 ? v->tlb_va : (uint32_t)(v->tlb_va - cpu->seg[SEG_CS].base);
 	return go_on(v);
 }
@@ -305,6 +305,7 @@ uint64_t light_far(struct tr_vcpu *v, uint64_t at)
 {
 	const struct tr_link *link = link_of(v->engine, (uint32_t)at);
 	v->stats.dispatches++;
+	v->tlb_va += link->off;
 	if (!x86_canonical(v->tlb_va))
 		return jump_nowhere(v, link->from_off, link->pushed ? -8 : 0);
 	v->cpu.rip = v->tlb_va;
@@ -313,6 +314,13 @@ uint64_t light_far(struct tr_vcpu *v, uint64_t at)
 		quick_page_fill(v, v->cpu.rip, page);
 	if (link->to)
 		return go_on(v);
+	v->exit_arg = at;
+	return light_leave(v, TRX_LINK);
+}
+
+uint64_t light_link(struct tr_vcpu *v, uint64_t at)
+{
+	set_rip(v, link_of(v->engine, (uint32_t)at)->off);
 	v->exit_arg = at;
 	return light_leave(v, TRX_LINK);
 }

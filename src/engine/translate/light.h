@@ -71,12 +71,18 @@ uint64_t light_miss(struct tr_vcpu *v, uint64_t va, uint32_t desc, uint64_t resu
 
 /*
  * An indirect jump that the jump cache does not know; tlb_va holds the linear target. `arg`: page offset of the
- * instruction in the low 16 bits, what it has added to RSP above, to be undone when the target is not canonical.
+ * instruction in the low 12 bits, what it has added to RSP above, to be undone when the target is not canonical.
  */
+#define JUMP_ARG(off, undo) ((uint32_t)(undo) << PAGE_SHIFT | (off))
 uint64_t light_jump(struct tr_vcpu *v, uint64_t arg);
 
-/* A direct jump to another page that is not linked, or finds another page than it was linked to. tlb_va: the target. */
+/*
+ * A direct jump to another page that is not linked, or finds another page than it was linked to. tlb_va: the target's
+ * page.
+ */
 uint64_t light_far(struct tr_vcpu *v, uint64_t link);
+/* A direct jump within its page that is not linked. */
+uint64_t light_link(struct tr_vcpu *v, uint64_t link);
 /* The record of linear page `linear`'s code, or NULL when nothing of it is translated (or it cannot be executed). */
 struct code_page *light_page_of(struct tr_vcpu *v, uint64_t linear);
 

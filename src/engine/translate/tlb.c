@@ -60,12 +60,11 @@ void jc_flush_local(struct tr_vcpu *v)
 	}
 	if (v->jc_logged > ARRAY_LEN(v->jc_log)) {
 		jc_clear(v, JC_USER);
-		jc_clear(v, JC_LEGACY);
 	} else {
 		unsigned kept = 0;
 		for (unsigned i = 0; i < v->jc_logged; i++) {
 			unsigned mode = v->jc_log[i] / JC_ENTRIES;
-			if (mode == JC_USER || mode == JC_LEGACY)
+			if (mode == JC_USER)
 				jc_forget_logged(v, i);
 			else
 				v->jc_log[kept++] = v->jc_log[i];
@@ -267,8 +266,9 @@ void tlb_mode_changed(struct x86_cpu *cpu)
 		jc_flush(v);
 		v->jc_common = key & KEY_COMMON;
 	}
-	if (key_jc(key) == JC_LEGACY && key != v->jc_legacy) {
+	key &= ~(uint32_t)KEY_WINDOW; /* blocks with windows are not in it */
+	if (key_jc(key) == JC_LEGACY && key != v->jc_shared) {
 		jc_clear(v, JC_LEGACY);
-		v->jc_legacy = key;
+		v->jc_shared = key;
 	}
 }

@@ -33,6 +33,8 @@ enum cold_kind {
 	COLD_STEP
 };
 
+#define COLD_FROM 4
+
 struct cold {
 	uint8_t kind;
 	uint8_t flags;               /* enum flags_at on arrival */
@@ -41,8 +43,8 @@ struct cold {
 	bool rdx_in_delta;           /* COLD_STEP: RDX has to be taken back from H_DELTA */
 	uint16_t off;                /* COLD_MISS, COLD_POLL: of the instruction */
 	uint32_t arg;                /* COLD_MISS: description */
-	int64_t target;              /* COLD_FAR, COLD_UNLINKED: offset from the page's start; COLD_JUMP: undo */
-	uint8_t *from;               /* rel32 that jumps here; NULL: COLD_ENTRY */
+	int64_t target;              /* COLD_FAR: offset from the page's start; COLD_JUMP: undo */
+	uint8_t *from[COLD_FROM];    /* rel32s that jump here, or NULL. COLD_ENTRY: none */
 	uint8_t *resume;             /* COLD_MISS, COLD_TAIL, COLD_SHARE, COLD_WINDOW, COLD_CALL, COLD_ENTRY */
 	struct tr_link *link;        /* COLD_LINK, COLD_UNLINKED */
 	const struct share *share;   /* COLD_SHARE */
@@ -200,7 +202,6 @@ bool branch_goes_on(const struct x86_insn *insn);
 void jump_to(struct trans *t, int64_t target, uint32_t key);
 /* Ends the block with a jump to the linear address in H_ADDR. `undo`: see light_jump. Flags must be saved. */
 void jump_indirect(struct trans *t, uint32_t key, int32_t undo);
-void jump_by_helper(struct trans *t, int32_t undo, uint16_t off); /* the same, whatever is there */
 void poll_flagged(struct trans *t, uint16_t off);
 void trans_push_return(struct trans *t);
 struct tr_link *link_far(struct trans *t, int64_t target, uint32_t key, int32_t undo);
@@ -216,11 +217,10 @@ void quick_linked(struct trans *t, int64_t target, uint32_t key, int32_t undo);
 void cold_emit_jump(struct trans *t, const struct cold *c);
 void cold_emit_call(struct trans *t, const struct cold *c);
 void cold_emit_far(struct trans *t, const struct cold *c);
-void cold_emit_unlinked(struct trans *t, const struct cold *c);
 
 /* trans_system.c */
-/* Goes to a light helper, whose second argument is `arg`. */
-void call_helper(struct trans *t, const void *helper, uint64_t arg);
+/* Goes to a light helper, whose second argument is `arg`; flags are saved after it. */
+void call_helper(struct trans *t, enum helper helper, uint32_t arg);
 void trans_call(struct trans *t, const struct x86_insn *insn); /* CLS_SYSTEM, or one left to x86_emulate_general */
 void cold_emit_string(struct trans *t, const struct cold *c);
 void trans_step(struct trans *t); /* ends the block by leaving for the slow path at the instruction at hand */
@@ -230,8 +230,18 @@ static inline struct cold *cold_add(struct trans *t, enum cold_kind kind, uint8_
 {
 	ENSURE(t->colds < COLD_MAX && !regs_dirty(t));
 	struct cold *c = &t->cold[t->colds++];
-	*c = (struct cold){.kind = kind, .flags = t->flags, .from = from, .off = t->off};
+	*c = (struct cold){.kind = kind, .flags = t->flags, .from = {from}, .off = t->off};
 	return c;
+}
+
+/* It is jumped to from there as well, with flags in the same place. */
+static inline void cold_also(const struct trans *t, struct cold *c, uint8_t *from)
+{
+	unsigned i = 0;
+	while (c->from[i])
+		ENSURE(++i < COLD_FROM);
+	ENSURE(c->flags == t->flags);
+	c->from[i] = from;
 }
 
 static inline void emit_store16(struct trans *t, unsigned reg, int32_t off)

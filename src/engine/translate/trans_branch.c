@@ -14,9 +14,8 @@ void jmp_glue(struct trans *t, const uint8_t *glue)
 
 void exit_code(struct trans *t, enum tr_exit code, uint16_t off)
 {
-	asm_store_gs_imm(&t->e, 4, VCPU_OFF(rip_off), off);
-	asm_store_gs_imm(&t->e, 4, VCPU_OFF(exit_code), code);
-	jmp_glue(t, t->eng->glue_exit);
+	asm_mov_imm(&t->e, R11, GLUE_EXIT(code, off));
+	jmp_glue(t, t->eng->glue_exit[t->flags == FLAGS_HOST]);
 }
 
 void poll_flagged(struct trans *t, uint16_t off)
@@ -96,12 +95,6 @@ static void link_add(struct trans *t, uint8_t *from, int64_t target, uint32_t ke
 	cold_add(t, COLD_LINK, from)->link = link;
 }
 
-void jump_by_helper(struct trans *t, int32_t undo, uint16_t off)
-{
-	asm_store_gs(&t->e, 8, H_ADDR, VCPU_OFF(tlb_va));
-	call_helper(t, light_jump, (uint64_t)(uint32_t)undo << 16 | off);
-}
-
 void jump_indirect(struct trans *t, uint32_t key, int32_t undo)
 {
 	struct emit *e = &t->e;
@@ -111,22 +104,19 @@ void jump_indirect(struct trans *t, uint32_t key, int32_t undo)
 	}
 	int32_t table = VCPU_OFF(jc) + (int32_t)(key_jc(key) * sizeof(struct jc_entry[JC_ENTRIES]));
 	flags_clobber(t);
-	uint8_t *miss[2];
 	asm_alu_gs_imm(e, ALU_CMP, 4, VCPU_OFF(run_on), 0);
-	miss[0] = asm_jcc(e, CC_E);
+	struct cold *c = cold_add(t, COLD_JUMP, asm_jcc(e, CC_E));
+	c->target = undo;
 	asm_mov(e, H_DELTA, H_ADDR);
 	asm_shift_imm(e, SH_SHR, 8, H_DELTA, 10);
 	asm_rr(e, 0x33, 4, H_DELTA, H_ADDR); /* xor */
 	asm_alu_imm(e, ALU_AND, 4, H_DELTA, JC_ENTRIES - 1);
 	asm_shift_imm(e, SH_SHL, 4, H_DELTA, 4);
 	asm_rm(e, 0x3b, 8, H_ADDR, true, H_DELTA, table + (int32_t)offsetof(struct jc_entry, tag));
-	miss[1] = asm_jcc(e, CC_NE);
+	cold_also(t, c, asm_jcc(e, CC_NE));
 	asm_alu_imm(e, ALU_AND, 8, H_ADDR, (int32_t)PAGE_MASK);
 	asm_store_gs(e, 8, H_ADDR, VCPU_OFF(vpage));
 	asm_jmp_gs(e, H_DELTA, table + (int32_t)offsetof(struct jc_entry, host));
-	asm_patch32(miss[0], e->p);
-	asm_patch32(miss[1], e->p);
-	jump_by_helper(t, undo, t->off);
 	t->ended = true;
 }
 
@@ -140,21 +130,6 @@ static void far_address(struct trans *t, int64_t target)
 		asm_load_gs(&t->e, 8, H_ADDR, VCPU_OFF(vpage));
 		asm_lea(&t->e, 4, H_ADDR, H_ADDR, -1, 1, (int32_t)target);
 	}
-}
-
-/* The way of a far jump that is not linked or finds another page. */
-static void add_unlinked(struct trans *t, uint8_t *from, int64_t target, struct tr_link *link)
-{
-	struct cold *c = cold_add(t, COLD_UNLINKED, from);
-	c->target = target;
-	c->link = link;
-}
-
-void cold_emit_unlinked(struct trans *t, const struct cold *c)
-{
-	far_address(t, c->target);
-	asm_store_gs(&t->e, 8, H_ADDR, VCPU_OFF(tlb_va));
-	call_helper(t, light_far, record_at(t->eng, c->link));
 }
 
 /* It lies within an aligned quadword. */
@@ -186,23 +161,27 @@ static void jump_linked(struct trans *t, int64_t target, uint32_t key, int32_t u
 	struct emit *e = &t->e;
 	int32_t table = VCPU_OFF(itlb) + (int32_t)(key_mmu(key) * sizeof(struct itlb_entry[ITLB_ENTRIES]));
 	struct tr_link *link = link_far(t, target, key, undo);
+	far_address(t, target & (int64_t)PAGE_MASK);
+	uint8_t *asked = NULL;
 	if (target <= t->off) {
 		asm_alu_gs_imm(e, ALU_CMP, 4, VCPU_OFF(run_on), 0);
-		add_unlinked(t, asm_jcc(e, CC_E), target, link);
+		asked = asm_jcc(e, CC_E);
 	}
-	far_address(t, target & (int64_t)PAGE_MASK);
 	asm_mov(e, H_DELTA, H_ADDR);
 	asm_shift_imm(e, SH_SHR, 8, H_DELTA, PAGE_SHIFT - 4);
 	asm_alu_imm(e, ALU_AND, 4, H_DELTA, (ITLB_ENTRIES - 1) << 4);
 	asm_rm(e, 0x3b, 8, H_ADDR, true, H_DELTA, table + (int32_t)offsetof(struct itlb_entry, page));
-	add_unlinked(t, asm_jcc(e, CC_NE), target, link);
+	struct cold *c = cold_add(t, COLD_UNLINKED, asm_jcc(e, CC_NE));
+	c->link = link;
+	if (asked)
+		cold_also(t, c, asked);
 	uint8_t *imm = mov_patchable(t, H_TMP, 0);
 	asm_rm(e, 0x3b, 8, H_TMP, true, H_DELTA, table + (int32_t)offsetof(struct itlb_entry, code));
-	add_unlinked(t, asm_jcc(e, CC_NE), target, link);
+	cold_also(t, c, asm_jcc(e, CC_NE));
 	asm_store_gs(e, 8, H_ADDR, VCPU_OFF(vpage));
 	uint8_t *rel32 = asm_jmp_patchable(e);
 	link_place(t, link, rel32, imm);
-	add_unlinked(t, rel32, target, link);
+	cold_also(t, c, rel32);
 	t->ended = true;
 }
 

@@ -45,7 +45,7 @@ void quick_jump(struct trans *t, int32_t undo)
 
 void cold_emit_jump(struct trans *t, const struct cold *c)
 {
-	jump_by_helper(t, (int32_t)c->target, c->off);
+	call_helper(t, HELPER_JUMP, JUMP_ARG(c->off, c->target));
 }
 
 /* The target is looked up first, so that nothing is pushed if there is none. */
@@ -64,8 +64,7 @@ void quick_call(struct trans *t)
 void cold_emit_call(struct trans *t, const struct cold *c)
 {
 	struct call_target *call = code_new(t->eng, struct call_target);
-	asm_store_gs(&t->e, 8, H_ADDR, VCPU_OFF(tlb_va));
-	call_helper(t, light_target, record_at(t->eng, call));
+	call_helper(t, HELPER_TARGET, record_at(t->eng, call));
 	*call = (struct call_target){.resume = code_at(t->eng, t->e.p), .off = c->off};
 	flags_resume(t, (enum flags_at)c->flags, c->resume);
 }
@@ -78,23 +77,19 @@ void quick_linked(struct trans *t, int64_t target, uint32_t key, int32_t undo)
 	struct tr_link *link = link_far(t, target, key, undo);
 	link->quick = true;
 	regs_lend(t, RCX, H_TMP);
-	uint8_t *out = target <= t->off ? poll(t) : NULL;
 	mem_page_address(t, H_ADDR, target & (int64_t)PAGE_MASK);
+	uint8_t *out = target <= t->off ? poll(t) : NULL;
 	asm_rorx(e, H_DELTA, H_ADDR, PAGE_SHIFT);
 	asm_rr(e, 0x0fb7, 4, H_DELTA, H_DELTA);
 	uint8_t *imm = mov_patchable(t, RCX, QUICK_TAG_NONE);
 	asm_load_gs_index(e, H_DELTA, H_DELTA, VCPU_OFF(quick.page));
 	asm_lea(e, 8, RCX, RCX, H_ADDR, 1, 0);
 	asm_lea(e, 8, RCX, RCX, H_DELTA, 1, 0);
-	struct cold *c = on_if_zero(t, COLD_UNLINKED, out);
-	c->target = target;
-	c->link = link;
+	on_if_zero(t, COLD_UNLINKED, out)->link = link;
 	regs_give_back(t, RCX, H_TMP);
 	asm_store_gs(e, 8, H_ADDR, VCPU_OFF(vpage));
 	uint8_t *rel32 = asm_jmp_patchable(e);
 	link_place(t, link, rel32, imm);
-	c = cold_add(t, COLD_UNLINKED, rel32);
-	c->target = target;
-	c->link = link;
+	cold_add(t, COLD_UNLINKED, rel32)->link = link;
 	t->ended = true;
 }

@@ -4,7 +4,6 @@
 void trans_step(struct trans *t)
 {
 	regs_flush(t);
-	flags_clobber(t);
 	exit_code(t, TRX_STEP, t->off);
 	t->ended = true;
 }
@@ -60,25 +59,25 @@ static bool ends_block(const struct x86_insn *insn)
 	}
 }
 
-static const void *helper_for(const struct x86_insn *insn)
+static enum helper helper_for(const struct x86_insn *insn)
 {
 	if (light_xstate_knows(insn))
-		return light_xstate;
-	return insn->cls == CLS_SYSTEM ? light_system : light_general;
+		return HELPER_XSTATE;
+	return insn->cls == CLS_SYSTEM ? HELPER_SYSTEM : HELPER_GENERAL;
 }
 
-void call_helper(struct trans *t, const void *helper, uint64_t arg)
+void call_helper(struct trans *t, enum helper helper, uint32_t arg)
 {
 	asm_mov_imm(&t->e, R11, arg);
-	asm_mov_imm(&t->e, R9, (uint64_t)(uintptr_t)helper);
-	jmp_glue(t, t->eng->glue_call);
+	jmp_glue(t, t->eng->glue_helper[helper][t->flags == FLAGS_HOST]);
+	t->flags = FLAGS_SAVED;
 }
 
 /* The helper for it, and back with flags where the block has them. */
 void cold_emit_string(struct trans *t, const struct cold *c)
 {
 	struct call_insn *call = code_new(t->eng, struct call_insn);
-	call_helper(t, light_general, record_at(t->eng, call));
+	call_helper(t, HELPER_GENERAL, record_at(t->eng, call));
 	*call = (struct call_insn){.insn = *c->insn, .off = c->off, .resume = code_at(t->eng, t->e.p)};
 	flags_resume(t, (enum flags_at)c->flags_after, c->resume);
 }
@@ -88,7 +87,6 @@ void trans_call(struct trans *t, const struct x86_insn *insn)
 	bool system = insn->cls == CLS_SYSTEM, end = ends_block(insn) || insn->cls == CLS_BRANCH;
 	struct call_insn *call = code_new(t->eng, struct call_insn);
 	regs_flush(t);
-	flags_clobber(t);
 	call_helper(t, helper_for(insn), record_at(t->eng, call));
 	*call = (struct call_insn){.insn = *insn, .off = t->off, .resume = end ? 0 : code_at(t->eng, t->e.p)};
 	t->ended = end;

@@ -205,25 +205,14 @@ static void cold_miss(struct trans *t, const struct cold *c)
 	jmp_glue(t, t->eng->glue_miss);
 }
 
-/* What is left of the instruction at hand there runs with flags saved. */
-static void cold_save(struct trans *t, const struct cold *c)
-{
-	if (c->flags == FLAGS_HOST)
-		flags_save(t);
-}
-
 static void cold_link(struct trans *t, const struct cold *c)
 {
 	c->link->stub = (uint16_t)(t->e.p - t->start);
-	cold_save(t, c);
-	asm_mov_imm(&t->e, R11, record_at(t->eng, c->link));
-	asm_store_gs(&t->e, 8, R11, VCPU_OFF(exit_arg));
-	exit_code(t, TRX_LINK, c->link->off);
+	call_helper(t, HELPER_LINK, record_at(t->eng, c->link));
 }
 
 static void cold_poll(struct trans *t, const struct cold *c)
 {
-	cold_save(t, c);
 	exit_code(t, TRX_POLL, c->off);
 }
 
@@ -232,7 +221,7 @@ static void cold_tail(struct trans *t, const struct cold *c)
 	struct call_tail *call = code_new(t->eng, struct call_tail);
 	*call = (struct call_tail){
 		.tail = record_at(t->eng, t->tail), .resume = code_at(t->eng, c->resume), .off = c->off};
-	call_helper(t, light_tail, record_at(t->eng, call));
+	call_helper(t, HELPER_TAIL, record_at(t->eng, call));
 }
 
 static void cold_share(struct trans *t, const struct cold *c)
@@ -245,7 +234,7 @@ static void cold_share(struct trans *t, const struct cold *c)
 	call->write = c->share->write;
 	call->own_write = c->share->own_write;
 	call->slow = c->slow;
-	call_helper(t, light_share, record_at(t->eng, call));
+	call_helper(t, HELPER_SHARE, record_at(t->eng, call));
 }
 
 static void cold_step(struct trans *t, const struct cold *c)
@@ -280,8 +269,8 @@ static void emit_cold(struct trans *t)
 {
 	for (unsigned i = 0; i < t->colds; i++) {
 		struct cold c = t->cold[i];
-		if (c.from)
-			asm_patch32(c.from, t->e.p);
+		for (unsigned k = 0; k < COLD_FROM && c.from[k]; k++)
+			asm_patch32(c.from[k], t->e.p);
 		t->off = c.off;
 		t->flags = c.flags;
 		regs_fixed(t);
@@ -314,23 +303,19 @@ static void emit_cold(struct trans *t)
 			cold_entry(t, &c);
 			break;
 		case COLD_STRING:
-			cold_save(t, &c);
 			cold_emit_string(t, &c);
 			break;
 		case COLD_JUMP:
-			cold_save(t, &c);
 			cold_emit_jump(t, &c);
 			break;
 		case COLD_CALL:
-			cold_save(t, &c);
 			cold_emit_call(t, &c);
 			break;
 		case COLD_FAR:
 			cold_emit_far(t, &c);
 			break;
 		case COLD_UNLINKED:
-			cold_save(t, &c);
-			cold_emit_unlinked(t, &c);
+			call_helper(t, HELPER_FAR, record_at(t->eng, c.link));
 			break;
 		}
 	}

@@ -35,8 +35,11 @@ struct tlb_entry {
 #define TLB_META_LARGE 1 /* part of a larger guest page */
 #define TLB_META_GLOBAL 2
 
-/* Where an indirect jump goes: linear address → host code, for each kind of code. */
-enum { JC_USER, JC_KERNEL, JC_KERNEL_AC, JC_LEGACY, JC_MODES };
+/*
+ * Where an indirect jump goes: linear address → host code, for each kind of 64-bit code. Code of the legacy modes
+ * shares with user code: where both run, a change of address space, which empties it, mostly lies between.
+ */
+enum { JC_USER, JC_KERNEL, JC_KERNEL_AC, JC_MODES, JC_LEGACY = JC_USER };
 #define JC_BITS 14
 #define JC_ENTRIES (1u << JC_BITS)
 
@@ -127,7 +130,7 @@ struct tr_vcpu {
 	 */
 	unsigned tlb_logged, jc_logged;
 	uint16_t tlb_log[4096], jc_log[8192];
-	uint32_t jc_common, jc_legacy; /* KEY_COMMON bits of all blocks in jc; the key of those in its JC_LEGACY */
+	uint32_t jc_common, jc_shared; /* KEY_COMMON bits of all blocks in jc; the key of those in its JC_LEGACY */
 	bool noshare;                  /* the next block looked up is to be the variant that shares no checks */
 	uint32_t window;               /* leave as soon as interrupts can be taken; translated code looks at it */
 	bool nmi_window;               /* leave as soon as interrupts, NMIs can be taken */
