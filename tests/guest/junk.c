@@ -38,6 +38,7 @@ static void run_junk(unsigned mode)
 	struct frame base = user_code(nop, nop_end, mode);
 	unsigned seen = 0;
 
+	wrmsr(MSR_EFER, EFER_DEFAULT & ~EFER_SCE); /* SYSCALL would go on in ring 0, rightly */
 	apic_enable();
 	apic_write(APIC_TIMER_DIVIDE, 0xb);
 	apic_write(APIC_LVT_TIMER, 0x20000 | TIMER);

@@ -13,17 +13,6 @@ struct shared {
 };
 static struct shared shared __attribute__((aligned(64)));
 
-static void on_all(void (*fn)(void *), void *arg)
-{
-	smp_start();
-	gate = 0;
-	for (unsigned i = 1; i < cpus; i++)
-		smp_post(i, fn, arg);
-	fn(arg);
-	for (unsigned i = 1; i < cpus; i++)
-		smp_wait(i);
-}
-
 static void adders(void *arg)
 {
 	(void)arg;
@@ -44,7 +33,7 @@ static void adders(void *arg)
 TEST(atomics)
 {
 	shared = (struct shared){};
-	on_all(adders, NULL);
+	smp_all(adders, NULL);
 	u64 n = (u64)cpus * ROUNDS, x = 0;
 	CHECK_EQ(shared.add, 3 * n);
 	CHECK_EQ(shared.inc, n);
@@ -78,7 +67,7 @@ TEST(cmpxchg16b)
 {
 	shared.pair[0] = 0;
 	shared.pair[1] = 0;
-	on_all(pairs, NULL);
+	smp_all(pairs, NULL);
 	CHECK_EQ(shared.pair[0], (u64)cpus * (ROUNDS / 2));
 	CHECK_EQ(shared.pair[0] + shared.pair[1], 0);
 }
@@ -104,7 +93,7 @@ TEST(spin_lock)
 {
 	shared.lock = 0;
 	shared.spin = 0;
-	on_all(spinners, NULL);
+	smp_all(spinners, NULL);
 	CHECK_EQ(shared.spin, (u64)cpus * (ROUNDS / 4));
 }
 
@@ -123,7 +112,7 @@ static void mixers(void *arg)
 TEST(neighbours)
 {
 	shared.mix = 0;
-	on_all(mixers, NULL);
+	smp_all(mixers, NULL);
 	for (unsigned i = 0; i < cpus; i++) {
 		CHECK_EQ(((volatile u8 *)&shared.mix)[i], (u8)ROUNDS);
 		CHECK_EQ(((volatile u8 *)&shared.mix)[i + 4], 0);
@@ -141,7 +130,7 @@ static void splitters(void *arg)
 static void split(u64 at)
 {
 	*(volatile u64 *)at = 0;
-	on_all(splitters, (void *)at);
+	smp_all(splitters, (void *)at);
 	CHECK_EQ(*(volatile u64 *)at, 0x100000001ull * 2000 * cpus);
 }
 TEST(split_lock)
@@ -183,7 +172,7 @@ static void message(void *arg)
 TEST(message_passing)
 {
 	data = flag = wrong = 0;
-	on_all(message, NULL);
+	smp_all(message, NULL);
 	CHECK_EQ(wrong, 0);
 }
 
@@ -228,7 +217,7 @@ TEST(store_load_order)
 	for (unsigned i = 0; i < 2; i++) {
 		rounds_gate = 0;
 		locked = i;
-		on_all(dekker, NULL);
+		smp_all(dekker, NULL);
 	}
 	CHECK_EQ(wrong, 0);
 }
@@ -489,7 +478,7 @@ TEST(tsc_monotonic)
 	shared.lock = 0;
 	wrong = 0;
 	last_tsc = 0;
-	on_all(clocks, NULL);
+	smp_all(clocks, NULL);
 	CHECK_EQ(wrong, 0);
 }
 

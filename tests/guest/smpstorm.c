@@ -57,6 +57,7 @@ static void run_and_write(void *arg)
 {
 	u64 x = (*(u64 *)arg + this_cpu()) | 1;
 	set_timer();
+	wrmsr(MSR_EFER, EFER_DEFAULT & ~EFER_SCE); /* SYSCALL would go on in ring 0, rightly */
 	barrier_wait(&gate, cpus);
 	for (unsigned i = 0; i < ROUNDS; i++) {
 		scribble(&x);
@@ -73,17 +74,8 @@ static void run_and_write(void *arg)
 			__atomic_add_fetch(&wrong, 1, __ATOMIC_RELAXED);
 		__atomic_add_fetch(&runs, 1, __ATOMIC_RELAXED);
 	}
+	wrmsr(MSR_EFER, EFER_DEFAULT);
 	apic_write(APIC_TIMER_INIT, 0);
-}
-
-static void on_all(void (*fn)(void *), void *arg)
-{
-	gate = 0;
-	for (unsigned i = 1; i < cpus; i++)
-		smp_post(i, fn, arg);
-	fn(arg);
-	for (unsigned i = 1; i < cpus; i++)
-		smp_wait(i);
 }
 
 static void cross_writing(unsigned mode)
@@ -98,7 +90,7 @@ static void cross_writing(unsigned mode)
 	for (unsigned i = 0; i < CODE_PAGES * PAGE / 8; i++)
 		((u64 *)code)[i] = random64();
 	wrong = runs = 0;
-	on_all(run_and_write, &seed);
+	smp_all(run_and_write, &seed);
 	CHECK_EQ(wrong, 0);
 	CHECK_EQ(runs, ROUNDS * cpus);
 }
@@ -167,7 +159,7 @@ static void all_answer(void)
 	for (unsigned i = 0; i < CODE_PAGES; i++)
 		map(USER_CODE + i * PAGE, (u64)code + i * PAGE, PTE_USER);
 	wrong = runs = 0;
-	on_all(run_and_write, &seed);
+	smp_all(run_and_write, &seed);
 	CHECK_EQ(wrong, 0);
 	CHECK_EQ(runs, ROUNDS * cpus);
 }
@@ -212,7 +204,7 @@ TEST(nmi_storm)
 		skip("one processor");
 	smp_start();
 	set_handler(NMI, on_nmi);
-	on_all(nmi_others, NULL);
+	smp_all(nmi_others, NULL);
 	delay_us(1000); /* the last ones arrive */
 }
 

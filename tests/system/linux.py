@@ -135,6 +135,8 @@ class Machine:
         return self.log.decode(errors='replace').replace('\r', '')
 
     def close(self):
+        if self.errors.closed:
+            return
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()

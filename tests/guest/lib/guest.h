@@ -125,6 +125,8 @@ void ap_forget(unsigned cpu); /* the next smp_start() starts it again by INIT an
 /* Runs fn(arg) on another processor; smp_wait waits until it is done. */
 void smp_post(unsigned cpu, void (*fn)(void *), void *arg);
 void smp_wait(unsigned cpu);
+/* Starts all and runs fn(arg) on each, this one too, until all are done. */
+void smp_all(void (*fn)(void *), void *arg);
 void barrier_wait(volatile u32 *b, u32 n); /* `*b` starts as 0; each use adds n */
 
 /* Memory. Physical = virtual below 4 GiB. */
@@ -260,6 +262,8 @@ bool has_feature(u32 leaf, unsigned reg, unsigned bit);
 bool is_amd(void);
 /* A word on the command line ("engine=qemu"). */
 bool have_option(const char *word);
+/* The number after a word ("seed="). */
+u64 option_number(const char *word, u64 otherwise);
 
 #define CR0_MP (1ull << 1)
 #define CR0_EM (1ull << 2)

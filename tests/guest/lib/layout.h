@@ -21,5 +21,6 @@
 #define CR0_DEFAULT 0x80050033 /* PG AM WP NE ET MP PE */
 #define CR4_DEFAULT 0x6a0      /* OSXMMEXCPT OSFXSR PGE PAE */
 #define EFER_DEFAULT 0x901     /* NXE LME SCE */
+#define EFER_SCE 1
 
 #endif

@@ -202,13 +202,13 @@ bool have_option(const char *word)
 	return find_option(word);
 }
 
-/* "seed=N" gives another sequence than the usual one. */
-static void set_seed(void)
+u64 option_number(const char *word, u64 otherwise)
 {
-	const char *s = find_option("seed=");
-	seed = 0;
+	const char *s = find_option(word);
+	u64 n = 0;
 	for (; s && *s >= '0' && *s <= '9'; s++)
-		seed = seed * 10 + (*s - '0');
+		n = n * 10 + (*s - '0');
+	return s ? n : otherwise;
 }
 
 static void reset_environment(void);
@@ -260,10 +260,8 @@ _Noreturn void cpu_main(unsigned n)
 	set_up_cpu(n);
 	if (n)
 		ap_loop(&cpu_data[n]);
-	const char *s = find_option("cpus=");
-	if (s)
-		cpus = *s - '0';
-	set_seed();
+	cpus = option_number("cpus=", cpus);
+	seed = option_number("seed=", 0);
 	apic_enable();
 	for (const struct test *t = tests_begin; t < tests_end; t++)
 		run_test(t);
@@ -565,6 +563,16 @@ void smp_wait(unsigned cpu)
 		print("FAIL %s.%s: processor %u hangs\n", payload, current->name, cpu);
 		machine_exit(1);
 	}
+}
+
+void smp_all(void (*fn)(void *), void *arg)
+{
+	smp_start();
+	for (unsigned i = 1; i < cpus; i++)
+		smp_post(i, fn, arg);
+	fn(arg);
+	for (unsigned i = 1; i < cpus; i++)
+		smp_wait(i);
 }
 
 void barrier_wait(volatile u32 *b, u32 n)
