@@ -222,6 +222,7 @@ for limit in ['0', '-5', 'half', '', '50x', '50%%', '6401', '9999999999999999999
 mistake('on-panic', ['--kernel', good, '--on-panic', 'dance'], '--on-panic', "'dance'", 'go-on', 'stop')
 mistake('engine', ['--kernel', good, '--engine', 'warp'], "'warp'", 'translate')
 mistake('sandbox', ['--kernel', good, '--sandbox', 'maybe'], "'maybe'", 'on', 'off')
+mistake('debug_switch', ['--kernel', good, '--debug', 'step,no-windows'], 'no-windows', 'docs')
 mistake('pv', ['--kernel', good, '--pv', 'clock,eio'], "'eio'", 'eoi', 'none')
 mistake('console', ['--kernel', good, '--console', 'tty'], 'tty', 'stdio')
 mistake('console-file', ['--kernel', good, '--console', 'file=' + os.path.join(missing, 'x')], missing)

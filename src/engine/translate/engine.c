@@ -14,13 +14,36 @@
 #define CODE_CACHE_MIN MiB(1)
 #define CODE_CACHE_MAX MiB(1024) /* jumps within it are 32 bits wide */
 
-static bool has_switch(const char *list, const char *name)
+#define SWITCH(field) offsetof(struct tr_engine, field)
+static const struct debug_switch {
+	const char *name;
+	size_t at;
+} switches[] = {
+	{"step", SWITCH(step_only)},
+	{"no-share", SWITCH(no_share)},
+	{"no-inline", SWITCH(no_inline)},
+	{"no-link", SWITCH(no_link)},
+	{"no-window", SWITCH(no_window)},
+	{"eager-window", SWITCH(eager_window)},
+	{"mixed-window", SWITCH(mixed_window)},
+};
+
+/* Sets the switches in a list with commas between them; profile.c has more of them. */
+static bool take_switches(struct tr_engine *eng, const char *list, struct error *err)
 {
-	size_t n = strlen(name);
-	for (const char *p = list; p && (p = strstr(p, name)); p += n)
-		if ((p == list || p[-1] == ',') && (p[n] == 0 || p[n] == ','))
-			return true;
-	return false;
+	for (const char *p = list; p && *p; p += *p == ',') {
+		size_t n = strcspn(p, ","), i = 0;
+		while (i < ARRAY_LEN(switches) && (strlen(switches[i].name) != n || strncmp(p, switches[i].name, n)))
+			i++;
+		if (i < ARRAY_LEN(switches))
+			*((bool *)((char *)eng + switches[i].at)) = true;
+		else if (!profile_knows(p, n))
+			return error_set(err,
+					 "--debug %.*s: there is no such switch; see docs/translator.md, \"Debug switches\"",
+					 (int)n, p);
+		p += n;
+	}
+	return true;
 }
 
 static bool host_has_xsave(void)
@@ -71,13 +94,12 @@ static struct engine *create(const struct engine_config *config, struct error *e
 	eng->mem = config->mem;
 	eng->model = config->model;
 	eng->cpus = config->cpus;
-	eng->step_only = has_switch(config->debug, "step");
-	eng->no_share = has_switch(config->debug, "no-share");
-	eng->no_inline = has_switch(config->debug, "no-inline");
-	eng->no_link = has_switch(config->debug, "no-link");
-	eng->mixed_window = has_switch(config->debug, "mixed-window");
-	eng->eager_window = has_switch(config->debug, "eager-window") || eng->mixed_window;
-	eng->no_window = has_switch(config->debug, "no-window") || !host_has_bmi2() || !window_init(eng);
+	if (!take_switches(eng, config->debug, err)) {
+		free(eng);
+		return NULL;
+	}
+	eng->eager_window |= eng->mixed_window;
+	eng->no_window = eng->no_window || !host_has_bmi2() || !window_init(eng);
 	if (!code_init(eng, MIN(MAX(cache, CODE_CACHE_MIN), CODE_CACHE_MAX), err) ||
 	    !profile_create(eng, config, err)) {
 		destroy((struct engine *)eng);

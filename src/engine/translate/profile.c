@@ -57,6 +57,13 @@ static bool switch_value(const char *list, const char *name, char *value, size_t
 	return false;
 }
 
+bool profile_knows(const char *word, size_t len)
+{
+	size_t name = MIN(strcspn(word, "="), len);
+
+	return (name == 8 && !strncmp(word, "perf-map", name)) || (name == 3 && !strncmp(word, "hot", name));
+}
+
 static bool open_map(struct tr_engine *eng, struct profile *p, struct error *err)
 {
 	p->map = host_perf_map_open();

@@ -8,6 +8,8 @@
 #include "engine/translate/code.h"
 
 /* True: there is nothing to profile, or eng->profile has been made. After code_init. */
+/* Whether a debug switch of `len` bytes is one of profiles. */
+bool profile_knows(const char *word, size_t len);
 bool profile_create(struct tr_engine *eng, const struct engine_config *config, struct error *err);
 /* Tells on standard error what was hot. Before code_destroy. */
 void profile_destroy(struct tr_engine *eng);
