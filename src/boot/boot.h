@@ -7,13 +7,17 @@
 
 #include "arch/x86/state.h"
 #include "bus/memory.h"
+#include "host/host.h"
 
 /* A file's bytes, and the name that errors call it by. */
 struct boot_file {
 	const char *name;
-	const uint8_t *data;
-	size_t len;
+	const uint8_t *data; /* all of them, or the first BOOT_HEAD */
+	size_t len;          /* how many the file has */
+	struct host_file
+		*rest; /* where those behind BOOT_HEAD are read when they are placed; NULL: all are at `data` */
 };
+#define BOOT_HEAD 65536u
 
 /* Types as in ACPI 6.4 table 15.1, which all of e820, PVH and multiboot use. */
 enum boot_region_type { BOOT_RAM = 1, BOOT_RESERVED = 2, BOOT_ACPI = 3, BOOT_ACPI_NVS = 4 };

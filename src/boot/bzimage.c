@@ -202,9 +202,10 @@ bool boot_bzimage(const struct boot_config *config, struct error *err)
 	if (!parse_sizes(file, &bz, err) || !parse_protocol(file, &bz, err) || !check_protocol(file, &bz, err) ||
 	    !choose_address(config, &bz, &load, err))
 		return false;
-	if (!boot_copy(config, load, file->data + bz.body, bz.body_len))
+	if (!boot_has_room(config, load, bz.body_len))
 		return error_set(err, "%s does not fit into memory: give the machine more with --memory", file->name);
-	if (!boot_place_initrd(config, load + bz.init_size, bz.initrd_limit, bz.above_4g, &initrd, err) ||
+	if (!boot_put(config, load, file, bz.body, bz.body_len, err) ||
+	    !boot_place_initrd(config, load + bz.init_size, bz.initrd_limit, bz.above_4g, &initrd, err) ||
 	    !boot_place_cmdline(config, bz.cmdline_max, err))
 		return false;
 	if (!write_zero_page(config, &bz, load, initrd))

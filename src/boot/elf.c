@@ -44,7 +44,10 @@ static bool parse_segments(const struct boot_file *file, struct elf_file *elf, u
 	if (!in_file(table, (uint64_t)size * elf->count, file->len))
 		return false;
 	for (unsigned i = 0; i < elf->count; i++) {
-		parse_segment(file->data + table + (uint64_t)i * size, elf->is64, &elf->segment[i]);
+		uint8_t entry[56];
+		if (!boot_peek(file, table + (uint64_t)i * size, entry, elf->is64 ? 56 : 32))
+			return false;
+		parse_segment(entry, elf->is64, &elf->segment[i]);
 		if (!in_whole(file, &elf->segment[i]))
 			return false;
 	}
@@ -82,7 +85,6 @@ static bool load_segment(const struct boot_config *config, const struct elf_segm
 		return error_set(err, "%s has a segment at %#llx; this machine loads at 1 MiB and above", file->name,
 				 (unsigned long long)s->paddr);
 	if (!guest_memory_ptr(config->mem, s->paddr, s->memsz, true) ||
-	    !boot_copy(config, s->paddr, file->data + s->offset, s->filesz) ||
 	    !boot_zero(config, s->paddr + s->filesz, s->memsz - s->filesz))
 		return error_set(
 			err,
@@ -90,7 +92,7 @@ static bool load_segment(const struct boot_config *config, const struct elf_segm
 			"--memory",
 			file->name, (unsigned long long)(s->memsz >> 10), (unsigned long long)s->paddr);
 	*end = MAX(*end, s->paddr + s->memsz);
-	return true;
+	return boot_put(config, s->paddr, file, s->offset, s->filesz, err);
 }
 
 bool elf_load(const struct boot_config *config, const struct elf_file *elf, uint64_t *end, struct error *err)

@@ -61,9 +61,17 @@ bool boot_multiboot(const struct boot_config *config, struct error *err);
 
 /* End of the RAM that starts at 0: at most 3 GiB. */
 uint64_t boot_low_ram(const struct guest_memory *mem);
-/* Copies, or zeroes, whole ranges of RAM at or above LAYOUT_KERNEL_MIN; false when it is not all RAM. */
-bool boot_copy(const struct boot_config *config, uint64_t gpa, const void *src, uint64_t len);
+/* Whether a range is all RAM at or above LAYOUT_KERNEL_MIN. */
+bool boot_has_room(const struct boot_config *config, uint64_t gpa, uint64_t len);
+/* Zeroes one; false when there is no room. */
 bool boot_zero(const struct boot_config *config, uint64_t gpa, uint64_t len);
+/*
+ * Puts bytes [off, off + len) of a file, which it has, where there is room. False: err says why they cannot be read.
+ */
+bool boot_put(const struct boot_config *config, uint64_t gpa, const struct boot_file *file, uint64_t off, uint64_t len,
+	      struct error *err);
+/* Copies a few bytes that the file has, wherever they are in it; false when they cannot be read. */
+bool boot_peek(const struct boot_file *file, uint64_t off, void *dst, size_t len);
 
 /*
  * Puts the initrd as high as it goes: below `limit`, above `floor` (the kernel's end), on a page of its own; above 4

@@ -74,15 +74,16 @@ static const struct machine_name pe_machines[] = {
 static bool refuse_pe(const struct boot_file *file, struct error *err)
 {
 	uint32_t header = file->len >= 64 && !memcmp(file->data, "MZ", 2) ? get32(file->data + 60) : 0;
+	uint8_t pe[6];
 
-	if (header && !in_file(header, 6, file->len))
+	if (header && !in_file(header, sizeof(pe), file->len))
 		return error_set(err,
 				 "%s is truncated: it begins as an EFI or DOS program and has %zu bytes; copy it again",
 				 file->name, file->len);
-	if (!header || memcmp(file->data + header, "PE\0\0", 4) != 0)
+	if (!header || !boot_peek(file, header, pe, sizeof(pe)) || memcmp(pe, "PE\0\0", 4) != 0)
 		return true;
 	for (unsigned i = 0; i < ARRAY_LEN(pe_machines); i++)
-		if (pe_machines[i].machine == get16(file->data + header + 4))
+		if (pe_machines[i].machine == get16(pe + 4))
 			return error_set(err, "%s is an EFI program for %s; this machine is an x86-64 PC", file->name,
 					 pe_machines[i].name);
 	return true;

@@ -66,13 +66,13 @@ static bool load_by_addresses(const struct boot_config *config, uint64_t off, ui
 	if ((load_end && load_end < load) || !in_file(start, len, file->len))
 		return error_set(err, "%s is shorter than its multiboot header says: copy it again", file->name);
 	*end = MAX(load + len, bss_end);
-	if (!boot_copy(config, load, file->data + start, len) || !boot_zero(config, load + len, *end - (load + len)))
+	if (!boot_has_room(config, load, len) || !boot_zero(config, load + len, *end - (load + len)))
 		return error_set(
 			err,
 			"%s wants to be loaded at %#llx to %#llx, where the machine has no memory for it: kernels go "
 			"at 1 MiB and above; --memory gives it more",
 			file->name, (unsigned long long)load, (unsigned long long)*end);
-	return true;
+	return boot_put(config, load, file, start, len, err);
 }
 
 /* Some kernels link their entry at a virtual address; it means the same byte's physical one. */

@@ -10,11 +10,30 @@ uint64_t boot_low_ram(const struct guest_memory *mem)
 	return r && !r->readonly ? r->size : 0;
 }
 
-bool boot_copy(const struct boot_config *config, uint64_t gpa, const void *src, uint64_t len)
+bool boot_has_room(const struct boot_config *config, uint64_t gpa, uint64_t len)
 {
-	if (!len)
+	return !len || (gpa >= LAYOUT_KERNEL_MIN && guest_memory_ptr(config->mem, gpa, len, true));
+}
+
+bool boot_peek(const struct boot_file *file, uint64_t off, void *dst, size_t len)
+{
+	if (file->rest && off + len > BOOT_HEAD)
+		return host_file_pread(file->rest, dst, len, off) == (int64_t)len;
+	memcpy(dst, file->data + off, len);
+	return true;
+}
+
+/* What is at `data` is not read again: another file may have come into its place meanwhile. */
+bool boot_put(const struct boot_config *config, uint64_t gpa, const struct boot_file *file, uint64_t off, uint64_t len,
+	      struct error *err)
+{
+	uint64_t there = file->rest ? BOOT_HEAD : file->len, n = off < there ? MIN(len, there - off) : 0;
+
+	ENSURE(guest_memory_write(config->mem, gpa, file->data + off, n));
+	if (n == len || guest_memory_read_file(config->mem, gpa + n, file->rest, off + n, len - n))
 		return true;
-	return gpa >= LAYOUT_KERNEL_MIN && guest_memory_write(config->mem, gpa, src, len);
+	return error_set(err, "cannot read all of %s: %s", file->name,
+			 host_file_size(file->rest) < (int64_t)file->len ? "it has become shorter" : host_error_text());
 }
 
 bool boot_zero(const struct boot_config *config, uint64_t gpa, uint64_t len)
@@ -54,8 +73,8 @@ bool boot_place_initrd(const struct boot_config *config, uint64_t floor, uint64_
 		*gpa = align_down(top - size, PAGE_SIZE);
 	else if (high)
 		*gpa = place_high(config->mem, size);
-	if (*gpa && boot_copy(config, *gpa, config->initrd.data, size))
-		return true;
+	if (*gpa && boot_has_room(config, *gpa, size))
+		return boot_put(config, *gpa, &config->initrd, 0, size, err);
 	return error_set(err,
 			 "the initrd %s (%llu MiB) does not fit into memory beside the kernel: "
 			 "give the machine more with --memory",

@@ -4,6 +4,7 @@
 #include <string.h>
 
 enum { XEN_ELFNOTE_PHYS32_ENTRY = 18 };
+enum { NOTE_HEAD = 12, NOTES_MAX = 65536 /* more than that of notes is not looked at */ };
 enum { START_MAGIC = 0x336ec578, START_VERSION = 1 };
 
 /* Offsets in hvm_start_info, and where what it points to lies, from LAYOUT_INFO on. */
@@ -22,17 +23,22 @@ enum {
 };
 
 /* Looks for the entry address among the notes of one segment. */
-static bool find_in_notes(const uint8_t *p, uint64_t len, uint64_t *entry)
+static bool find_in_notes(const struct boot_file *file, const struct elf_segment *s, uint64_t *entry)
 {
-	for (uint64_t off = 0; in_file(off, 12, len);) {
-		uint64_t namesz = get32(p + off), descsz = get32(p + off + 4);
-		uint64_t name = off + 12, desc = name + align_up(namesz, 4);
+	uint64_t len = MIN(s->filesz, NOTES_MAX);
 
-		if (!in_file(desc, descsz, len) || desc < name)
+	for (uint64_t off = 0; in_file(off, NOTE_HEAD, len);) {
+		uint8_t note[NOTE_HEAD + 4 + 8] = {0};
+		if (!boot_peek(file, s->offset + off, note, MIN(sizeof(note), len - off)))
 			return false;
-		if (get32(p + off + 8) == XEN_ELFNOTE_PHYS32_ENTRY && namesz == 4 && !memcmp(p + name, "Xen", 4) &&
+		uint64_t namesz = get32(note), descsz = get32(note + 4);
+		uint64_t desc = off + NOTE_HEAD + align_up(namesz, 4);
+
+		if (!in_file(desc, descsz, len))
+			return false;
+		if (get32(note + 8) == XEN_ELFNOTE_PHYS32_ENTRY && namesz == 4 && !memcmp(note + NOTE_HEAD, "Xen", 4) &&
 		    (descsz == 4 || descsz == 8)) {
-			*entry = descsz == 8 ? get64(p + desc) : get32(p + desc);
+			*entry = descsz == 8 ? get64(note + NOTE_HEAD + 4) : get32(note + NOTE_HEAD + 4);
 			return true;
 		}
 		off = desc + align_up(descsz, 4);
@@ -44,7 +50,7 @@ static bool find_entry(const struct boot_file *file, const struct elf_file *elf,
 {
 	for (unsigned i = 0; i < elf->count; i++) {
 		const struct elf_segment *s = &elf->segment[i];
-		if (s->type == ELF_PT_NOTE && find_in_notes(file->data + s->offset, s->filesz, entry))
+		if (s->type == ELF_PT_NOTE && find_in_notes(file, s, entry))
 			return true;
 	}
 	return false;

@@ -128,6 +128,16 @@ bool guest_memory_read(const struct guest_memory *mem, uint64_t gpa, void *dst, 
 	return src || !len;
 }
 
+bool guest_memory_read_file(struct guest_memory *mem, uint64_t gpa, struct host_file *file, uint64_t off, uint64_t len)
+{
+	uint8_t *dst = guest_memory_ptr(mem, gpa, len, true);
+
+	if (!dst || !host_shared_read(&mem->shared, (uint64_t)(dst - mem->shared.at), file, off, len))
+		return false;
+	guest_memory_wrote(mem, gpa, len);
+	return true;
+}
+
 bool guest_memory_write(struct guest_memory *mem, uint64_t gpa, const void *src, uint64_t len)
 {
 	void *dst = guest_memory_ptr(mem, gpa, len, true);

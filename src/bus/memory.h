@@ -74,8 +74,7 @@ void guest_memory_touch_slowly(struct guest_memory *mem, uint64_t chunk);
 static inline void guest_memory_touch(struct guest_memory *mem, const uint8_t *host)
 {
 	uint64_t offset = (uint64_t)(host - mem->shared.at), chunk = offset / GUEST_MEMORY_CHUNK;
-	if (unlikely(offset < mem->shared.size &&
-		     !atomic_load_explicit(&mem->populated[chunk], memory_order_relaxed)))
+	if (unlikely(offset < mem->shared.size && !atomic_load_explicit(&mem->populated[chunk], memory_order_relaxed)))
 		guest_memory_touch_slowly(mem, chunk);
 }
 
@@ -85,5 +84,7 @@ bool guest_memory_discard(struct guest_memory *mem, uint64_t gpa, uint64_t len);
 /* Copies; false (and nothing copied) unless the whole range is RAM. For devices and loaders. */
 bool guest_memory_read(const struct guest_memory *mem, uint64_t gpa, void *dst, uint64_t len);
 bool guest_memory_write(struct guest_memory *mem, uint64_t gpa, const void *src, uint64_t len);
+/* From byte `off` of a file on; false also when that cannot be read, and then some may have been. */
+bool guest_memory_read_file(struct guest_memory *mem, uint64_t gpa, struct host_file *file, uint64_t off, uint64_t len);
 
 #endif

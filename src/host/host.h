@@ -100,8 +100,8 @@ void *host_file_read_whole(const char *path, uint64_t limit, host_look *look, vo
  * can not, as a pipe.
  */
 struct host_file *host_file_keep(const char *path);
-/* Reads all of such a file. */
-void *host_file_read_again(struct host_file *f, uint64_t limit, size_t *len);
+/* Reads the first `most` bytes of such a file, or all of a shorter one; *len is how many it has. */
+void *host_file_read_head(struct host_file *f, size_t most, uint64_t limit, size_t *len);
 bool host_failed_too_long(void); /* the last failure: the file was longer than the limit */
 
 #endif

@@ -1,5 +1,6 @@
 #include "host/shared.h"
 
+#include "host/host.h"
 #include "host/internal.h"
 
 #include <fcntl.h>
@@ -67,4 +68,13 @@ void host_shared_write(const struct host_shared *mem, uint64_t offset, const voi
 		offset += (uint64_t)n;
 		len -= (uint64_t)n;
 	}
+}
+
+bool host_shared_read(const struct host_shared *mem, uint64_t offset, struct host_file *file, uint64_t from,
+		      uint64_t len)
+{
+	uint64_t first = align_down(offset, PAGE_SIZE);
+
+	host_shared_populate(mem, first, align_up(offset + len, PAGE_SIZE) - first);
+	return host_file_pread(file, mem->at + offset, len, from) == (int64_t)len;
 }

@@ -8,6 +8,8 @@
 
 #include "base/base.h"
 
+struct host_file;
+
 struct host_shared {
 	uint8_t *at; /* all of it, readable and writable */
 	uint64_t size;
@@ -25,6 +27,9 @@ void host_shared_discard(const struct host_shared *mem, uint64_t offset, uint64_
  * ones the host finds and fills without showing each to this process.
  */
 void host_shared_write(const struct host_shared *mem, uint64_t offset, const void *src, uint64_t len);
+/* The same from byte `from` of a file on. False: not all could be read. */
+bool host_shared_read(const struct host_shared *mem, uint64_t offset, struct host_file *file, uint64_t from,
+		      uint64_t len);
 /* Makes the host find the pages of [offset, offset + len) now, at once instead of one by one. A wish. General registers
  * only. */
 void host_shared_populate(const struct host_shared *mem, uint64_t offset, uint64_t len);

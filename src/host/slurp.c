@@ -130,26 +130,24 @@ struct host_file *host_file_keep(const char *path)
 	return !stat(path, &st) && S_ISREG(st.st_mode) ? host_file_open(path, HOST_FILE_READ) : NULL;
 }
 
-void *host_file_read_again(struct host_file *f, uint64_t limit, size_t *len)
+void *host_file_read_head(struct host_file *f, size_t most, uint64_t limit, size_t *len)
 {
 	int64_t size = host_file_size(f);
-	void *data;
+	void *data = NULL;
 
-	if (size < 0 || (uint64_t)size > limit) {
-		if (size >= 0)
-			host_fail_with(EFBIG);
+	if (size < 0)
+		return NULL;
+	if ((uint64_t)size > limit || !(data = malloc(most))) {
+		host_fail_with((uint64_t)size > limit ? EFBIG : ENOMEM);
 		return NULL;
 	}
-	data = large_pages((uint64_t)size + 1);
-	if (!data) {
-		host_fail_with(ENOMEM);
-		return NULL;
-	}
-	size = host_file_pread(f, data, (uint64_t)size, 0);
-	if (size >= 0) {
+	int64_t there = host_file_pread(f, data, MIN((uint64_t)size, most), 0);
+	if (there == (int64_t)MIN((uint64_t)size, most)) {
 		*len = (size_t)size;
 		return data;
 	}
+	if (there >= 0)
+		host_fail_with(ENODATA);
 	free(data);
 	return NULL;
 }

@@ -32,8 +32,8 @@ struct pc {
 	struct device device[PC_DEVICES]; /* in the order of creation; destroyed the other way round */
 
 	char *kernel_path, *initrd_path, *cmdline;
-	struct host_file *kernel_file, *initrd_file; /* for a reset, when they can be read again */
-	uint8_t *kernel, *initrd;                    /* the files' bytes, kept when they cannot */
+	struct host_file *kernel_file, *initrd_file; /* when they can be read as often as they are needed */
+	uint8_t *kernel, *initrd; /* the files' bytes, kept for a reset when they cannot; else only their first */
 	size_t kernel_len, initrd_len;
 };
 

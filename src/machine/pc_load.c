@@ -74,8 +74,26 @@ static bool look_at_kernel(void *opaque, const uint8_t *data, size_t len)
 {
 	struct look *look = opaque;
 
-	look->refused = !boot_check((struct boot_file){look->path, data, len}, look->err);
+	look->refused = !boot_check((struct boot_file){look->path, data, len, NULL}, look->err);
 	return !look->refused;
+}
+
+/*
+ * The beginning of a file that can be read as often as it is needed: the rest goes straight into guest memory. False:
+ * there is no such file, or it cannot be read; *file tells.
+ */
+static bool read_head(const char *path, uint64_t limit, struct host_file **file, uint8_t **data, size_t *len)
+{
+	if (!*file)
+		*file = host_file_keep(path);
+	if (*file)
+		*data = host_file_read_head(*file, BOOT_HEAD, limit, len);
+	return *data;
+}
+
+static struct boot_file boot_file(const char *path, const uint8_t *data, size_t len, struct host_file *file)
+{
+	return (struct boot_file){path, data, len, file};
 }
 
 static bool read_kernel(struct pc *pc, struct error *err)
@@ -86,9 +104,9 @@ static bool read_kernel(struct pc *pc, struct error *err)
 		return true;
 	if (!pc->kernel_path)
 		return error_set(err, "no kernel is given: --kernel names one (Debian's /boot/vmlinuz-*)");
-	if (pc->kernel_file)
-		pc->kernel = host_file_read_again(pc->kernel_file, KERNEL_MAX, &pc->kernel_len);
-	else
+	if (read_head(pc->kernel_path, KERNEL_MAX, &pc->kernel_file, &pc->kernel, &pc->kernel_len))
+		return boot_check(boot_file(pc->kernel_path, pc->kernel, pc->kernel_len, pc->kernel_file), err);
+	if (!pc->kernel_file)
 		pc->kernel = host_file_read_whole(pc->kernel_path, KERNEL_MAX, look_at_kernel, &look, &pc->kernel_len);
 	if (pc->kernel || look.refused)
 		return pc->kernel;
@@ -104,9 +122,7 @@ static bool read_initrd(struct pc *pc, struct error *err)
 
 	if (pc->initrd || !pc->initrd_path)
 		return true;
-	if (pc->initrd_file)
-		pc->initrd = host_file_read_again(pc->initrd_file, memory, &pc->initrd_len);
-	else
+	if (!read_head(pc->initrd_path, memory, &pc->initrd_file, &pc->initrd, &pc->initrd_len) && !pc->initrd_file)
 		pc->initrd = host_file_read_whole(pc->initrd_path, memory, NULL, NULL, &pc->initrd_len);
 	if (!pc->initrd && host_failed_too_long())
 		return error_set(err,
@@ -121,14 +137,10 @@ static bool read_initrd(struct pc *pc, struct error *err)
 	return true;
 }
 
-/* The guest has its copy. What can be read again at a reset need not be kept. */
-static void forget(uint8_t **data, struct host_file **file, const char *path)
+/* The guest has its copy. What can be read again at a reset is read again. */
+static void forget(uint8_t **data, const struct host_file *file)
 {
-	if (!*data)
-		return;
-	if (!*file)
-		*file = host_file_keep(path);
-	if (!*file)
+	if (!file)
 		return;
 	free(*data);
 	*data = NULL;
@@ -147,8 +159,8 @@ bool pc_load(struct pc *pc, struct error *err)
 
 	if (!read_files(pc, err))
 		return false;
-	boot.kernel = (struct boot_file){pc->kernel_path, pc->kernel, pc->kernel_len};
-	boot.initrd = (struct boot_file){pc->initrd_path, pc->initrd, pc->initrd_len};
+	boot.kernel = boot_file(pc->kernel_path, pc->kernel, pc->kernel_len, pc->kernel_file);
+	boot.initrd = boot_file(pc->initrd_path, pc->initrd, pc->initrd_len, pc->initrd_file);
 	boot.rsdp = acpi_write(pc->c.mem, &acpi);
 	if (!boot.rsdp || !smbios_write(pc->c.mem) || !write_bios_data(pc->c.mem))
 		return error_set(err, "the machine has less than 1 MiB of memory: give it more with --memory");
@@ -158,7 +170,7 @@ bool pc_load(struct pc *pc, struct error *err)
 	pc->c.cpu[0]->apic_base = lapic_base(lapic);
 	if (!boot_load(&boot, err))
 		return false;
-	forget(&pc->kernel, &pc->kernel_file, pc->kernel_path);
-	forget(&pc->initrd, &pc->initrd_file, pc->initrd_path);
+	forget(&pc->kernel, pc->kernel_file);
+	forget(&pc->initrd, pc->initrd_file);
 	return true;
 }

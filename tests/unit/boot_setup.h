@@ -15,8 +15,8 @@ __attribute__((unused)) static struct boot_config setup(uint64_t memory)
 	struct boot_config config = {
 		.mem = &mem,
 		.cpu = &cpu,
-		.kernel = {"kernel", file.data, file.len},
-		.initrd = {"initrd", NULL, 0},
+		.kernel = {"kernel", file.data, file.len, NULL},
+		.initrd = {"initrd", NULL, 0, NULL},
 		.cmdline = "console=ttyS0",
 		.rsdp = 0xe0000,
 		.regions = 2,

@@ -74,7 +74,7 @@ TEST(bzimage_initrd_lies_high_and_apart)
 	make_bzimage(&file);
 	memset(initrd, 0x77, sizeof(initrd));
 	config = setup(MiB(64));
-	config.initrd = (struct boot_file){"initrd", initrd, sizeof(initrd)};
+	config.initrd = (struct boot_file){"initrd", initrd, sizeof(initrd), NULL};
 	REQUIRE(boot_load(&config, &err));
 	at = guest(0x7000 + 0x218, 4);
 	CHECK_EQ(at, MiB(64) - 8192);
@@ -91,7 +91,7 @@ TEST(bzimage_initrd_keeps_below_its_limit)
 	make_bzimage(&file);
 	set32(&file, 0x22c, MiB(32) - 1);
 	config = setup(MiB(64));
-	config.initrd = (struct boot_file){"initrd", initrd, sizeof(initrd)};
+	config.initrd = (struct boot_file){"initrd", initrd, sizeof(initrd), NULL};
 	REQUIRE(boot_load(&config, &err));
 	CHECK_EQ(guest(0x7000 + 0x218, 4), MiB(32) - 4096);
 	guest_memory_destroy(&mem);
@@ -106,7 +106,7 @@ TEST(bzimage_initrd_too_big)
 	REQUIRE(initrd);
 	make_bzimage(&file);
 	config = setup(MiB(64));
-	config.initrd = (struct boot_file){"initrd.img", initrd, len};
+	config.initrd = (struct boot_file){"initrd.img", initrd, len, NULL};
 	CHECK(!boot_load(&config, &err));
 	CHECK(strstr(err.text, "initrd.img") && strstr(err.text, "--memory"));
 	guest_memory_destroy(&mem);
@@ -166,6 +166,65 @@ TEST(bzimage_loads_again_the_same)
 	CHECK_EQ(guest(0x1000000, 8), 0x9090909090909090);
 	CHECK_EQ(guest(0x7000 + 0x214, 4), 0x1000000);
 	guest_memory_destroy(&mem);
+}
+
+/* A kernel and an initrd of which only the beginning has been read yet. */
+#define LONG_BODY (BOOT_HEAD + 5000)
+#define LONG_INITRD 300000
+
+struct on_disk {
+	struct host_file *kernel, *initrd;
+	uint8_t *head; /* of the kernel */
+};
+
+static struct on_disk put_on_disk(void)
+{
+	struct on_disk d = {host_file_temp(), host_file_temp(), calloc(1, BOOT_HEAD)};
+
+	REQUIRE(d.kernel && d.initrd && d.head);
+	make_bzimage(&file);
+	set32(&file, 0x1f4, LONG_BODY / 16);
+	REQUIRE(host_file_pwrite(d.kernel, file.data, file.len, 0) == (int64_t)file.len);
+	REQUIRE(host_file_pwrite(d.kernel, "end", 3, 1024 + LONG_BODY - 3) == 3);
+	REQUIRE(host_file_pread(d.kernel, d.head, BOOT_HEAD, 0) == BOOT_HEAD);
+	REQUIRE(host_file_pwrite(d.initrd, "end", 3, LONG_INITRD - 3) == 3);
+	return d;
+}
+
+static void take_away(struct on_disk *d)
+{
+	host_file_close(d->kernel);
+	host_file_close(d->initrd);
+	free(d->head);
+	guest_memory_destroy(&mem);
+}
+
+TEST(bzimage_rest_is_read_when_placed)
+{
+	struct on_disk d = put_on_disk();
+	struct boot_config config = setup(MiB(64));
+	uint64_t initrd;
+
+	config.kernel = (struct boot_file){"kernel", d.head, 1024 + LONG_BODY, d.kernel};
+	config.initrd = (struct boot_file){"initrd", d.head, LONG_INITRD, d.initrd};
+	REQUIRE(boot_load(&config, &err));
+	CHECK_EQ(guest(0x1000000 + 2047, 2), 0x0090);
+	CHECK_EQ(guest(0x1000000 + LONG_BODY - 3, 3), 0x646e65);
+	initrd = guest(0x7000 + 0x218, 4);
+	CHECK_EQ(guest(initrd + 0x202, 4), 0x53726448); /* what had been read already */
+	CHECK_EQ(guest(initrd + LONG_INITRD - 3, 3), 0x646e65);
+	take_away(&d);
+}
+
+TEST(bzimage_that_became_shorter)
+{
+	struct on_disk d = put_on_disk();
+	struct boot_config config = setup(MiB(64));
+
+	config.kernel = (struct boot_file){"kernel", d.head, 1024 + LONG_BODY + 1, d.kernel};
+	CHECK(!boot_load(&config, &err));
+	CHECK(strstr(err.text, "cannot read all of kernel: it has become shorter"));
+	take_away(&d);
 }
 
 TEST(bzimage_damaged)
@@ -258,7 +317,7 @@ TEST(efi_programs)
 /* What is seen from the first 64 KiB: whatever might be a kernel passes. */
 TEST(the_beginning_is_enough)
 {
-	struct boot_file head = {"kernel", file.data, 1024};
+	struct boot_file head = {"kernel", file.data, 1024, NULL};
 
 	make_bzimage(&file);
 	CHECK(boot_check(head, &err));

@@ -53,7 +53,7 @@ TEST(multiboot_module)
 	make_elf(&file, false);
 	add_multiboot(&file, 0x300, 3);
 	config = setup(MiB(64));
-	config.initrd = (struct boot_file){"some/initrd", initrd, sizeof(initrd)};
+	config.initrd = (struct boot_file){"some/initrd", initrd, sizeof(initrd), NULL};
 	REQUIRE(boot_load(&config, &err));
 	CHECK(guest(cpu.gpr[RBX], 4) & 8);
 	CHECK_EQ(guest(cpu.gpr[RBX] + 20, 4), 1);

@@ -35,6 +35,30 @@ TEST(pvh_elf32)
 	check_loaded(false);
 }
 
+/* Linux's own ELF file has its notes, and may have its program headers, far from the beginning. */
+TEST(pvh_notes_behind_what_has_been_read)
+{
+	enum { FAR = BOOT_HEAD + 4096 };
+	struct host_file *f = host_file_temp();
+	uint8_t *head = calloc(1, BOOT_HEAD);
+	struct boot_config config;
+
+	REQUIRE(f && head);
+	make_pvh(&file, true);
+	set64(&file, 64 + 56 + 8, FAR);
+	REQUIRE(host_file_pwrite(f, file.data + 0x500, file.len - 0x500, FAR) > 0);
+	memset(file.data + 0x500, 0, file.len - 0x500);
+	REQUIRE(host_file_pwrite(f, file.data, file.len, 0) == (int64_t)file.len);
+	REQUIRE(host_file_pread(f, head, BOOT_HEAD, 0) == BOOT_HEAD);
+	config = setup(MiB(64));
+	config.kernel = (struct boot_file){"kernel", head, (size_t)host_file_size(f), f};
+	CHECK(boot_load(&config, &err));
+	check_protected(0x200040);
+	host_file_close(f);
+	free(head);
+	guest_memory_destroy(&mem);
+}
+
 TEST(pvh_initrd_is_a_module)
 {
 	static uint8_t initrd[100] = {0x42};
@@ -43,7 +67,7 @@ TEST(pvh_initrd_is_a_module)
 
 	make_pvh(&file, true);
 	config = setup(MiB(64));
-	config.initrd = (struct boot_file){"initrd", initrd, sizeof(initrd)};
+	config.initrd = (struct boot_file){"initrd", initrd, sizeof(initrd), NULL};
 	REQUIRE(boot_load(&config, &err));
 	CHECK_EQ(guest(cpu.gpr[RBX] + 12, 4), 1);
 	module = guest(cpu.gpr[RBX] + 16, 8);
