@@ -79,6 +79,7 @@ struct msi_sink {
  */
 struct state_stream {
 	bool saving, failed;
+	const char *why; /* it failed, as what the state has or is; a constant */
 	uint8_t *data; /* saving: grows (owned by the stream); loading: borrowed */
 	size_t len, pos;
 };
@@ -95,6 +96,8 @@ static inline void state_flag(struct state_stream *s, bool *flag)
 	state_bytes(s, &byte, sizeof(byte));
 	*flag = byte != 0;
 }
+/* What has been loaded is not taken; the first reason counts. */
+void state_refuse(struct state_stream *s, const char *why);
 /* A part's name and version, so that a stream of another machine fails here and not somewhere later. */
 void state_mark(struct state_stream *s, uint32_t mark);
 /* Frees what a saving stream owns. */

@@ -16,17 +16,24 @@ static size_t room_for(size_t len)
 	return MAX(room, len);
 }
 
+void state_refuse(struct state_stream *s, const char *why)
+{
+	if (!s->failed)
+		s->why = why;
+	s->failed = true;
+}
+
 static void save(struct state_stream *s, const void *field, size_t len)
 {
 	if (len > SIZE_MAX - s->len) {
-		s->failed = true;
+		state_refuse(s, "more than fits into memory");
 		return;
 	}
 	if (!s->data || room_for(s->len + len) != room_for(s->len)) {
 		uint8_t *data = realloc(s->data, room_for(s->len + len));
 
 		if (!data) {
-			s->failed = true;
+			state_refuse(s, "more than fits into memory");
 			return;
 		}
 		s->data = data;
@@ -39,7 +46,7 @@ static void save(struct state_stream *s, const void *field, size_t len)
 static void load(struct state_stream *s, void *field, size_t len)
 {
 	if (len > s->len - s->pos) {
-		s->failed = true;
+		state_refuse(s, "an end too early");
 		return;
 	}
 	memcpy(field, s->data + s->pos, len);
@@ -62,7 +69,7 @@ void state_mark(struct state_stream *s, uint32_t mark)
 
 	state_field(s, found);
 	if (found != mark)
-		s->failed = true;
+		state_refuse(s, "a part where another should be");
 }
 
 void state_end(struct state_stream *s)

@@ -47,7 +47,7 @@ static void state(void *opaque, struct state_stream *s)
 
 	state_field(s, cpus);
 	if (cpus != apics->config.cpus)
-		s->failed = true;
+		state_refuse(s, "another number of processors");
 	for (unsigned i = 0; i < apics->config.cpus && !s->failed; i++)
 		lapic_state(&apics->lapic[i], s);
 }

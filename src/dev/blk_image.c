@@ -320,7 +320,7 @@ void blk_image_state(struct blk_image *image, struct state_stream *s)
 	state_field(s, size);
 	state_flag(s, &overlay);
 	if (size != image->be->size || overlay != !!image->be->ops->state)
-		s->failed = true;
+		state_refuse(s, "a disk of another size or kind");
 	if (s->failed)
 		return;
 	if (overlay) {

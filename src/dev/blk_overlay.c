@@ -164,7 +164,7 @@ static void save_blocks(struct blk_overlay *o, struct state_stream *s)
 		mark = b + 1;
 		struct host_iovec iov = {block, BLOCK};
 		if (run_read(o, &iov, 1, b * BLOCK, BLOCK, true))
-			s->failed = true;
+			state_refuse(s, "what a disk cannot read");
 		state_field(s, mark);
 		state_field(s, block);
 	}
@@ -186,7 +186,7 @@ static void load_blocks(struct blk_overlay *o, struct state_stream *s)
 		state_field(s, block);
 		if (mark > o->blocks || s->failed ||
 		    host_file_pwrite(o->file, block, BLOCK, (mark - 1) * BLOCK) != (int64_t)BLOCK) {
-			s->failed = true;
+			state_refuse(s, "more than a disk here takes");
 			return;
 		}
 		set_present(o, mark - 1, 1);

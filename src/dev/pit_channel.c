@@ -232,7 +232,7 @@ void pit_channel_state(struct pit_channel *c, struct state_stream *s, uint64_t n
 		return;
 	if (c->mode > 5 || c->access < PIT_ACCESS_LOW || c->access > PIT_ACCESS_BOTH || c->count > 65536 ||
 	    c->next_count > 65536 || ((flags & 0x10) && !c->count))
-		s->failed = true;
+		state_refuse(s, "a timer (8254) in a state that cannot be");
 	if (s->failed) { /* whatever comes of this machine, it must not divide by 0 */
 		*c = (struct pit_channel){.access = PIT_ACCESS_BOTH, .mode = 3};
 		return;

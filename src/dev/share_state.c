@@ -56,7 +56,7 @@ static void save_handle(struct share *s, struct share_handle *h, struct state_st
 			"share %s: the guest has %s open, which is not in the folder any more, and so cannot be saved: "
 			"let it be closed first",
 			s->tag, path[0] ? path : "a file");
-		st->failed = true;
+		state_refuse(st, "an open file that is not in its shared folder any more");
 		return;
 	}
 	if (h->node != NO_NODE)
@@ -85,7 +85,7 @@ static void save(struct share *s, struct state_stream *st)
 static bool load_path(struct state_stream *st, char *path, uint32_t len)
 {
 	if (len >= HOST_PATH_MAX) {
-		st->failed = true;
+		state_refuse(st, "a path that is too long");
 		return false;
 	}
 	state_bytes(st, path, len);
@@ -110,7 +110,7 @@ static void load_node(struct share *s, struct state_stream *st)
 		is = (struct host_stat){.dev = UINT64_MAX, .ino = r.id, .mode = r.mode};
 	}
 	if (!share_node_load(s, r.id, r.lookups, place < 0 ? NULL : path, &is))
-		st->failed = true;
+		state_refuse(st, "a shared folder's files in disorder");
 	host_folder_drop(place);
 }
 
@@ -140,11 +140,11 @@ static void load_handle(struct share *s, struct state_stream *st)
 	int file = load_file(s, &r, path);
 	if (file < 0) {
 		log_error("share %s: the guest had %s open, which cannot be opened here", s->tag, path);
-		st->failed = true;
+		state_refuse(st, "an open file that is not in the shared folder here");
 		return;
 	}
 	if (!share_handle_load(s, r.fh, file, r.node, r.flags, r.folder))
-		st->failed = true;
+		state_refuse(st, "a shared folder's open files in disorder");
 	else
 		share_node_place(s, r.node);
 }

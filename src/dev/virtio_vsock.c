@@ -382,7 +382,7 @@ static void vsock_state(struct virtio_device *dev, struct state_stream *s)
 
 	state_field(s, cid);
 	if (cid != v->guest_cid)
-		s->failed = true; /* the guest knows its address */
+		state_refuse(s, "another vsock address (cid), which the guest knows");
 	if (s->saving)
 		return;
 	drop_all(v);

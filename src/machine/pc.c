@@ -95,7 +95,7 @@ void pc_state(struct pc *pc, struct state_stream *s)
 		memcpy(found, name, sizeof(found));
 		state_bytes(s, found, sizeof(found));
 		if (memcmp(name, found, sizeof(name)))
-			s->failed = true;
+			state_refuse(s, "other devices");
 		else if (d->state)
 			d->state(d->opaque, s);
 	}

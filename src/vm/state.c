@@ -4,7 +4,7 @@
 #include <string.h>
 
 #define STATE_MAGIC 0x6c657070 /* "ppel" */
-#define STATE_VERSION 2
+#define STATE_VERSION 3
 
 /* What must be the same in the machine that loads. */
 struct shape {
@@ -19,9 +19,16 @@ static void shape_state(struct vm *vm, struct state_stream *s)
 	state_mark(s, STATE_MAGIC);
 	state_field(s, shape);
 	/* More features than the saved guest has seen do no harm; fewer do. */
-	if (shape.version != mine.version || shape.cpus != mine.cpus || shape.pages != mine.pages ||
-	    (shape.features & ~mine.features) || (shape.pv & ~mine.pv))
-		s->failed = true;
+	if (shape.version != mine.version)
+		state_refuse(s, "the form of another version of doppel");
+	else if (shape.cpus != mine.cpus)
+		state_refuse(s, "another number of processors");
+	else if (shape.pages != mine.pages)
+		state_refuse(s, "another size of memory");
+	else if (shape.features & ~mine.features)
+		state_refuse(s, "processor features that there are not here");
+	else if (shape.pv & ~mine.pv)
+		state_refuse(s, "paravirtual features that are not offered here");
 }
 
 static bool page_is_zero(const uint8_t *page)

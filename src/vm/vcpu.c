@@ -78,14 +78,10 @@ uint64_t vcpu_tsc_lead(const struct vcpu *v)
 
 void vcpu_state(struct vcpu *v, struct state_stream *s)
 {
-	struct x86_cpu *cpu = v->cpu;
-	uint64_t tsc_offset = cpu->tsc_offset;
 	bool wait_sipi = v->wait_sipi;
 
 	state_mark(s, 0x75706376); /* "vcpu" */
-	/* All but the pointers, which stand between the two parts. */
-	state_bytes(s, cpu, offsetof(struct x86_cpu, mem));
-	state_bytes(s, cpu->xsave, sizeof(cpu->xsave));
+	x86_cpu_state(v->cpu, s);
 	state_flag(s, &wait_sipi);
 	state_flag(s, &v->nmi);
 	state_flag(s, &v->completing);
@@ -96,7 +92,6 @@ void vcpu_state(struct vcpu *v, struct state_stream *s)
 	v->wait_sipi = wait_sipi;
 	if (v->acked < 0 || v->acked > 255)
 		v->acked = -1;
-	cpu->tsc_offset = tsc_offset; /* of another host; vm_state sets it */
 	vcpu_state_replaced(v);
 }
 

@@ -1,12 +1,14 @@
 /*
  * The whole board as two processors' guest sees it: ports, local and I/O APICs, 8259s, timers, CMOS clock, UART,
  * keyboard controller, PCI; with time passing, interrupts taken, bytes typed, and states saved and loaded, whole,
- * cut short and changed. Time is the test's, so an input always does the same (but for the TSC deadline).
+ * cut short and changed, those of the processors too, which then go on. Time is the test's, so an input always does the same (but for the TSC deadline).
  */
 #include "fuzz.h"
 
 #include "../unit/device_test.h"
 
+#include "arch/x86/cpuid.h"
+#include "arch/x86/emulate.h"
 #include "bus/memory.h"
 #include "dev/lapic.h"
 #include "machine/pc.h"
@@ -41,6 +43,8 @@ static struct state_stream save(void)
 {
 	struct state_stream s = {.saving = true};
 
+	for (unsigned i = 0; i < CPUS; i++)
+		x86_cpu_state(cpu[i], &s);
 	pc_state(pc, &s);
 	EXPECT(!s.failed);
 	return s;
@@ -70,6 +74,7 @@ static void start(void)
 		cpu[i] = aligned_alloc(64, align_up(sizeof(*cpu[i]), 64));
 		EXPECT(cpu[i]);
 		*cpu[i] = (struct x86_cpu){.id = i, .mem = &mem, .model = &model};
+		x86_cpu_reset(cpu[i], false);
 	}
 	if (!guest_memory_init(&mem, RAM, &err))
 		found(err.text);
@@ -86,7 +91,10 @@ static bool load(const struct state_stream *from, size_t len)
 {
 	struct state_stream s = {.data = from->data, .len = len};
 
+	for (unsigned i = 0; i < CPUS; i++)
+		x86_cpu_state(cpu[i], &s);
 	pc_state(pc, &s);
+	EXPECT(s.failed == !!s.why);
 	return !s.failed && s.pos == from->len;
 }
 
@@ -211,6 +219,45 @@ static void compare(const struct state_stream *a, const struct state_stream *b)
 	}
 }
 
+static enum verdict carry_out(struct x86_cpu *c, const struct x86_insn *insn)
+{
+	switch (insn->cls) {
+	case CLS_SYSTEM:
+		return x86_emulate_system(c, insn);
+	case CLS_BRANCH:
+	case CLS_STACK:
+	case CLS_STRING:
+		return x86_emulate_general(c, insn);
+	default:
+		return V_RETRY; /* the engine's */
+	}
+}
+
+/* A few instructions on a processor in whatever state has been taken; each leaves a state that would be taken. */
+static void go_on(struct input *in, struct x86_cpu *c)
+{
+	for (unsigned n = 0; x86_resume(c) == V_EXIT; n++)
+		EXPECT(n <= X86_MMIO_PENDING);
+	for (unsigned left = take(in, 1) & 15; left; left--) {
+		struct x86_insn insn;
+		uint8_t bytes[15];
+		for (unsigned i = 0; i < sizeof(bytes); i++)
+			bytes[i] = (uint8_t)take(in, 1);
+		x86_decode(&insn, bytes, sizeof(bytes), x86_mode(c), &model);
+		enum verdict v = carry_out(c, &insn);
+		if (v == V_EXIT && !c->exit.write) {
+			c->exit.data = take(in, 8);
+			c->exit.completed = true;
+			v = carry_out(c, &insn);
+		}
+		if (v == V_INJECT && x86_deliver_exception(c) == V_EXIT)
+			break;
+		const char *flaw = x86_cpu_flaw(c);
+		if (flaw)
+			found(flaw);
+	}
+}
+
 /*
  * What is saved loads, and is the same when saved again (but for what no longer matters, such as when a timer that has
  * stopped began: the first loading drops it). What is changed or cut may load or not.
@@ -220,6 +267,8 @@ static void save_and_load(struct input *in)
 	size_t at = take(in, 2), change = take(in, 1);
 	struct state_stream s = save();
 
+	if (at & 0x8000) /* half of the time, one of the processors' registers; the vectors' are large */
+		at = at % CPUS * (offsetof(struct x86_cpu, id) + X86_XSAVE_SIZE) + (at & 0x7fff) % offsetof(struct x86_cpu, id);
 	at %= s.len;
 	if (!change) {
 		EXPECT(load(&s, s.len));
@@ -235,6 +284,7 @@ static void save_and_load(struct input *in)
 		if (change & 2)
 			memset(s.data + at, (int)change, MIN(8, s.len - at));
 		load(&s, change & 4 ? at : s.len);
+		go_on(in, cpu[at & 1]);
 	}
 	state_end(&s);
 }

@@ -3,8 +3,6 @@
 #include "arch/x86/internal.h"
 #include "bus/memory.h"
 
-#define CR0_DEFINED (CR0_PE | CR0_MP | CR0_EM | CR0_TS | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_NW | CR0_CD | CR0_PG)
-
 static bool pae_paging(const struct x86_cpu *cpu)
 {
 	return cpu->cr0 & CR0_PG && cpu->cr4 & CR4_PAE && !x86_long_mode(cpu);
@@ -94,7 +92,7 @@ enum verdict write_cr3(struct x86_cpu *cpu, uint64_t value)
 	return V_DONE;
 }
 
-static uint64_t cr4_allowed(const struct x86_cpu *cpu)
+uint64_t cr4_allowed(const struct x86_cpu *cpu)
 {
 	static const struct {
 		enum x86_feature feature;
@@ -142,12 +140,16 @@ enum verdict write_cr4(struct x86_cpu *cpu, uint64_t value)
 
 #define EFER_AUTOIBRS BIT(21) /* AMD */
 
+uint64_t efer_allowed(const struct x86_cpu *cpu)
+{
+	return EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE | (is_amd(cpu) ? EFER_AUTOIBRS : 0);
+}
+
 enum verdict write_efer(struct x86_cpu *cpu, uint64_t value)
 {
-	uint64_t allowed = EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE | (is_amd(cpu) ? EFER_AUTOIBRS : 0);
 	uint64_t change = value ^ cpu->efer;
 
-	if (value & ~allowed)
+	if (value & ~efer_allowed(cpu))
 		return raise_gp(cpu, 0);
 	if (change & EFER_LME && cpu->cr0 & CR0_PG)
 		return raise_gp(cpu, 0);

@@ -256,6 +256,14 @@ enum verdict write_cr0(struct x86_cpu *cpu, uint64_t value);
 enum verdict write_cr3(struct x86_cpu *cpu, uint64_t value);
 enum verdict write_cr4(struct x86_cpu *cpu, uint64_t value);
 enum verdict write_efer(struct x86_cpu *cpu, uint64_t value);
+#define CR0_DEFINED (CR0_PE | CR0_MP | CR0_EM | CR0_TS | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_NW | CR0_CD | CR0_PG)
+/* Bits that may be set, on this model. */
+uint64_t cr4_allowed(const struct x86_cpu *cpu);
+uint64_t efer_allowed(const struct x86_cpu *cpu);
+bool xcr0_good(const struct x86_cpu *cpu, uint64_t value);
+
+#define DR7_FIXED1 0x400ull
+#define DR7_RESERVED 0xd800ull
 
 /* --- msr.c --- */
 
@@ -271,6 +279,8 @@ enum verdict write_efer(struct x86_cpu *cpu, uint64_t value);
 /* V_INJECT: #GP(0), unknown or refused. V_EXIT is the caller's: x86_msr_external says which live outside the core. */
 enum verdict msr_read(struct x86_cpu *cpu, uint32_t msr, uint64_t *value);
 enum verdict msr_write(struct x86_cpu *cpu, uint32_t msr, uint64_t value);
+/* Whether those that are kept in the processor have values that could have been written. */
+bool msrs_good(const struct x86_cpu *cpu);
 bool msr_external(uint32_t msr);
 
 /* The guest's TSC. */

@@ -229,6 +229,13 @@ enum verdict msr_read(struct x86_cpu *cpu, uint32_t n, uint64_t *value)
 	return V_DONE;
 }
 
+static enum verdict check_field(struct x86_cpu *cpu, const struct msr *m, uint32_t n, uint64_t value)
+{
+	if (m->kind == MSR_CANONICAL ? !x86_canonical(value) : value & ~m->mask)
+		return raise_gp(cpu, 0);
+	return m->check ? m->check(cpu, n, value) : V_DONE;
+}
+
 enum verdict msr_write(struct x86_cpu *cpu, uint32_t n, uint64_t value)
 {
 	const struct msr *m = find(cpu, n);
@@ -239,12 +246,22 @@ enum verdict msr_write(struct x86_cpu *cpu, uint32_t n, uint64_t value)
 		return V_DONE;
 	if (m->kind == MSR_FN)
 		return m->write ? m->write(cpu, value) : value ? raise_gp(cpu, 0) : V_DONE;
-	if (m->kind == MSR_CANONICAL ? !x86_canonical(value) : value & ~m->mask)
-		return raise_gp(cpu, 0);
-	if (m->check)
-		TRY(m->check(cpu, n, value));
+	TRY(check_field(cpu, m, n, value));
 	*field_of(cpu, m, n) = value;
 	return V_DONE;
+}
+
+bool msrs_good(const struct x86_cpu *cpu)
+{
+	struct x86_cpu scratch = *cpu; /* what is not good is an exception of this one's */
+
+	for (unsigned i = 0; i < ARRAY_LEN(msrs); i++) {
+		const struct msr *m = &msrs[i];
+		for (uint32_t n = m->first; n <= m->last && m->kind <= MSR_CANONICAL; n++)
+			if (find(cpu, n) == m && check_field(&scratch, m, n, *field_of(&scratch, m, n)) != V_DONE)
+				return false;
+	}
+	return true;
 }
 
 enum verdict sys_rdmsr(struct x86_cpu *cpu, const struct x86_insn *insn)

@@ -267,6 +267,12 @@ struct x86_cpu_ops {
 /* Power-on state (SDM Vol. 3A table 9-1), or that after INIT when `init`. Keeps id, mem, model, ops, tsc_offset. */
 void x86_cpu_reset(struct x86_cpu *cpu, bool init);
 
+struct state_stream;
+/* Saves or loads all but who it is and its TSC's offset. What cannot be is refused, and the processor is as it was. */
+void x86_cpu_state(struct x86_cpu *cpu, struct state_stream *s);
+/* What of its state no processor of this model can have; NULL: it can be. */
+const char *x86_cpu_flaw(const struct x86_cpu *cpu);
+
 static inline bool x86_long_mode(const struct x86_cpu *cpu)
 {
 	return cpu->efer & EFER_LMA;

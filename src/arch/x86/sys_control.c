@@ -95,8 +95,6 @@ enum verdict sys_mov_cr(struct x86_cpu *cpu, const struct x86_insn *insn)
 
 #define DR6_FIXED1 0xffff0ff0ull
 #define DR6_WRITABLE 0xe00full
-#define DR7_FIXED1 0x400ull
-#define DR7_RESERVED 0xd800ull
 
 static enum verdict write_dr(struct x86_cpu *cpu, unsigned n, uint64_t value)
 {

@@ -115,17 +115,20 @@ enum verdict sys_xgetbv(struct x86_cpu *cpu, const struct x86_insn *insn)
 	return V_DONE;
 }
 
+bool xcr0_good(const struct x86_cpu *cpu, uint64_t value)
+{
+	uint64_t allowed = XCR0_X87 | XCR0_SSE | (cpu_has(cpu, FEAT_AVX) ? XCR0_AVX : 0);
+
+	return !(value & ~allowed) && value & XCR0_X87 && (!(value & XCR0_AVX) || value & XCR0_SSE);
+}
+
 enum verdict sys_xsetbv(struct x86_cpu *cpu, const struct x86_insn *insn)
 {
-	uint64_t value = get_edx_eax(cpu), allowed = XCR0_X87 | XCR0_SSE;
+	uint64_t value = get_edx_eax(cpu);
 
 	if (!(cpu->cr4 & CR4_OSXSAVE))
 		return raise_ud(cpu);
-	if (cpu_has(cpu, FEAT_AVX))
-		allowed |= XCR0_AVX;
-	if (cpu->cpl || (uint32_t)cpu->gpr[RCX] || value & ~allowed || !(value & XCR0_X87))
-		return raise_gp(cpu, 0);
-	if (value & XCR0_AVX && !(value & XCR0_SSE))
+	if (cpu->cpl || (uint32_t)cpu->gpr[RCX] || !xcr0_good(cpu, value))
 		return raise_gp(cpu, 0);
 	cpu->xcr0 = value;
 	mode_changed(cpu);

@@ -111,7 +111,7 @@ enum verdict step(struct tr_vcpu *v)
 	}
 	bool retired = verdict == V_DONE || (verdict == V_EXIT && (cpu->exit.write || cpu->exit.kind == EXIT_HLT));
 	if (retired || verdict == V_INJECT)
-		cpu->mmio.count = 0;
+		cpu->mmio.count = cpu->mmio.next = 0;
 	if (retired && shadow && cpu->shadow == shadow)
 		cpu->shadow = 0;
 	if (!debug || !retired)
