@@ -91,6 +91,8 @@ struct host_net_user {
 	unsigned forwards;
 };
 
+/* One of a user's will be opened soon: a thread loads meanwhile what that needs. */
+void host_net_expect_user(void);
 /* NULL: err names the user's mistake. */
 struct host_net *host_net_open_user(const struct host_net_user *config, struct error *err);
 struct host_net *host_net_open_tap(const char *interface, struct error *err);

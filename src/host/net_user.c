@@ -12,10 +12,10 @@
 #include "host/internal.h"
 #include "host/net_frame.h"
 #include "host/net_loop.h"
+#include "host/slirp_library.h"
 
 #include <arpa/inet.h>
 #include <netinet/in.h>
-#include <slirp/libslirp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -35,8 +35,8 @@ struct user_timer {
 };
 
 /*
- * libslirp knows no window scaling, so a guest's window is never more than 64 KiB, and a segment that does not fit waits
- * in vain if the guest sees no reason to say that its window has grown again: with segments of half a window that
+ * libslirp knows no window scaling, so a guest's window is never more than 64 KiB, and a segment that does not fit
+ * waits in vain if the guest sees no reason to say that its window has grown again: with segments of half a window that
  * happens (the window is a few bytes less than one, and Linux tells of a window only when it has doubled), and each is
  * sent five seconds later, when libslirp tries. Three to a window are well away from that, and let one side work on a
  * segment while the other does on the next. What the guest sends is not cut: it comes in pieces of 64 KiB.
@@ -61,7 +61,7 @@ struct net_user {
 	uint8_t *pending; /* frames, each after its length in 4 bytes */
 	uint8_t *frame;   /* one of the guest's, in a piece */
 	struct net_fragments *fragments;
-	bool resolves;    /* RESOLV_CONF is needed */
+	bool resolves; /* RESOLV_CONF is needed */
 };
 
 static int64_t now_ms(void)
@@ -192,13 +192,14 @@ static void user_send(struct host_net *net, const struct host_net_header *header
 	if ((header->flags & HOST_NET_NEEDS_CSUM) && !net_finish_checksum(u->frame, len, header))
 		return;
 	/*
-	 * libslirp is never to see a fragment: in Debian's 4.7.0 the compiler takes ip_reass's two kinds of list entries for
-	 * things that cannot be the same (strict aliasing), and a datagram's first fragment corrupts its memory.
+	 * libslirp is never to see a fragment: in Debian's 4.7.0 the compiler takes ip_reass's two kinds of list
+	 * entries for things that cannot be the same (strict aliasing), and a datagram's first fragment corrupts its
+	 * memory.
 	 */
 	if (net_is_fragment(frame, len))
 		frame = net_fragments_add(u->fragments, frame, &len, host_now_ns());
 	if (frame && admit(u, frame, len))
-		slirp_input(u->slirp, frame, (int)len);
+		libslirp.input(u->slirp, frame, (int)len);
 }
 
 /* ---- What libslirp asks for ---- */
@@ -241,7 +242,7 @@ static void fire_timers(struct net_user *u)
 		if (!t->made || t->at < 0 || t->at > now)
 			continue;
 		t->at = -1;
-		slirp_handle_timer(u->slirp, (SlirpTimerId)i, t->opaque);
+		libslirp.handle_timer(u->slirp, (SlirpTimerId)i, t->opaque);
 	}
 }
 
@@ -343,10 +344,10 @@ static void *user_thread(void *arg)
 		}
 		bool sockets = flush_pending(u) && turn.receive;
 		u->polls = 1;
-		slirp_pollfds_fill(u->slirp, &ms, add_poll, u);
+		libslirp.pollfds_fill(u->slirp, &ms, add_poll, u);
 		net_loop_wait(&u->loop, u->poll, sockets ? u->polls : 1, deadline(u, &turn, ms));
 		fire_timers(u);
-		slirp_pollfds_poll(u->slirp, !sockets, get_events, u);
+		libslirp.pollfds_poll(u->slirp, !sockets, get_events, u);
 	}
 	return NULL;
 }
@@ -372,7 +373,7 @@ static void user_close(struct host_net *net)
 	if (u->resolves)
 		host_unneed_file(RESOLV_CONF);
 	if (u->slirp)
-		slirp_cleanup(u->slirp);
+		libslirp.cleanup(u->slirp);
 	free(u->poll);
 	free(u->pending);
 	free(u->frame);
@@ -441,7 +442,7 @@ static Slirp *make_slirp(struct net_user *u, const struct host_net_user *config)
 		.if_mru = MIN(config->mtu, SEGMENT_MTU),
 	};
 
-	return slirp_new(&c, &callbacks, u);
+	return libslirp.new(&c, &callbacks, u);
 }
 
 static socklen_t socket_address(struct sockaddr_storage *out, const struct host_address *a)
@@ -467,8 +468,8 @@ static bool forward(struct net_user *u, const struct host_forward *f, struct err
 	int flags = (f->udp ? SLIRP_HOSTFWD_UDP : 0) | (f->host.v6 ? SLIRP_HOSTFWD_V6ONLY : 0);
 
 	errno = 0;
-	if (!slirp_add_hostxfwd(u->slirp, (struct sockaddr *)&host, host_len, (struct sockaddr *)&guest, guest_len,
-				flags))
+	if (!libslirp.add_hostxfwd(u->slirp, (struct sockaddr *)&host, host_len, (struct sockaddr *)&guest, guest_len,
+				   flags))
 		return true;
 	host_fail();
 	if (errno == EADDRINUSE)
@@ -484,8 +485,10 @@ struct host_net *host_net_open_user(const struct host_net_user *config, struct e
 	struct net_user *u = calloc(1, sizeof(*u));
 	bool ok;
 
-	if (!u) {
-		error_set(err, "out of memory");
+	const char *why = libslirp_load();
+	if (!u || why) {
+		error_set(err, "%s", why ? why : "out of memory");
+		free(u);
 		return NULL;
 	}
 	u->net.ops = &user_ops;

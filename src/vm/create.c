@@ -209,7 +209,9 @@ struct vm *vm_create_with(const struct vm_config *config, const struct engine_op
 {
 	unsigned cpus = config->cpus;
 
-	host_tsc_begin(); /* as early as can be: its rate is wanted when all else is done */
+	/* As early as can be: what they begin is wanted when all else is done. */
+	host_tsc_begin();
+	vm_nets_expect(config);
 	if (!check_host(err) || !check_cpus(cpus, err) || !check_memory(config->memory, err))
 		return NULL;
 	struct vm *vm = calloc(1, sizeof(*vm));

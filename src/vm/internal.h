@@ -213,7 +213,9 @@ void vm_polled_timer(void *opaque, unsigned cpu, bool set);
 void vcpu_look(struct vcpu *v, bool tsc);
 void vcpu_looked(struct vcpu *v);
 
-/* net.c: puts what the config says of networks into *pc. What it returns holds what *pc points to; to be freed. */
+/* net.c: has what the networks will need loaded meanwhile. */
+void vm_nets_expect(const struct vm_config *config);
+/* Puts what the config says of networks into *pc. What it returns holds what *pc points to; to be freed. */
 struct vm_nets *vm_nets_parse(const struct vm_config *config, struct pc_config *pc, struct error *err);
 /* "network user", "no network"; while what vm_nets_parse returned is there. */
 void vm_nets_describe(const struct pc_config *pc, char *text, size_t size);

@@ -171,6 +171,16 @@ static bool parse_all(struct vm_nets *nets, const struct vm_config *config, stru
 	return true;
 }
 
+void vm_nets_expect(const struct vm_config *config)
+{
+	bool user = !config->nets;
+
+	for (unsigned i = 0; i < config->nets; i++)
+		user |= !config->net[i] || !strncmp(config->net[i], "user", 4);
+	if (user)
+		host_net_expect_user();
+}
+
 void vm_nets_describe(const struct pc_config *pc, char *text, size_t size)
 {
 	size_t len = (size_t)snprintf(text, size, pc->nets ? "network" : "no network");
