@@ -91,8 +91,8 @@ static bool drop_capabilities(void)
 		set[0].inheritable = 0;
 		set[1] = (struct __user_cap_data_struct){0};
 	}
-	for (unsigned long cap = 0; prctl(PR_CAPBSET_READ, cap, 0, 0, 0) >= 0; cap++)
-		prctl(PR_CAPBSET_DROP, cap, 0, 0, 0);
+	for (unsigned long cap = 0; !prctl(PR_CAPBSET_DROP, cap, 0, 0, 0); cap++)
+		; /* until there are no more; who may not drop one may drop none */
 	prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
 	return !syscall(SYS_capset, &header, set);
 }

@@ -20,7 +20,8 @@
 #define CHUNK 1024u /* of one write; below PIPE_BUF, so that a pipe that polls ready takes it whole */
 #define ROOM_WAIT_NS 2000000000ull
 #define FLUSH_WAIT_NS 1000000000ull
-#define GATHER_NS 500000 /* the guest sends byte by byte: let some come together */
+#define GATHER_NS 500000 /* the guest sends byte by byte: let some come together, but for the first after a pause */
+#define PAUSE_NS 5000000
 #define POLL_MS 100      /* to look again at what cannot be polled for */
 
 struct host_console {
@@ -110,8 +111,9 @@ static void *writer_thread(void *opaque)
 		if (!c->used) {
 			if (c->quit)
 				break;
+			uint64_t since = host_now_ns();
 			host_cond_wait(&c->filled, &c->lock);
-			if (!c->quit && c->used < CHUNK) {
+			if (!c->quit && c->used < CHUNK && host_now_ns() - since < PAUSE_NS) {
 				host_unlock(&c->lock);
 				host_sleep_ns(GATHER_NS);
 				host_lock(&c->lock);

@@ -30,6 +30,10 @@ bool host_random(void *buf, size_t len);
 /* Anonymous zeroed memory, touched only when used; huge pages asked for where they help. NULL when there is none. */
 void *host_memory_alloc(uint64_t size);
 void host_memory_free(void *p, uint64_t size);
+/* Whole pages of it, or of generated code's, that are not to be large ones. A wish. */
+void host_memory_small_pages(void *p, uint64_t size);
+/* Makes the host find the pages now instead of one by one. A wish. */
+void host_memory_populate(void *p, uint64_t size);
 /* How many bytes of it the host has given pages to. */
 uint64_t host_memory_resident(const void *p, uint64_t size);
 /* Leaves whole pages of it out of core dumps: they are the guest's. */

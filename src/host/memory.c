@@ -71,6 +71,16 @@ void host_memory_hide(void *p, uint64_t size)
 	madvise(p, align_up(size, PAGE_SIZE), MADV_DONTDUMP); /* only a kernel built without says no */
 }
 
+void host_memory_small_pages(void *p, uint64_t size)
+{
+	madvise(p, size, MADV_NOHUGEPAGE);
+}
+
+void host_memory_populate(void *p, uint64_t size)
+{
+	madvise(p, size, MADV_POPULATE_WRITE);
+}
+
 void host_memory_free(void *p, uint64_t size)
 {
 	if (p)

@@ -6,12 +6,24 @@
 
 #include <stdlib.h>
 
+/*
+ * The first records, and the first cold code, are in small pages: to have a large one cleared is a good part of all
+ * that comes before a guest's first instruction, and much of a small machine's memory.
+ */
+#define SMALL_PAGES MiB(2)
+
+/* To ask the host for memory in pieces is several times cheaper than a page fault for each page and view. */
+#define POPULATE_CHUNK KiB(256)
+#define POPULATE_RECORDS KiB(64)
+
 /* As much room for records as for code: they take less. It is touched only when it is used. */
 static bool records_init(struct tr_engine *eng)
 {
 	size_t size = align_up(MAX(eng->code.size, BLOCK_RECORDS_MAX), MiB(2));
 	ENSURE(size < UINT32_MAX);
 	eng->records = (struct records){.base = host_memory_alloc(size), .used = BLOCK_ALIGN, .size = (uint32_t)size};
+	if (eng->records.base)
+		host_memory_small_pages(eng->records.base, SMALL_PAGES);
 	return eng->records.base;
 }
 
@@ -21,6 +33,8 @@ void *code_alloc(struct tr_engine *eng, size_t size, size_t align)
 	size_t at = align_up(r->used, align);
 	ENSURE(at + size <= r->size);
 	r->used = (uint32_t)(at + size);
+	for (; r->populated < MIN(r->used, SMALL_PAGES); r->populated += POPULATE_RECORDS)
+		host_memory_populate(r->base + r->populated, POPULATE_RECORDS);
 	return r->base + at;
 }
 
@@ -34,6 +48,7 @@ bool code_init(struct tr_engine *eng, uint64_t size, struct error *err)
 	eng->emit[PART_COLD] = (struct emit){cold, eng->code.rw + eng->code.size};
 	for (unsigned i = 0; i < PARTS; i++)
 		eng->populated[i] = eng->emit[i].p;
+	host_memory_small_pages(cold, MIN(SMALL_PAGES, emit_room(&eng->emit[PART_COLD])));
 	glue_emit(eng);
 	for (unsigned i = 0; i < PARTS; i++)
 		eng->part_start[i] = eng->emit[i].p;
@@ -200,9 +215,6 @@ static struct code_page *page_get(struct tr_engine *eng, uint64_t gpa)
 	atomic_store(&eng->page[index], page);
 	return page;
 }
-
-/* To ask the host for code memory in pieces is several times cheaper than a page fault for each page and view. */
-#define POPULATE_CHUNK KiB(256)
 
 static void populate(struct tr_engine *eng, unsigned part)
 {

@@ -57,6 +57,7 @@ static inline unsigned key_jc(uint32_t key)
 struct records {
 	uint8_t *base;
 	uint32_t used, size;
+	uint32_t populated; /* of the part in small pages */
 };
 
 /*

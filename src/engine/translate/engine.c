@@ -38,9 +38,10 @@ static bool take_switches(struct tr_engine *eng, const char *list, struct error 
 		if (i < ARRAY_LEN(switches))
 			*((bool *)((char *)eng + switches[i].at)) = true;
 		else if (!profile_knows(p, n))
-			return error_set(err,
-					 "--debug %.*s: there is no such switch; see docs/translator.md, \"Debug switches\"",
-					 (int)n, p);
+			return error_set(
+				err,
+				"--debug %.*s: there is no such switch; see docs/translator.md, \"Debug switches\"",
+				(int)n, p);
 		p += n;
 	}
 	return true;
@@ -144,9 +145,7 @@ static struct engine_vcpu *vcpu_create(struct engine *e, unsigned index, struct 
 	v->cpu.mem = eng->mem;
 	v->cpu.model = eng->model;
 	v->cpu.ops = &cpu_ops;
-	v->jc_logged = ARRAY_LEN(v->jc_log) + 1; /* nothing in the jump cache is true yet */
-	jc_flush(v);
-	tlb_flush_all(&v->cpu, true, -1);
+	tlb_init(v);
 	x86_cpu_reset(&v->cpu, false);
 	tlb_mode_changed(&v->cpu);
 	eng->vcpu[index] = v;

@@ -164,6 +164,7 @@ static bool tlb_fill(struct tr_vcpu *v, unsigned mmu, uint64_t va, const struct 
 	atomic_store_explicit(&e->tag_write, TLB_NONE, memory_order_relaxed);
 	e->tag_read = TLB_NONE;
 	e->delta = (uint64_t)(uintptr_t)host - va;
+	v->tlb_filled = true;
 	if (!m->global) {
 		if (v->tlb_logged < ARRAY_LEN(v->tlb_log))
 			v->tlb_log[v->tlb_logged] = (uint16_t)(e - v->tlb[0]);

@@ -91,6 +91,7 @@ struct code_page *light_page_of(struct tr_vcpu *v, uint64_t linear);
 uint64_t light_lookup(struct tr_vcpu *v);
 
 /* TLB maintenance; also the engine's x86_cpu_ops. */
+void tlb_init(struct tr_vcpu *v);
 void tlb_flush_page(struct x86_cpu *cpu, uint64_t va, int pcid);
 void tlb_flush_all(struct x86_cpu *cpu, bool global, int pcid);
 void tlb_space_changed(struct x86_cpu *cpu);

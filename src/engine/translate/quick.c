@@ -18,12 +18,27 @@ static void log_add(uint16_t *log, unsigned *count, unsigned index)
 		(*count)++;
 }
 
+/* An entry of zeros matches address 0: in the first stands something that no address of that index matches. */
+static const struct quick_jump none = {0, 0}, none_first = {1, 0};
+
+static void jump_forget(struct tr_vcpu *v, unsigned index)
+{
+	v->quick.jump[index] = index ? none : none_first;
+}
+
+void quick_begin(struct tr_vcpu *v)
+{
+	if (!v->quick_log.begun)
+		jump_forget(v, 0);
+	v->quick_log.begun = true;
+}
+
 void quick_jump_fill(struct tr_vcpu *v, uint64_t linear, const struct block *b)
 {
 	unsigned index = linear % QUICK_ENTRIES;
 	struct quick_jump *e = &v->quick.jump[index];
 	if (!e->minus)
-		log_add(v->quick.jump_log, &v->quick.jumps, index);
+		log_add(v->quick_log.jump, &v->quick_log.jumps, index);
 	*e = (struct quick_jump){-linear, (uint64_t)(uintptr_t)block_entry_indirect(v->engine, b)};
 }
 
@@ -32,25 +47,18 @@ void quick_page_fill(struct tr_vcpu *v, uint64_t linear, const struct code_page 
 	unsigned index = (linear >> PAGE_SHIFT) % QUICK_ENTRIES;
 	uint64_t *e = &v->quick.page[index];
 	if (!*e)
-		log_add(v->quick.page_log, &v->quick.pages, index);
+		log_add(v->quick_log.page, &v->quick_log.pages, index);
 	*e = -((linear & PAGE_MASK) + quick_tag(page));
-}
-
-/* An entry of zeros matches address 0: in the first stands something that no address of that index matches. */
-static const struct quick_jump none = {0, 0}, none_first = {1, 0};
-
-static void jump_forget(struct quick *q, unsigned index)
-{
-	q->jump[index] = index ? none : none_first;
 }
 
 void quick_flush(struct tr_vcpu *v)
 {
-	struct quick *q = &v->quick;
+	struct quick_log *q = &v->quick_log;
 	for (unsigned i = 0; i < (q->jumps <= QUICK_LOG ? q->jumps : QUICK_ENTRIES); i++)
-		jump_forget(q, q->jumps <= QUICK_LOG ? q->jump_log[i] : i);
+		jump_forget(v, q->jumps <= QUICK_LOG ? q->jump[i] : i);
 	for (unsigned i = 0; i < (q->pages <= QUICK_LOG ? q->pages : QUICK_ENTRIES); i++)
-		q->page[q->pages <= QUICK_LOG ? q->page_log[i] : i] = 0;
+		v->quick.page[q->pages <= QUICK_LOG ? q->page[i] : i] = 0;
+	if (q->begun)
+		jump_forget(v, 0);
 	q->jumps = q->pages = 0;
-	jump_forget(q, 0);
 }

@@ -23,12 +23,17 @@ struct quick_jump {
 	uint64_t host;  /* block_entry_indirect */
 };
 
-struct quick {
+/* Not touched before quick_begin. */
+struct quick_tables {
 	struct quick_jump jump[QUICK_ENTRIES];
 	uint64_t page[QUICK_ENTRIES]; /* -(linear page address + quick_tag), by the low bits of the page's number */
-	/* What there is to forget; a count above the log's length: too many to tell. */
+};
+
+/* What there is to forget; a count above the log's length: too many to tell. */
+struct quick_log {
+	bool begun;
 	unsigned jumps, pages;
-	uint16_t jump_log[QUICK_LOG], page_log[QUICK_LOG];
+	uint16_t jump[QUICK_LOG], page[QUICK_LOG];
 };
 
 /*
@@ -38,6 +43,8 @@ struct quick {
 uint64_t quick_tag(const struct code_page *page);
 #define QUICK_TAG_NONE (0xfffull | 0x7fffull << 49) /* no page's */
 
+/* Code with windows is going to run. */
+void quick_begin(struct tr_vcpu *v);
 void quick_jump_fill(struct tr_vcpu *v, uint64_t linear, const struct block *b);
 void quick_page_fill(struct tr_vcpu *v, uint64_t linear, const struct code_page *page);
 void quick_flush(struct tr_vcpu *v);

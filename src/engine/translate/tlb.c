@@ -107,14 +107,29 @@ void tlb_flush_all(struct x86_cpu *cpu, bool global, int pcid)
 		v->tlb_logged = 0;
 		return;
 	}
-	for (unsigned m = 0; m < MMU_MODES; m++)
+	for (unsigned m = 0; v->tlb_filled && m < MMU_MODES; m++)
 		for (unsigned i = 0; i < TLB_ENTRIES; i++)
 			entry_drop(&v->tlb[m][i]);
+	v->tlb_filled = false;
 	for (unsigned i = 0; i < ARRAY_LEN(v->write_filter); i++)
 		atomic_store_explicit(&v->write_filter[i], 0, memory_order_relaxed);
 	v->tlb_logged = 0;
 	v->large_user = v->large_kernel = false;
 	jc_flush(v);
+}
+
+/*
+ * Zeros are good for an empty table, but for the first entry, where address 0 is looked for: what is not used is not
+ * touched.
+ */
+void tlb_init(struct tr_vcpu *v)
+{
+	for (unsigned m = 0; m < MMU_MODES; m++)
+		entry_drop(&v->tlb[m][0]);
+	for (unsigned m = 0; m < JC_MODES; m++)
+		v->jc[m][0].tag = JC_NONE(0);
+	jc_flush(v);
+	tlb_flush_all(&v->cpu, true, -1);
 }
 
 /* The TLB has no tags: entries of one address space at a time. */
@@ -255,8 +270,10 @@ void tlb_mode_changed(struct x86_cpu *cpu)
 	struct tr_vcpu *v = vcpu_of(cpu);
 	uint32_t key = mode_key(cpu);
 	if ((key & (KEY_USER | KEY_MODE | KEY_SLOW)) == (KEY_USER | MODE_64) && !(cpu->rflags & FL_DF) &&
-	    window_enter(v))
+	    window_enter(v)) {
+		quick_begin(v);
 		key |= KEY_WINDOW;
+	}
 	if (key == v->key)
 		return;
 	v->key = key;

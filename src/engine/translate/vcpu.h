@@ -101,9 +101,7 @@ struct tr_vcpu {
 	uint32_t exit_code, rip_off; /* rip_off: page offset of cpu->rip, or RIP_KNOWN when cpu->rip is true already */
 	uint64_t exit_arg;
 
-	struct tlb_entry tlb[MMU_MODES][TLB_ENTRIES];
 	struct jc_entry jc[JC_MODES][JC_ENTRIES];
-	struct quick quick;
 
 	/* C only. */
 	struct itlb_entry itlb[MMU_MODES][ITLB_ENTRIES];
@@ -128,7 +126,9 @@ struct tr_vcpu {
 	 * from mappings that are not global, and into jc of all entries. A count above its log's length: too many to
 	 * tell.
 	 */
+	bool tlb_filled; /* since all of tlb was emptied */
 	unsigned tlb_logged, jc_logged;
+	struct quick_log quick_log;
 	uint16_t tlb_log[4096], jc_log[8192];
 	uint32_t jc_common, jc_shared; /* KEY_COMMON bits of all blocks in jc; the key of those in its JC_LEGACY */
 	bool noshare;                  /* the next block looked up is to be the variant that shares no checks */
@@ -153,6 +153,10 @@ struct tr_vcpu {
 	_Alignas(64) uint8_t image[X86_XSAVE_SIZE]; /* light_xstate's copy of what is to be restored */
 	unsigned trace_next;
 	uint64_t trace[1024]; /* last blocks entered through the dispatcher: linear addresses */
+
+	/* Reached by translated code again, and last: what is used last lies in a large page of its own. */
+	struct tlb_entry tlb[MMU_MODES][TLB_ENTRIES];
+	struct quick_tables quick;
 };
 
 _Static_assert(offsetof(struct tr_vcpu, cpu) == 0 && offsetof(struct x86_cpu, gpr) == 0, "gs:[8 * n] is register n");
