@@ -115,9 +115,8 @@ static bool comparable(const struct x86_insn *insn, const uint8_t *bytes, size_t
 
 	if (unclaimed(insn, bytes, len) || segment_or_far(insn))
 		return false;
-	/* How much of it the processor fetches before it says so, and so whether it is too long, is its own business.
-	 */
-	if (insn->cls == CLS_INVALID && (len < 15 || prefixes(bytes, len) > 3))
+	/* How much of it Intel's processors fetch before they say so, and so whether it is too long, has not been seen. */
+	if (insn->cls == CLS_INVALID && !model.amd && (len < 15 || prefixes(bytes, len) > 3))
 		return false;
 	if (insn->cls == CLS_INVALID || insn->cls == CLS_TOOLONG)
 		return true;
@@ -157,6 +156,8 @@ static enum outcome trace(struct diff_case *c, struct diff_result *r)
 			break;
 		x86_decode(&insn, page + at, len, c->mode, &model);
 		if (insn.cls == CLS_PARTIAL) {
+			if (model.amd)
+				break;
 			x86_decode(&insn, page + at, 15, c->mode, &model);
 			if (insn.cls != CLS_INVALID)
 				break;

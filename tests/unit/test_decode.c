@@ -16,6 +16,58 @@ static struct x86_insn decode_mode(enum x86_mode mode, const struct x86_cpuid_mo
 #define D32(bytes) decode_mode(MODE_32, NULL, bytes, sizeof(bytes) - 1)
 #define D16(bytes) decode_mode(MODE_16, NULL, bytes, sizeof(bytes) - 1)
 
+/*
+ * What is not there has a length too, by its opcode's place: more than 15 bytes are #GP, bytes beyond what is there are
+ * to be fetched first, and only then is it #UD. As seen on AMD's processors.
+ */
+TEST(invalid_lengths)
+{
+#define BYTES(s) s, sizeof(s) - 1
+	static struct x86_cpuid_model amd;
+	static const struct {
+		const char *bytes;
+		size_t size;
+		unsigned prefixes; /* of 66 before them */
+		unsigned needs;
+	} rows[] = {
+		{BYTES("\x06"), 0, 1},
+		{BYTES("\x0f\x04\xc0"), 0, 2},
+		{BYTES("\x0f\xff\xab"), 0, 2}, /* UD0 */
+		{BYTES("\x0f\x04"), 13, 15},
+		{BYTES("\x0f\x04"), 14, 16},
+		{BYTES("\x82\xc0\x01"), 0, 3},
+		{BYTES("\xff\xf8"), 0, 2},
+		{BYTES("\x9a\1\2\3\4\5\6"), 0, 7},
+		{BYTES("\x9a\1\2\3\4"), 1, 6},
+		{BYTES("\x0f\x38\xe0\x05\1\2\3\4"), 0, 8},
+		{BYTES("\x0f\x38\xe0\x44\x24\1"), 0, 6},
+		{BYTES("\x0f\x3a\x50\xc0\1"), 0, 5},
+		{BYTES("\x0f\x3a\x50\xc0\1"), 11, 16},
+		{BYTES("\xc5\xf8\xd0\x05\1\2\3\4"), 0, 8},
+		{BYTES("\xc5\xf8\x04"), 0, 3},
+		{BYTES("\xc4\xe2\x79\xff\xc0"), 0, 5},
+		{BYTES("\xf0\x90"), 0, 2},                 /* LOCK where it cannot be */
+		{BYTES("\xf0\x81\xc0\1\2\3\4"), 0, 7}, /* ... of a register */
+	};
+	uint8_t bytes[32];
+
+	x86_cpuid_init(&amd, 1, 1000000000);
+	amd.amd = true;
+	for (unsigned i = 0; i < ARRAY_LEN(rows); i++) {
+		memset(bytes, 0x66, sizeof(bytes));
+		memcpy(bytes + rows[i].prefixes, rows[i].bytes, rows[i].size);
+		for (unsigned len = 1; len <= 15; len++) {
+			struct x86_insn insn;
+			x86_decode(&insn, bytes, len, MODE_64, &amd);
+			unsigned want = rows[i].needs > 15 && len == 15 ? CLS_TOOLONG
+					: len < rows[i].needs           ? CLS_PARTIAL
+									: CLS_INVALID;
+			if (insn.cls != want)
+				UNIT_FAIL("row %u with %u bytes: class %u, not %u", i, len, insn.cls, want);
+		}
+	}
+}
+
 TEST(memory_operand)
 {
 	struct x86_insn i = D64("\x4c\x01\x44\x8d\x10"); /* add [rbp + rcx*4 + 16], r8 */

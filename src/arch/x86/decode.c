@@ -262,12 +262,24 @@ static void take_immediates(struct x86_insn *insn, const ZydisDecodedInstruction
 	insn->imm2 = zi->raw.imm[1].value.u;
 }
 
-static void take_failure(struct x86_insn *insn, const ZydisDecodedInstruction *zi, ZyanStatus status)
+#define LENGTH_MAX 15
+
+/* What is wrong with it: its length comes first, then whether its bytes are there, then whether they mean anything. */
+static void take_failure(struct x86_insn *insn, const uint8_t *p, size_t len, ZyanStatus status, bool amd)
 {
-	insn->cls = status == ZYDIS_STATUS_NO_MORE_DATA           ? CLS_PARTIAL
-		    : status == ZYDIS_STATUS_INSTRUCTION_TOO_LONG ? CLS_TOOLONG
-								  : CLS_INVALID;
-	insn->len = insn->cls == CLS_PARTIAL ? 0 : MAX(zi->length, 1);
+	enum x86_mode mode = (enum x86_mode)insn->mode;
+	unsigned needs = LENGTH_MAX + 1;
+
+	len = MIN(len, LENGTH_MAX);
+	if (amd && decode_is_ud(p, len, mode)) /* for Zydis it has a ModRM */
+		needs = decode_invalid_length(p, len, mode, amd);
+	else if (status == ZYDIS_STATUS_NO_MORE_DATA)
+		needs = (unsigned)len + 1;
+	else if (status != ZYDIS_STATUS_INSTRUCTION_TOO_LONG)
+		needs = decode_invalid_length(p, len, mode, amd);
+	insn->cls = needs > LENGTH_MAX ? CLS_TOOLONG : needs > len ? CLS_PARTIAL : CLS_INVALID;
+	insn->len = insn->cls == CLS_PARTIAL ? 0 : (uint8_t)MIN(needs, LENGTH_MAX);
+	memcpy(insn->bytes, p, insn->len);
 }
 
 static void take_instruction(struct x86_insn *insn, const ZydisDecodedInstruction *zi)
@@ -293,13 +305,12 @@ void x86_decode(struct x86_insn *insn, const uint8_t *p, size_t len, enum x86_mo
 	insn->mode = (uint8_t)mode;
 	insn->base = insn->index = -1;
 	insn->scale = 1;
-	zi.length = 0;
 	status = len ? ZydisDecoderDecodeInstruction(decoder, &ctx, p, len, &zi) : ZYDIS_STATUS_NO_MORE_DATA;
-	memcpy(insn->bytes, p, MIN(zi.length, sizeof(insn->bytes)));
 	if (!ZYAN_SUCCESS(status)) {
-		take_failure(insn, &zi, status);
+		take_failure(insn, p, len, status, amd);
 		return;
 	}
+	memcpy(insn->bytes, p, MIN(zi.length, sizeof(insn->bytes)));
 	take_instruction(insn, &zi);
 	insn->cls = decode_class(&zi, model ? model->features : ~0ull, amd);
 	if (insn->cls == CLS_INVALID ||
