@@ -64,6 +64,8 @@ int share_open(struct share_call *c)
 	memcpy(&in, c->arg, sizeof(in));
 	if (place < 0)
 		return place;
+	if ((share_node_get(s, c->head.nodeid)->mode & MODE_KIND) == MODE_FOLDER)
+		return -EISDIR; /* there is OPENDIR */
 	if (s->readonly && writes(in.flags))
 		return -EROFS;
 	int file = reopen(s, place, in.flags);
@@ -87,7 +89,9 @@ static int create(struct share_call *c, int dir, const char *name, const struct 
 
 	if (file == -EEXIST && !(in->flags & O_EXCLUSIVE)) {
 		*place = share_find(s, dir, name, st);
-		file = *place < 0 ? *place : reopen(s, *place, in->flags);
+		if (*place < 0)
+			return *place;
+		file = (st->mode & MODE_KIND) == MODE_FOLDER ? -EISDIR : reopen(s, *place, in->flags);
 	} else if (file >= 0) {
 		*place = share_find(s, dir, name, st);
 		if (*place >= 0)
