@@ -10,10 +10,13 @@
 #include "dev/virtio_balloon.h"
 #include "dev/virtio_blk.h"
 #include "dev/virtio_console.h"
+#include "dev/virtio_fs.h"
 #include "dev/virtio_net.h"
 #include "dev/virtio_rng.h"
 
-enum { BLK, CONSOLE, RNG, NET, BALLOON, DEVICES };
+enum { BLK, CONSOLE, RNG, NET, BALLOON, FS, DEVICES };
+/* The upper half of an operation's byte; in this order kept inputs keep their sense. */
+static const uint8_t devices[16] = {BLK, CONSOLE, RNG, NET, BALLOON, FS, FS, RNG, NET, BALLOON, FS, CONSOLE, FS, NET, FS, BLK};
 #define WORK_MAX 600 /* chains served after one operation */
 
 static struct rig rig;
@@ -76,6 +79,36 @@ static void make_disk(struct error *err)
 	remove(path);
 }
 
+static char share_file[64];
+static const char *share_folder;
+
+static void remove_share(void)
+{
+	remove(share_file);
+	remove(share_folder);
+}
+
+/* Nothing can be written, so that an input leaves nothing behind. */
+static void make_share(struct error *err)
+{
+	static char path[] = "/tmp/doppel-fuzz-share-XXXXXX";
+	char file[64];
+	struct share_config config = {.path = path, .tag = "fuzz", .readonly = true, .shares = 1};
+
+	if (!mkdtemp(path))
+		rig_die("no folder");
+	snprintf(file, sizeof(file), "%s/file", path);
+	struct host_file *f = host_file_open(file, HOST_FILE_WRITE | HOST_FILE_CREATE);
+	if (!f || host_file_pwrite(f, path, sizeof(path), 0) != sizeof(path))
+		rig_die("no file");
+	host_file_close(f);
+	if (!virtio_fs_create(rig.pci, &rig.mem, &config, &device[FS], err))
+		rig_die(err->text);
+	snprintf(share_file, sizeof(share_file), "%s", file);
+	share_folder = path;
+	atexit(remove_share);
+}
+
 static void start(void)
 {
 	const struct virtio_console_config c = {console_write, NULL, NULL, 80, 25};
@@ -92,6 +125,7 @@ static void start(void)
 	balloon = virtio_balloon_create(rig.pci, &rig.mem, 0, &device[BALLOON], &err);
 	if (!balloon)
 		rig_die(err.text);
+	make_share(&err);
 	for (unsigned i = 0; i < DEVICES; i++)
 		device[i].pause(device[i].opaque);
 }
@@ -216,7 +250,7 @@ static void poke_memory(struct input *in)
 
 static void operation(struct input *in)
 {
-	unsigned op = take(in, 1), n = (op >> 4) % DEVICES, slot = n + 1;
+	unsigned op = take(in, 1), n = devices[op >> 4], slot = n + 1;
 	unsigned len = 1u << (op >> 6);
 	uint64_t off;
 
