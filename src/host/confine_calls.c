@@ -32,6 +32,14 @@
 /* A condition on one argument. */
 enum condition { ANY, IS, BITS_ON, BITS_OFF };
 
+#define CALL(name, who)                        \
+	{                                      \
+		SCMP_SYS(name), who, ANY, 0, 0 \
+	}
+#define CALL_IF(name, who, condition, argument, value)          \
+	{                                                       \
+		SCMP_SYS(name), who, condition, argument, value \
+	}
 static const struct kept {
 	int call;
 	uint64_t who;
@@ -40,178 +48,178 @@ static const struct kept {
 	uint64_t value; /* or mask */
 } kept[] = {
 	/* Locks, and the end of a thread and of the process. */
-	{SCMP_SYS(futex), EVERYONE, ANY, 0, 0},
-	{SCMP_SYS(exit), EVERYONE, ANY, 0, 0},
-	{SCMP_SYS(exit_group), EVERYONE, ANY, 0, 0},
-	{SCMP_SYS(sched_yield), EVERYONE, ANY, 0, 0},
+	CALL(futex, EVERYONE),
+	CALL(exit, EVERYONE),
+	CALL(exit_group, EVERYONE),
+	CALL(sched_yield, EVERYONE),
 	/* Faults of translated code come as signals; abort() and a fault that is nobody's end the process by them. */
-	{SCMP_SYS(rt_sigreturn), EVERYONE, ANY, 0, 0},
-	{SCMP_SYS(rt_sigprocmask), EVERYONE, ANY, 0, 0},
-	{SCMP_SYS(rt_sigaction), EVERYONE, ANY, 0, 0},
-	{SCMP_SYS(sigaltstack), EVERYONE, ANY, 0, 0},     /* for them, by thread */
-	{SCMP_SYS(restart_syscall), EVERYONE, ANY, 0, 0}, /* the kernel's own, for waits that a stop interrupted */
-	{SCMP_SYS(getpid), EVERYONE, ANY, 0, 0},          /* for tgkill, below */
-	{SCMP_SYS(gettid), EVERYONE, ANY, 0, 0},
+	CALL(rt_sigreturn, EVERYONE),
+	CALL(rt_sigprocmask, EVERYONE),
+	CALL(rt_sigaction, EVERYONE),
+	CALL(sigaltstack, EVERYONE),     /* for them, by thread */
+	CALL(restart_syscall, EVERYONE), /* the kernel's own, for waits that a stop interrupted */
+	CALL(getpid, EVERYONE),          /* for tgkill, below */
+	CALL(gettid, EVERYONE),
 	/* malloc and stacks of threads. Nothing that can be executed: code memory was mapped before. */
-	{SCMP_SYS(mmap), EVERYONE, BITS_OFF, 2, PROT_EXEC},
-	{SCMP_SYS(mprotect), EVERYONE, BITS_OFF, 2, PROT_EXEC},
-	{SCMP_SYS(munmap), EVERYONE, ANY, 0, 0},
-	{SCMP_SYS(mremap), EVERYONE, ANY, 0, 0},
-	{SCMP_SYS(madvise), EVERYONE, ANY, 0, 0},
-	{SCMP_SYS(brk), EVERYONE, ANY, 0, 0},
-	{SCMP_SYS(mincore), OTHERS, ANY, 0, 0},   /* how much memory the guest has */
-	{SCMP_SYS(sysinfo), EVERYONE, ANY, 0, 0}, /* qsort: how much memory it may take */
+	CALL_IF(mmap, EVERYONE, BITS_OFF, 2, PROT_EXEC),
+	CALL_IF(mprotect, EVERYONE, BITS_OFF, 2, PROT_EXEC),
+	CALL(munmap, EVERYONE),
+	CALL(mremap, EVERYONE),
+	CALL(madvise, EVERYONE),
+	CALL(brk, EVERYONE),
+	CALL(mincore, OTHERS),   /* how much memory the guest has */
+	CALL(sysinfo, EVERYONE), /* qsort: how much memory it may take */
 	/* Time: by thread, and all of it where the host's clock is not read without a system call. */
-	{SCMP_SYS(clock_gettime), EVERYONE, ANY, 0, 0},
-	{SCMP_SYS(gettimeofday), EVERYONE, ANY, 0, 0},
-	{SCMP_SYS(clock_nanosleep), EVERYONE, ANY, 0, 0},
+	CALL(clock_gettime, EVERYONE),
+	CALL(gettimeofday, EVERYONE),
+	CALL(clock_nanosleep, EVERYONE),
 	/* GS base of a thread that runs translated code is put back at its end. */
-	{SCMP_SYS(arch_prctl), EVERYONE, IS, 0, ARCH_SET_GS},
-	{SCMP_SYS(prctl), EVERYONE, IS, 0, PR_GET_NAME}, /* for the line about a call that is not kept */
+	CALL_IF(arch_prctl, EVERYONE, IS, 0, ARCH_SET_GS),
+	CALL_IF(prctl, EVERYONE, IS, 0, PR_GET_NAME), /* for the line about a call that is not kept */
 	/* Wakes another thread through an eventfd; messages on standard error. */
-	{SCMP_SYS(write), EVERYONE, ANY, 0, 0},
-	{SCMP_SYS(getrandom), EVERYONE, ANY, 0, 0}, /* the random number generator */
+	CALL(write, EVERYONE),
+	CALL(getrandom, EVERYONE), /* the random number generator */
 
 	/* Threads that are started later; not processes. */
-	{SCMP_SYS(clone), OTHERS, BITS_ON, 0, CLONE_VM | CLONE_THREAD},
-	{SCMP_SYS(set_robust_list), OTHERS, ANY, 0, 0},
-	{SCMP_SYS(rseq), OTHERS, ANY, 0, 0},
-	{SCMP_SYS(prctl), OTHERS, IS, 0, PR_SET_NAME},
-	{SCMP_SYS(prctl), OTHERS, IS, 0, PR_SET_TIMERSLACK},
-	{SCMP_SYS(sched_getaffinity), OTHERS, ANY, 0, 0}, /* malloc: how many arenas there should be */
+	CALL_IF(clone, OTHERS, BITS_ON, 0, CLONE_VM | CLONE_THREAD),
+	CALL(set_robust_list, OTHERS),
+	CALL(rseq, OTHERS),
+	CALL_IF(prctl, OTHERS, IS, 0, PR_SET_NAME),
+	CALL_IF(prctl, OTHERS, IS, 0, PR_SET_TIMERSLACK),
+	CALL(sched_getaffinity, OTHERS), /* malloc: how many arenas there should be */
 	/* A thread that is going to run guest code gives up more. */
-	{SCMP_SYS(prctl), OTHERS, IS, 0, PR_SET_NO_NEW_PRIVS},
-	{SCMP_SYS(seccomp), OTHERS, ANY, 0, 0},
+	CALL_IF(prctl, OTHERS, IS, 0, PR_SET_NO_NEW_PRIVS),
+	CALL(seccomp, OTHERS),
 	/* Files that are open: consoles, disks, events. */
-	{SCMP_SYS(read), OTHERS, ANY, 0, 0},
-	{SCMP_SYS(readv), OTHERS, ANY, 0, 0},
-	{SCMP_SYS(writev), OTHERS, ANY, 0, 0},
-	{SCMP_SYS(pread64), OTHERS, ANY, 0, 0},
-	{SCMP_SYS(pwrite64), OTHERS, ANY, 0, 0},
-	{SCMP_SYS(preadv), OTHERS, ANY, 0, 0},
-	{SCMP_SYS(pwritev), OTHERS, ANY, 0, 0},
-	{SCMP_SYS(preadv2), EVERYONE, ANY, 0, 0}, /* disks: what needs no waiting is read at once */
-	{SCMP_SYS(pwritev2), EVERYONE, ANY, 0, 0},
-	{SCMP_SYS(io_uring_enter), OTHERS, ANY, 0, 0}, /* rings that were made before, and restricted */
-	{SCMP_SYS(fcntl), OTHERS, IS, 1, F_OFD_SETLK}, /* lets an image go */
-	{SCMP_SYS(lseek), OTHERS, ANY, 0, 0},
-	{SCMP_SYS(fallocate), OTHERS, ANY, 0, 0},
-	{SCMP_SYS(ftruncate), OTHERS, ANY, 0, 0}, /* a console's file begins empty when the machine does */
-	{SCMP_SYS(fdatasync), OTHERS, ANY, 0, 0},
-	{SCMP_SYS(newfstatat), OTHERS, BITS_ON, 3, AT_EMPTY_PATH}, /* fstat() */
-	{SCMP_SYS(close), OTHERS, ANY, 0, 0},
-	{SCMP_SYS(poll), OTHERS, ANY, 0, 0},
-	{SCMP_SYS(ppoll), OTHERS, ANY, 0, 0},
-	{SCMP_SYS(sendto), OTHERS, ANY, 0, 0}, /* a console writes to what may be a socket */
+	CALL(read, OTHERS),
+	CALL(readv, OTHERS),
+	CALL(writev, OTHERS),
+	CALL(pread64, OTHERS),
+	CALL(pwrite64, OTHERS),
+	CALL(preadv, OTHERS),
+	CALL(pwritev, OTHERS),
+	CALL(preadv2, EVERYONE), /* disks: what needs no waiting is read at once */
+	CALL(pwritev2, EVERYONE),
+	CALL(io_uring_enter, OTHERS),               /* rings that were made before, and restricted */
+	CALL_IF(fcntl, OTHERS, IS, 1, F_OFD_SETLK), /* lets an image go */
+	CALL(lseek, OTHERS),
+	CALL(fallocate, OTHERS),
+	CALL(ftruncate, OTHERS), /* a console's file begins empty when the machine does */
+	CALL(fdatasync, OTHERS),
+	CALL_IF(newfstatat, OTHERS, BITS_ON, 3, AT_EMPTY_PATH), /* fstat() */
+	CALL(close, OTHERS),
+	CALL(poll, OTHERS),
+	CALL(ppoll, OTHERS),
+	CALL(sendto, OTHERS), /* a console writes to what may be a socket */
 	/* The terminal's modes. Not TIOCSTI: it types what the user's shell then reads. */
-	{SCMP_SYS(ioctl), EVERYONE, IS, 1, TCGETS},
-	{SCMP_SYS(ioctl), EVERYONE, IS, 1, TCSETS},
-	{SCMP_SYS(ioctl), OTHERS, IS, 1, TIOCGPGRP},
-	{SCMP_SYS(getpgrp), OTHERS, ANY, 0, 0},
+	CALL_IF(ioctl, EVERYONE, IS, 1, TCGETS),
+	CALL_IF(ioctl, EVERYONE, IS, 1, TCSETS),
+	CALL_IF(ioctl, OTHERS, IS, 1, TIOCGPGRP),
+	CALL(getpgrp, OTHERS),
 
 	/* A console's listening socket. */
-	{SCMP_SYS(accept4), OTHERS | NEED(CLIENTS), ANY, 0, 0},
-	{SCMP_SYS(getsockname), OTHERS | NEED(CLIENTS), ANY, 0, 0}, /* the socket's name, to remove it */
-	{SCMP_SYS(unlink), OTHERS | NEED(CLIENTS), ANY, 0, 0},
+	CALL(accept4, OTHERS | NEED(CLIENTS)),
+	CALL(getsockname, OTHERS | NEED(CLIENTS)), /* the socket's name, to remove it */
+	CALL(unlink, OTHERS | NEED(CLIENTS)),
 
 	/* Profiles. */
-	{SCMP_SYS(timer_create), EVERYONE | NEED(PROFILE), ANY, 0, 0},
-	{SCMP_SYS(timer_settime), EVERYONE | NEED(PROFILE), ANY, 0, 0},
-	{SCMP_SYS(timer_delete), EVERYONE | NEED(PROFILE), ANY, 0, 0},
-	{SCMP_SYS(newfstatat), EVERYONE | NEED(PROFILE), BITS_ON, 3, AT_EMPTY_PATH}, /* perf's map, buffered */
+	CALL(timer_create, EVERYONE | NEED(PROFILE)),
+	CALL(timer_settime, EVERYONE | NEED(PROFILE)),
+	CALL(timer_delete, EVERYONE | NEED(PROFILE)),
+	CALL_IF(newfstatat, EVERYONE | NEED(PROFILE), BITS_ON, 3, AT_EMPTY_PATH), /* perf's map, buffered */
 
 	/* A user-mode network: the guest's connections are sockets of ours. No unix sockets, none that see every
 	   packet. */
-	{SCMP_SYS(socket), OTHERS | NEED(INTERNET), IS, 0, AF_INET},
-	{SCMP_SYS(socket), OTHERS | NEED(INTERNET), IS, 0, AF_INET6},
-	{SCMP_SYS(connect), OTHERS | NEED(INTERNET), ANY, 0, 0},
-	{SCMP_SYS(bind), OTHERS | NEED(INTERNET), ANY, 0, 0},
-	{SCMP_SYS(listen), OTHERS | NEED(INTERNET), ANY, 0, 0}, /* what the guest's FTP announces */
-	{SCMP_SYS(accept), OTHERS | NEED(INTERNET), ANY, 0, 0}, /* forwarded ports */
-	{SCMP_SYS(shutdown), OTHERS | NEED(INTERNET), ANY, 0, 0},
-	{SCMP_SYS(getsockopt), OTHERS | NEED(INTERNET), ANY, 0, 0},
-	{SCMP_SYS(setsockopt), OTHERS | NEED(INTERNET), ANY, 0, 0},
-	{SCMP_SYS(getsockname), OTHERS | NEED(INTERNET), ANY, 0, 0},
-	{SCMP_SYS(getpeername), OTHERS | NEED(INTERNET), ANY, 0, 0},
-	{SCMP_SYS(recvfrom), OTHERS | NEED(INTERNET), ANY, 0, 0},
-	{SCMP_SYS(recvmsg), OTHERS | NEED(INTERNET), ANY, 0, 0},
-	{SCMP_SYS(ioctl), OTHERS | NEED(INTERNET), IS, 1, FIONREAD},
-	{SCMP_SYS(fcntl), OTHERS | NEED(INTERNET), IS, 1, F_GETFL},
-	{SCMP_SYS(fcntl), OTHERS | NEED(INTERNET), IS, 1, F_SETFL},
-	{SCMP_SYS(fcntl), OTHERS | NEED(INTERNET), IS, 1, F_GETFD},
-	{SCMP_SYS(fcntl), OTHERS | NEED(INTERNET), IS, 1, F_SETFD},
-	{SCMP_SYS(newfstatat), OTHERS | NEED(INTERNET), ANY, 0, 0}, /* whether /etc/resolv.conf has changed */
-	{SCMP_SYS(openat), OTHERS | NEED(INTERNET), ANY, 0, 0},     /* if so; Landlock keeps the rest away */
+	CALL_IF(socket, OTHERS | NEED(INTERNET), IS, 0, AF_INET),
+	CALL_IF(socket, OTHERS | NEED(INTERNET), IS, 0, AF_INET6),
+	CALL(connect, OTHERS | NEED(INTERNET)),
+	CALL(bind, OTHERS | NEED(INTERNET)),
+	CALL(listen, OTHERS | NEED(INTERNET)), /* what the guest's FTP announces */
+	CALL(accept, OTHERS | NEED(INTERNET)), /* forwarded ports */
+	CALL(shutdown, OTHERS | NEED(INTERNET)),
+	CALL(getsockopt, OTHERS | NEED(INTERNET)),
+	CALL(setsockopt, OTHERS | NEED(INTERNET)),
+	CALL(getsockname, OTHERS | NEED(INTERNET)),
+	CALL(getpeername, OTHERS | NEED(INTERNET)),
+	CALL(recvfrom, OTHERS | NEED(INTERNET)),
+	CALL(recvmsg, OTHERS | NEED(INTERNET)),
+	CALL_IF(ioctl, OTHERS | NEED(INTERNET), IS, 1, FIONREAD),
+	CALL_IF(fcntl, OTHERS | NEED(INTERNET), IS, 1, F_GETFL),
+	CALL_IF(fcntl, OTHERS | NEED(INTERNET), IS, 1, F_SETFL),
+	CALL_IF(fcntl, OTHERS | NEED(INTERNET), IS, 1, F_GETFD),
+	CALL_IF(fcntl, OTHERS | NEED(INTERNET), IS, 1, F_SETFD),
+	CALL(newfstatat, OTHERS | NEED(INTERNET)), /* whether /etc/resolv.conf has changed */
+	CALL(openat, OTHERS | NEED(INTERNET)),     /* if so; Landlock keeps the rest away */
 
 	/* A disk on a server, by libnbd: resolving its name (getaddrinfo) and connecting anew, and the end of qemu-nbd.
 	 */
-	{SCMP_SYS(socket), OTHERS | NEED(SERVER), IS, 0, AF_UNIX},
-	{SCMP_SYS(socket), OTHERS | NEED(SERVER), IS, 0, AF_INET},
-	{SCMP_SYS(socket), OTHERS | NEED(SERVER), IS, 0, AF_INET6},
-	{SCMP_SYS(socket), OTHERS | NEED(SERVER), IS, 0, AF_NETLINK}, /* which addresses the host has */
-	{SCMP_SYS(bind), OTHERS | NEED(SERVER), ANY, 0, 0},           /* of that */
-	{SCMP_SYS(connect), OTHERS | NEED(SERVER), ANY, 0, 0},
-	{SCMP_SYS(shutdown), OTHERS | NEED(SERVER), ANY, 0, 0},
-	{SCMP_SYS(getsockopt), OTHERS | NEED(SERVER), ANY, 0, 0},
-	{SCMP_SYS(setsockopt), OTHERS | NEED(SERVER), ANY, 0, 0},
-	{SCMP_SYS(getsockname), OTHERS | NEED(SERVER), ANY, 0, 0},
-	{SCMP_SYS(getpeername), OTHERS | NEED(SERVER), ANY, 0, 0},
-	{SCMP_SYS(recvfrom), OTHERS | NEED(SERVER), ANY, 0, 0},
-	{SCMP_SYS(recvmsg), OTHERS | NEED(SERVER), ANY, 0, 0},
-	{SCMP_SYS(sendmsg), OTHERS | NEED(SERVER), ANY, 0, 0},
-	{SCMP_SYS(sendmmsg), OTHERS | NEED(SERVER), ANY, 0, 0},
-	{SCMP_SYS(ioctl), OTHERS | NEED(SERVER), IS, 1, FIONREAD},
-	{SCMP_SYS(fcntl), OTHERS | NEED(SERVER), IS, 1, F_GETFL},
-	{SCMP_SYS(fcntl), OTHERS | NEED(SERVER), IS, 1, F_SETFL},
-	{SCMP_SYS(fcntl), OTHERS | NEED(SERVER), IS, 1, F_GETFD},
-	{SCMP_SYS(fcntl), OTHERS | NEED(SERVER), IS, 1, F_SETFD},
-	{SCMP_SYS(newfstatat), OTHERS | NEED(SERVER), ANY, 0, 0},
-	{SCMP_SYS(openat), OTHERS | NEED(SERVER), ANY, 0, 0}, /* /etc/hosts and the like */
-	{SCMP_SYS(uname), OTHERS | NEED(SERVER), ANY, 0, 0},
-	{SCMP_SYS(getuid), OTHERS | NEED(SERVER), ANY, 0, 0},
-	{SCMP_SYS(kill), OTHERS | NEED(SERVER), ANY, 0, 0},
-	{SCMP_SYS(wait4), OTHERS | NEED(SERVER), ANY, 0, 0},
-	{SCMP_SYS(unlink), OTHERS | NEED(SERVER), ANY, 0, 0}, /* libnbd's socket; it has gone before */
-	{SCMP_SYS(rmdir), OTHERS | NEED(SERVER), ANY, 0, 0},
-	{SCMP_SYS(ioctl), EVERYONE | NEED(TAP), IS, 1, TUNSETOFFLOAD},
+	CALL_IF(socket, OTHERS | NEED(SERVER), IS, 0, AF_UNIX),
+	CALL_IF(socket, OTHERS | NEED(SERVER), IS, 0, AF_INET),
+	CALL_IF(socket, OTHERS | NEED(SERVER), IS, 0, AF_INET6),
+	CALL_IF(socket, OTHERS | NEED(SERVER), IS, 0, AF_NETLINK), /* which addresses the host has */
+	CALL(bind, OTHERS | NEED(SERVER)),                         /* of that */
+	CALL(connect, OTHERS | NEED(SERVER)),
+	CALL(shutdown, OTHERS | NEED(SERVER)),
+	CALL(getsockopt, OTHERS | NEED(SERVER)),
+	CALL(setsockopt, OTHERS | NEED(SERVER)),
+	CALL(getsockname, OTHERS | NEED(SERVER)),
+	CALL(getpeername, OTHERS | NEED(SERVER)),
+	CALL(recvfrom, OTHERS | NEED(SERVER)),
+	CALL(recvmsg, OTHERS | NEED(SERVER)),
+	CALL(sendmsg, OTHERS | NEED(SERVER)),
+	CALL(sendmmsg, OTHERS | NEED(SERVER)),
+	CALL_IF(ioctl, OTHERS | NEED(SERVER), IS, 1, FIONREAD),
+	CALL_IF(fcntl, OTHERS | NEED(SERVER), IS, 1, F_GETFL),
+	CALL_IF(fcntl, OTHERS | NEED(SERVER), IS, 1, F_SETFL),
+	CALL_IF(fcntl, OTHERS | NEED(SERVER), IS, 1, F_GETFD),
+	CALL_IF(fcntl, OTHERS | NEED(SERVER), IS, 1, F_SETFD),
+	CALL(newfstatat, OTHERS | NEED(SERVER)),
+	CALL(openat, OTHERS | NEED(SERVER)), /* /etc/hosts and the like */
+	CALL(uname, OTHERS | NEED(SERVER)),
+	CALL(getuid, OTHERS | NEED(SERVER)),
+	CALL(kill, OTHERS | NEED(SERVER)),
+	CALL(wait4, OTHERS | NEED(SERVER)),
+	CALL(unlink, OTHERS | NEED(SERVER)), /* libnbd's socket; it has gone before */
+	CALL(rmdir, OTHERS | NEED(SERVER)),
+	CALL_IF(ioctl, EVERYONE | NEED(TAP), IS, 1, TUNSETOFFLOAD),
 
 	/* Unix sockets for a guest's: stream.c. */
-	{SCMP_SYS(socket), OTHERS | NEED(STREAMS), IS, 0, AF_UNIX},
-	{SCMP_SYS(connect), OTHERS | NEED(STREAMS), ANY, 0, 0},
-	{SCMP_SYS(shutdown), OTHERS | NEED(STREAMS), ANY, 0, 0},
-	{SCMP_SYS(recvmsg), OTHERS | NEED(STREAMS), ANY, 0, 0},
-	{SCMP_SYS(sendmsg), OTHERS | NEED(STREAMS), ANY, 0, 0},
-	{SCMP_SYS(epoll_ctl), OTHERS | NEED(STREAMS), ANY, 0, 0},
-	{SCMP_SYS(epoll_wait), OTHERS | NEED(STREAMS), ANY, 0, 0},
-	{SCMP_SYS(close), EVERYONE | NEED(STREAMS), ANY, 0, 0}, /* a driver's reset of the device ends them */
+	CALL_IF(socket, OTHERS | NEED(STREAMS), IS, 0, AF_UNIX),
+	CALL(connect, OTHERS | NEED(STREAMS)),
+	CALL(shutdown, OTHERS | NEED(STREAMS)),
+	CALL(recvmsg, OTHERS | NEED(STREAMS)),
+	CALL(sendmsg, OTHERS | NEED(STREAMS)),
+	CALL(epoll_ctl, OTHERS | NEED(STREAMS)),
+	CALL(epoll_wait, OTHERS | NEED(STREAMS)),
+	CALL(close, EVERYONE | NEED(STREAMS)), /* a driver's reset of the device ends them */
 
 	/* A shared folder: folder.c. Landlock keeps paths within it. */
-	{SCMP_SYS(close), EVERYONE | NEED(FOLDER), ANY, 0, 0}, /* a driver's reset of the device closes what it had open */
-	{SCMP_SYS(openat2), OTHERS | NEED(FOLDER), ANY, 0, 0},
-	{SCMP_SYS(openat), OTHERS | NEED(FOLDER), ANY, 0, 0},
-	{SCMP_SYS(statx), OTHERS | NEED(FOLDER), BITS_ON, 2, AT_EMPTY_PATH},
-	{SCMP_SYS(readlinkat), OTHERS | NEED(FOLDER), ANY, 0, 0},
-	{SCMP_SYS(getdents64), OTHERS | NEED(FOLDER), ANY, 0, 0},
-	{SCMP_SYS(fstatfs), OTHERS | NEED(FOLDER), ANY, 0, 0},
-	{SCMP_SYS(fcntl), OTHERS | NEED(FOLDER), IS, 1, F_GETFL},
-	{SCMP_SYS(getxattr), OTHERS | NEED(FOLDER), ANY, 0, 0},
-	{SCMP_SYS(listxattr), OTHERS | NEED(FOLDER), ANY, 0, 0},
-	{SCMP_SYS(mkdirat), OTHERS | NEED(FOLDER_RW), ANY, 0, 0},
-	{SCMP_SYS(mknodat), OTHERS | NEED(FOLDER_RW), ANY, 0, 0},
-	{SCMP_SYS(symlinkat), OTHERS | NEED(FOLDER_RW), ANY, 0, 0},
-	{SCMP_SYS(linkat), OTHERS | NEED(FOLDER_RW), ANY, 0, 0},
-	{SCMP_SYS(unlinkat), OTHERS | NEED(FOLDER_RW), ANY, 0, 0},
-	{SCMP_SYS(renameat), OTHERS | NEED(FOLDER_RW), ANY, 0, 0}, /* the C library, where there are no flags */
-	{SCMP_SYS(renameat2), OTHERS | NEED(FOLDER_RW), ANY, 0, 0},
-	{SCMP_SYS(fchmod), OTHERS | NEED(FOLDER_RW), ANY, 0, 0},
-	{SCMP_SYS(fchmodat), OTHERS | NEED(FOLDER_RW), ANY, 0, 0},
-	{SCMP_SYS(fchownat), OTHERS | NEED(FOLDER_RW), BITS_ON, 4, AT_EMPTY_PATH},
-	{SCMP_SYS(utimensat), OTHERS | NEED(FOLDER_RW), ANY, 0, 0},
-	{SCMP_SYS(fsync), OTHERS | NEED(FOLDER_RW), ANY, 0, 0},
-	{SCMP_SYS(syncfs), OTHERS | NEED(FOLDER_RW), ANY, 0, 0},
-	{SCMP_SYS(copy_file_range), OTHERS | NEED(FOLDER_RW), ANY, 0, 0},
-	{SCMP_SYS(setxattr), OTHERS | NEED(FOLDER_RW), ANY, 0, 0},
-	{SCMP_SYS(removexattr), OTHERS | NEED(FOLDER_RW), ANY, 0, 0},
+	CALL(close, EVERYONE | NEED(FOLDER)), /* a driver's reset of the device closes what it had open */
+	CALL(openat2, OTHERS | NEED(FOLDER)),
+	CALL(openat, OTHERS | NEED(FOLDER)),
+	CALL_IF(statx, OTHERS | NEED(FOLDER), BITS_ON, 2, AT_EMPTY_PATH),
+	CALL(readlinkat, OTHERS | NEED(FOLDER)),
+	CALL(getdents64, OTHERS | NEED(FOLDER)),
+	CALL(fstatfs, OTHERS | NEED(FOLDER)),
+	CALL_IF(fcntl, OTHERS | NEED(FOLDER), IS, 1, F_GETFL),
+	CALL(getxattr, OTHERS | NEED(FOLDER)),
+	CALL(listxattr, OTHERS | NEED(FOLDER)),
+	CALL(mkdirat, OTHERS | NEED(FOLDER_RW)),
+	CALL(mknodat, OTHERS | NEED(FOLDER_RW)),
+	CALL(symlinkat, OTHERS | NEED(FOLDER_RW)),
+	CALL(linkat, OTHERS | NEED(FOLDER_RW)),
+	CALL(unlinkat, OTHERS | NEED(FOLDER_RW)),
+	CALL(renameat, OTHERS | NEED(FOLDER_RW)), /* the C library, where there are no flags */
+	CALL(renameat2, OTHERS | NEED(FOLDER_RW)),
+	CALL(fchmod, OTHERS | NEED(FOLDER_RW)),
+	CALL(fchmodat, OTHERS | NEED(FOLDER_RW)),
+	CALL_IF(fchownat, OTHERS | NEED(FOLDER_RW), BITS_ON, 4, AT_EMPTY_PATH),
+	CALL(utimensat, OTHERS | NEED(FOLDER_RW)),
+	CALL(fsync, OTHERS | NEED(FOLDER_RW)),
+	CALL(syncfs, OTHERS | NEED(FOLDER_RW)),
+	CALL(copy_file_range, OTHERS | NEED(FOLDER_RW)),
+	CALL(setxattr, OTHERS | NEED(FOLDER_RW)),
+	CALL(removexattr, OTHERS | NEED(FOLDER_RW)),
 };
 
 /* Refused with an error instead, as an old kernel or a missing file would do; who asks goes on without. */
