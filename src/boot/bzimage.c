@@ -83,7 +83,7 @@ static bool parse_sizes(const struct boot_file *file, struct bzimage *bz, struct
 	if (!in_file(bz->body, align_down(MAX(bz->body_len, 1ull) - 1, 16), file->len) || bz->header_end > file->len)
 		return error_set(
 			err, "%s is truncated: its header says %llu bytes and the file has %llu; copy it again",
-			file->name, (unsigned long long)(bz->body + bz->body_len), (unsigned long long)file->len);
+			file->name, (unsigned long long)bz->body + bz->body_len, (unsigned long long)file->len);
 	if (bz->header_end > HDR_MAX_END)
 		bz->header_end = HDR_MAX_END;
 	/* The last bytes may be a signature or padding that the unpacker wants to see. */

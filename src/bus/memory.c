@@ -13,7 +13,7 @@
 
 static bool check_size(uint64_t size, struct error *err)
 {
-	if (!size || size & ~PAGE_MASK)
+	if (size < PAGE_SIZE || size & ~PAGE_MASK)
 		return error_set(err, "memory size %" PRIu64 " is not a multiple of 4096 bytes; say for example 1G",
 				 size);
 	if (size > RAM_MAX)

@@ -131,7 +131,7 @@ static void port_write(void *opaque, uint64_t off, unsigned len, uint64_t value,
 	bool off_now = false;
 
 	host_lock(&pm->lock);
-	for (unsigned i = 0; i < len && off + i < REGS * 2; i++) {
+	for (unsigned i = 0; i < len && off + i < REGS * 2ull; i++) {
 		unsigned shift = ((off + i) & 1) * 8, byte = value >> (i * 8) & 0xff;
 
 		off_now |= write_reg(pm, (off + i) / 2, byte << shift, 0xff << shift);

@@ -315,16 +315,17 @@ void blk_image_submit(struct blk_image *image, struct host_io *list)
 void blk_image_state(struct blk_image *image, struct state_stream *s)
 {
 	uint64_t size = image->be->size;
-	bool overlay = image->be->ops->state;
+	void (*state)(struct blk_backend * be, struct state_stream * s) = image->be->ops->state;
+	bool overlay = state;
 
 	state_field(s, size);
 	state_flag(s, &overlay);
-	if (size != image->be->size || overlay != !!image->be->ops->state)
+	if (size != image->be->size || overlay != !!state)
 		state_refuse(s, "a disk of another size or kind");
 	if (s->failed)
 		return;
-	if (overlay) {
-		image->be->ops->state(image->be, s);
+	if (state) {
+		state(image->be, s);
 	} else if (s->saving && !image->readonly) {
 		struct host_io flush = {.op = HOST_IO_FLUSH};
 

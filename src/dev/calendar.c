@@ -50,5 +50,5 @@ int64_t calendar_to_seconds(const struct calendar *c)
 
 	for (int m = 1; m < MIN(c->month, 12); m++)
 		days += days_of_month(c->year, m);
-	return ((days + c->day - 1) * 24 + c->hour) * 3600 + c->minute * 60 + c->second;
+	return ((days + c->day - 1) * 24 + c->hour) * 3600 + c->minute * 60l + c->second;
 }

@@ -35,7 +35,6 @@ bool pit_channel_output(const struct pit_channel *c, uint64_t now)
 		return c->mode != 0;
 	switch (c->mode) {
 	case 0:
-		return gone >= c->count;
 	case 1:
 		return gone >= c->count;
 	case 2:

@@ -5,6 +5,7 @@
 #include "dev/share_internal.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -335,14 +336,13 @@ void share_nodes_moved(struct share *s, const char *from, const char *to)
 		return; /* all have descriptors, which stay right by themselves */
 	for (uint32_t i = FUSE_ROOT + 1; i < s->nodes; i++) {
 		struct share_node *n = &s->node[i];
-		if (!n->path || n->place >= 0 || strncmp(n->path, from, len) || (n->path[len] && n->path[len] != '/'))
+		if (!n->path || n->place >= 0 || strncmp(n->path, from, len) != 0 ||
+		    (n->path[len] && n->path[len] != '/'))
 			continue;
 		size_t rest = strlen(n->path + len) + 1;
 		char *copy = to_len + rest <= HOST_PATH_MAX ? malloc(to_len + rest) : NULL;
-		if (copy) {
-			memcpy(copy, to, to_len);
-			memcpy(copy + to_len, n->path + len, rest);
-		}
+		if (copy)
+			snprintf(copy, to_len + rest, "%s%s", to, n->path + len);
 		free(n->path);
 		n->path = copy; /* NULL: looked up anew, or stale */
 	}
@@ -534,10 +534,10 @@ bool share_tables_create(struct share *s, unsigned descriptors)
 
 void share_tables_destroy(struct share *s)
 {
-	if (s->handle)
+	if (s->handle && s->node) {
 		share_handles_drop(s);
-	if (s->node)
 		share_nodes_drop(s);
+	}
 	free(s->handle);
 	free(s->node);
 	free(s->hash);

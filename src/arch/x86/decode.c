@@ -271,12 +271,11 @@ static void take_failure(struct x86_insn *insn, const uint8_t *p, size_t len, Zy
 	unsigned needs = LENGTH_MAX + 1;
 
 	len = MIN(len, LENGTH_MAX);
-	if (amd && decode_is_ud(p, len, mode)) /* for Zydis it has a ModRM */
+	bool ud = amd && decode_is_ud(p, len, mode); /* for Zydis it has a ModRM */
+	if (ud || (status != ZYDIS_STATUS_NO_MORE_DATA && status != ZYDIS_STATUS_INSTRUCTION_TOO_LONG))
 		needs = decode_invalid_length(p, len, mode, amd);
 	else if (status == ZYDIS_STATUS_NO_MORE_DATA)
 		needs = (unsigned)len + 1;
-	else if (status != ZYDIS_STATUS_INSTRUCTION_TOO_LONG)
-		needs = decode_invalid_length(p, len, mode, amd);
 	insn->cls = needs > LENGTH_MAX ? CLS_TOOLONG : needs > len ? CLS_PARTIAL : CLS_INVALID;
 	insn->len = insn->cls == CLS_PARTIAL ? 0 : (uint8_t)MIN(needs, LENGTH_MAX);
 	memcpy(insn->bytes, p, insn->len);

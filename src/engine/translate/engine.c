@@ -33,7 +33,8 @@ static bool take_switches(struct tr_engine *eng, const char *list, struct error 
 {
 	for (const char *p = list; p && *p; p += *p == ',') {
 		size_t n = strcspn(p, ","), i = 0;
-		while (i < ARRAY_LEN(switches) && (strlen(switches[i].name) != n || strncmp(p, switches[i].name, n)))
+		while (i < ARRAY_LEN(switches) &&
+		       (strlen(switches[i].name) != n || strncmp(p, switches[i].name, n) != 0))
 			i++;
 		if (i < ARRAY_LEN(switches))
 			*((bool *)((char *)eng + switches[i].at)) = true;
