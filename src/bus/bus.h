@@ -80,7 +80,7 @@ struct msi_sink {
 struct state_stream {
 	bool saving, failed;
 	const char *why; /* it failed, as what the state has or is; a constant */
-	uint8_t *data; /* saving: grows (owned by the stream); loading: borrowed */
+	uint8_t *data;   /* saving: grows (owned by the stream); loading: borrowed */
 	size_t len, pos;
 };
 

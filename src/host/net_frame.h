@@ -6,7 +6,14 @@
 
 enum { ETH_TYPE = 12, ETH_HEADER = 14, ARP_FRAME = 42 };
 enum { TYPE_IPV4 = 0x0800, TYPE_ARP = 0x0806, TYPE_IPV6 = 0x86dd };
-enum { IPV4_LENGTH = 2, IPV4_FRAGMENT = 6, IPV4_PROTOCOL = 9, IPV4_CHECKSUM = 10, IPV4_HEADER = 20, IPV4_HEADER_MAX = 60 };
+enum {
+	IPV4_LENGTH = 2,
+	IPV4_FRAGMENT = 6,
+	IPV4_PROTOCOL = 9,
+	IPV4_CHECKSUM = 10,
+	IPV4_HEADER = 20,
+	IPV4_HEADER_MAX = 60
+};
 enum { IPV6_NEXT = 6, IPV6_HEADER = 40 };
 enum { PROTOCOL_TCP = 6 };
 enum { TCP_FLAGS = 13, TCP_SYN = 2, TCP_ACK = 16 };
@@ -16,8 +23,8 @@ unsigned net_get16(const uint8_t *p);
 bool net_finish_checksum(uint8_t *frame, size_t len, const struct host_net_header *h);
 
 /*
- * Datagrams of which fragments are there (RFC 791, 3.2). Their number is fixed: one more takes the place of the oldest. A
- * fragment that is malformed, contradicts what is there or overlaps it is dropped.
+ * Datagrams of which fragments are there (RFC 791, 3.2). Their number is fixed: one more takes the place of the oldest.
+ * A fragment that is malformed, contradicts what is there or overlaps it is dropped.
  */
 struct net_fragments;
 struct net_fragments *net_fragments_create(void); /* NULL: no memory; free() ends it */

@@ -1,7 +1,8 @@
 /*
  * The whole board as two processors' guest sees it: ports, local and I/O APICs, 8259s, timers, CMOS clock, UART,
  * keyboard controller, PCI; with time passing, interrupts taken, bytes typed, and states saved and loaded, whole,
- * cut short and changed, those of the processors too, which then go on. Time is the test's, so an input always does the same (but for the TSC deadline).
+ * cut short and changed, those of the processors too, which then go on. Time is the test's, so an input always does the
+ * same (but for the TSC deadline).
  */
 #include "fuzz.h"
 
@@ -268,7 +269,8 @@ static void save_and_load(struct input *in)
 	struct state_stream s = save();
 
 	if (at & 0x8000) /* half of the time, one of the processors' registers; the vectors' are large */
-		at = at % CPUS * (offsetof(struct x86_cpu, id) + X86_XSAVE_SIZE) + (at & 0x7fff) % offsetof(struct x86_cpu, id);
+		at = at % CPUS * (offsetof(struct x86_cpu, id) + X86_XSAVE_SIZE) +
+		     (at & 0x7fff) % offsetof(struct x86_cpu, id);
 	at %= s.len;
 	if (!change) {
 		EXPECT(load(&s, s.len));

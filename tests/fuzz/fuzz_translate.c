@@ -115,7 +115,8 @@ static bool comparable(const struct x86_insn *insn, const uint8_t *bytes, size_t
 
 	if (unclaimed(insn, bytes, len) || segment_or_far(insn))
 		return false;
-	/* How much of it Intel's processors fetch before they say so, and so whether it is too long, has not been seen. */
+	/* How much of it Intel's processors fetch before they say so, and so whether it is too long, has not been seen.
+	 */
 	if (insn->cls == CLS_INVALID && !model.amd && (len < 15 || prefixes(bytes, len) > 3))
 		return false;
 	if (insn->cls == CLS_INVALID || insn->cls == CLS_TOOLONG)

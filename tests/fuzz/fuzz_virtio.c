@@ -16,7 +16,8 @@
 
 enum { BLK, CONSOLE, RNG, NET, BALLOON, FS, DEVICES };
 /* The upper half of an operation's byte; in this order kept inputs keep their sense. */
-static const uint8_t devices[16] = {BLK, CONSOLE, RNG, NET, BALLOON, FS, FS, RNG, NET, BALLOON, FS, CONSOLE, FS, NET, FS, BLK};
+static const uint8_t devices[16] = {BLK, CONSOLE, RNG, NET,     BALLOON, FS,  FS, RNG,
+				    NET, BALLOON, FS,  CONSOLE, FS,      NET, FS, BLK};
 #define WORK_MAX 600 /* chains served after one operation */
 
 static struct rig rig;

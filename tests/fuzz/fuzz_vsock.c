@@ -1,8 +1,8 @@
 /*
- * Streams between a guest and programs of the host: the driver's packets, good and bad, against programs that connect, say
- * anything, read slowly, end and are gone. The sockets are the test's (this file stands in for host/stream.c), and so is
- * the time at which the device hears of them: an input always does the same. When the guest resets the device no socket
- * may be left open.
+ * Streams between a guest and programs of the host: the driver's packets, good and bad, against programs that connect,
+ * say anything, read slowly, end and are gone. The sockets are the test's (this file stands in for host/stream.c), and
+ * so is the time at which the device hears of them: an input always does the same. When the guest resets the device no
+ * socket may be left open.
  */
 #include "fuzz.h"
 
@@ -31,11 +31,11 @@ static struct socket {
 } sockets[SOCKETS];
 static struct socket listener;
 #define LISTENER SOCKETS
-static unsigned clients;      /* that wait to be accepted */
-static uint8_t hello[16];     /* what a client says first */
+static unsigned clients;  /* that wait to be accepted */
+static uint8_t hello[16]; /* what a client says first */
 static unsigned hello_len;
 static unsigned said[SOCKETS]; /* bytes that a client has said */
-static bool nobody;           /* listens where the guest wants to connect */
+static bool nobody;            /* listens where the guest wants to connect */
 
 static int new_socket(void)
 {
@@ -282,7 +282,9 @@ static void packet(struct input *in)
 		.op = op & 15,
 		.flags = op >> 4 & 3,
 		.buf_alloc = 65536,
-		.len = op >> 6 == 1 ? (unsigned)take(in, 1) : op >> 6 == 2 ? (unsigned)take(in, 2) % ROOM : 0,
+		.len = op >> 6 == 1   ? (unsigned)take(in, 1)
+		       : op >> 6 == 2 ? (unsigned)take(in, 2) % ROOM
+				      : 0,
 	};
 	uint32_t len = sizeof(h) + h.len;
 

@@ -1,8 +1,8 @@
 /*
- * Guests that ask for more than they should get: as many requests as the devices take, a console without end, all of the
- * memory all of the time, translations dropped and code rewritten without a pause. Each goes on for a fraction of a
- * second, or "ms=N", or until something comes on the console, and must have come to something; "report" has it say how far it came, for tests of what the host
- * allows it (tests/system/caps.py).
+ * Guests that ask for more than they should get: as many requests as the devices take, a console without end, all of
+ * the memory all of the time, translations dropped and code rewritten without a pause. Each goes on for a fraction of a
+ * second, or "ms=N", or until something comes on the console, and must have come to something; "report" has it say how
+ * far it came, for tests of what the host allows it (tests/system/caps.py).
  */
 #include "virtio.h"
 
@@ -59,7 +59,7 @@ static volatile u8 *common;
 static volatile u16 *doorbell;
 static u8 *buffers;
 #define BUFFER 32768u
-#define BUFFER_OF(slot) (buffers + (slot) * BUFFER)
+#define BUFFER_OF(slot) (buffers + (slot)*BUFFER)
 
 static void set_queue(unsigned n, struct queue *q)
 {
@@ -154,8 +154,9 @@ TEST(disk)
 /* UDP to the gateway, as large as Ethernet's frames are. */
 TEST(net)
 {
-	static const u8 head[] = "\x52\x55\x0a\0\x02\x02\x52\x54\0\0\0\x01\x08\0"
-				 "\x45\0\x05\xdc\0\0\0\0\x40\x11\x5d\0\x0a\0\x02\x0f\x0a\0\x02\x02\x04\0\0\x09\x05\xc8\0\0";
+	static const u8 head[] =
+		"\x52\x55\x0a\0\x02\x02\x52\x54\0\0\0\x01\x08\0"
+		"\x45\0\x05\xdc\0\0\0\0\x40\x11\x5d\0\x0a\0\x02\x0f\x0a\0\x02\x02\x04\0\0\x09\x05\xc8\0\0";
 	open_device(1, 1, 0);
 	for (unsigned slot = 0; slot < SLOTS; slot++) {
 		u8 *at = BUFFER_OF(slot), *ip = at + 12 + 14;
@@ -198,7 +199,8 @@ TEST(vsock)
 
 	for (unsigned slot = 0; slot < SLOTS; slot++) {
 		struct packet *p = (struct packet *)BUFFER_OF(slot);
-		*p = (struct packet){cid, 2, 1000 + slot / 2, 1024, slot & 1 ? 16384 : 0, 1, slot & 1 ? 5 : 1, 0, 1 << 20, 0};
+		*p = (struct packet){cid,     2, 1000 + slot / 2, 1024, slot & 1 ? 16384 : 0, 1, slot & 1 ? 5 : 1, 0,
+				     1 << 20, 0};
 		queue[0].desc[slot * PIECES] = (struct desc){(u64)p, sizeof(*p) + p->len, 0, 0};
 	}
 	for (unsigned i = 0; i < RX; i++) {
@@ -252,7 +254,8 @@ TEST(translations)
 	end("rounds");
 }
 
-/* Functions of a page each, `add $n, %eax` all through, that are written, run, changed while they are hot, and run again. */
+/* Functions of a page each, `add $n, %eax` all through, that are written, run, changed while they are hot, and run
+ * again. */
 #define FUNCTIONS 256u
 #define ADDS 800u
 TEST(code)

@@ -1,7 +1,7 @@
 /*
  * Drivers that build nonsense: chains that loop, buffers that are huge, overlap, lie in device memory or nowhere, rings
- * anywhere, indices that jump, resets in the middle of requests, storms of notifications. A device does what it can with it
- * or asks for a reset, writes only where a buffer was, and works again after the reset.
+ * anywhere, indices that jump, resets in the middle of requests, storms of notifications. A device does what it can
+ * with it or asks for a reset, writes only where a buffer was, and works again after the reset.
  */
 #include "virtio.h"
 
@@ -47,11 +47,11 @@ static unsigned device, queues, refused;
 /* A kind of device. */
 struct kind {
 	unsigned type;
-	unsigned asks;                  /* the queue for what `good` makes */
-	unsigned (*request)(u8 *at);    /* the beginning of a request that may get far; returns its length */
-	void (*good)(struct desc *d);   /* a chain that the device answers at once */
-	bool (*answered)(void);         /* and its answer, if there is one; NULL: the used index is enough */
-	bool to_and_fro;                /* a request has a part to be read and a part to be written, no more */
+	unsigned asks;                /* the queue for what `good` makes */
+	unsigned (*request)(u8 *at);  /* the beginning of a request that may get far; returns its length */
+	void (*good)(struct desc *d); /* a chain that the device answers at once */
+	bool (*answered)(void);       /* and its answer, if there is one; NULL: the used index is enough */
+	bool to_and_fro;              /* a request has a part to be read and a part to be written, no more */
 };
 
 static const u64 elsewhere[] = {
@@ -308,8 +308,8 @@ static void bad_rings(const struct kind *k)
 	for (unsigned i = 0; i < ROUNDS; i++) {
 		u64 r = random64(), good = (u64)area + (r & 0xff0);
 		begin();
-		set_queue((r >> 60) % queues, r >> 16 & 3 ? good : some_place(random64()), r >> 18 & 3 ? good : some_place(random64()),
-			  r >> 20 & 3 ? good : some_place(random64()));
+		set_queue((r >> 60) % queues, r >> 16 & 3 ? good : some_place(random64()),
+			  r >> 18 & 3 ? good : some_place(random64()), r >> 20 & 3 ? good : some_place(random64()));
 		for (unsigned n = 0; n < 1024; n += 2) {
 			((u64 *)area)[n] = some_place(random64());
 			((u64 *)area)[n + 1] = random64() & 0x000f000300000fff;
@@ -522,7 +522,8 @@ static void net_good(struct desc *d)
 }
 static const struct kind net = {1, 1, net_request, net_good, NULL, true};
 
-/* FUSE requests (struct fuse_in_header): to the root or one of the first nodes, with little or nothing after the header. */
+/* FUSE requests (struct fuse_in_header): to the root or one of the first nodes, with little or nothing after the
+ * header. */
 static unsigned fs_request(u8 *at)
 {
 	u64 r = random64();
@@ -569,9 +570,15 @@ static unsigned vsock_request(u8 *at)
 	u64 r = random64();
 
 	*p = (struct packet){
-		*(volatile u32 *)config, r & 15 ? 2 : random64(), 1000 + (r >> 4 & 1), 1024 + (r >> 5 & 7 ? 0 : r >> 8 & 3),
-		.type = r >> 10 & 15 ? 1 : r >> 16, .op = r >> 14 & 1 ? 5 : (r >> 32) % 10, .flags = r >> 36 & 3,
-		.room = r >> 38 & 3 ? 65536 : random64(), .passed = r >> 40 & 3 ? 0 : random64(),
+		*(volatile u32 *)config,
+		r & 15 ? 2 : random64(),
+		1000 + (r >> 4 & 1),
+		1024 + (r >> 5 & 7 ? 0 : r >> 8 & 3),
+		.type = r >> 10 & 15 ? 1 : r >> 16,
+		.op = r >> 14 & 1 ? 5 : (r >> 32) % 10,
+		.flags = r >> 36 & 3,
+		.room = r >> 38 & 3 ? 65536 : random64(),
+		.passed = r >> 40 & 3 ? 0 : random64(),
 	};
 	if (!(r >> 42 & 7))
 		p->op = 1; /* a request for a connection, first of all */

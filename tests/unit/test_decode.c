@@ -46,7 +46,7 @@ TEST(invalid_lengths)
 		{BYTES("\xc5\xf8\xd0\x05\1\2\3\4"), 0, 8},
 		{BYTES("\xc5\xf8\x04"), 0, 3},
 		{BYTES("\xc4\xe2\x79\xff\xc0"), 0, 5},
-		{BYTES("\xf0\x90"), 0, 2},                 /* LOCK where it cannot be */
+		{BYTES("\xf0\x90"), 0, 2},             /* LOCK where it cannot be */
 		{BYTES("\xf0\x81\xc0\1\2\3\4"), 0, 7}, /* ... of a register */
 	};
 	uint8_t bytes[32];

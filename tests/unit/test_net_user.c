@@ -476,7 +476,8 @@ TEST(fragments_are_bounded)
 		g.count = g.next = 0;
 		for (unsigned i = 0; i < 4000; i++) {
 			seed = seed * 1103515245 + 12345;
-			packet(&g, "10.0.2.2", 17, round & 1 ? 1400 : seed >> 8 & 1023, round < 10 ? 0x2000 : seed >> 16);
+			packet(&g, "10.0.2.2", 17, round & 1 ? 1400 : seed >> 8 & 1023,
+			       round < 10 ? 0x2000 : seed >> 16);
 		}
 		go(&g);
 		CHECK(wait_sent(&g));

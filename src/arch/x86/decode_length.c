@@ -1,13 +1,15 @@
 /*
  * How long an instruction is that there is not. A processor takes as many bytes as its opcode's place in the maps says,
- * and looks only then at what they mean: if they are more than 15 that is #GP, if they go on in a page that is not there
- * #PF, and else #UD. Measured on AMD's processors; Intel's take a ModRM for UD0 and UD1 (SDM Vol. 2 UD).
+ * and looks only then at what they mean: if they are more than 15 that is #GP, if they go on in a page that is not
+ * there #PF, and else #UD. Measured on AMD's processors; Intel's take a ModRM for UD0 and UD1 (SDM Vol. 2 UD).
  */
 #include "arch/x86/decode_class.h"
 
 /* A bit for each opcode, from 0 up: whether a ModRM follows. */
-static const uint32_t modrm_one[8] = {0x0f0f0f0f, 0x0f0f0f0f, 0x00000000, 0x00000a0c, 0x0000ffff, 0x00000000, 0xff0f00f3, 0xc0c00000};
-static const uint32_t modrm_0f[8] = {0xffffa00f, 0x0500ff0f, 0xffffffff, 0xf37fffff, 0xffff0000, 0xfdfff838, 0xffff00ff, 0x7fffffff};
+static const uint32_t modrm_one[8] = {0x0f0f0f0f, 0x0f0f0f0f, 0x00000000, 0x00000a0c,
+				      0x0000ffff, 0x00000000, 0xff0f00f3, 0xc0c00000};
+static const uint32_t modrm_0f[8] = {0xffffa00f, 0x0500ff0f, 0xffffffff, 0xf37fffff,
+				     0xffff0000, 0xfdfff838, 0xffff00ff, 0x7fffffff};
 enum { MAP_ONE, MAP_0F, MAP_0F38, MAP_0F3A, MAP_XOP_A, MAP_OTHER };
 
 struct bytes {

@@ -32,7 +32,8 @@ static bool control_good(const struct x86_cpu *cpu)
 {
 	uint64_t cr0 = cpu->cr0, cr4 = cpu->cr4, lma = cpu->efer & EFER_LMA;
 
-	if (cr0 & ~CR0_DEFINED || !(cr0 & CR0_ET) || (cr0 & CR0_PG && !(cr0 & CR0_PE)) || (cr0 & CR0_NW && !(cr0 & CR0_CD)))
+	if (cr0 & ~CR0_DEFINED || !(cr0 & CR0_ET) || (cr0 & CR0_PG && !(cr0 & CR0_PE)) ||
+	    (cr0 & CR0_NW && !(cr0 & CR0_CD)))
 		return false;
 	if (cr4 & ~cr4_allowed(cpu) || (cr4 & CR4_PCIDE && !lma) || (lma && !(cr4 & CR4_PAE)))
 		return false;
