@@ -119,13 +119,15 @@ void tlb_flush_all(struct x86_cpu *cpu, bool global, int pcid)
 }
 
 /*
- * Zeros are good for an empty table, but for the first entry, where address 0 is looked for: what is not used is not
- * touched.
+ * Zeros are good for an empty table, but where page 0 is looked for: what is not used is not touched. That is in the
+ * first entry, and in the TLB's last too, for an access that begins in the last page and ends in the first one.
  */
 void tlb_init(struct tr_vcpu *v)
 {
-	for (unsigned m = 0; m < MMU_MODES; m++)
+	for (unsigned m = 0; m < MMU_MODES; m++) {
 		entry_drop(&v->tlb[m][0]);
+		entry_drop(&v->tlb[m][TLB_ENTRIES - 1]);
+	}
 	for (unsigned m = 0; m < JC_MODES; m++)
 		v->jc[m][0].tag = JC_NONE(0);
 	jc_flush(v);
