@@ -434,7 +434,7 @@ static void drop_windowed(struct tr_engine *eng, struct code_page *page, unsigne
 		for (uint32_t at = atomic_load(&page->bucket[i]), next; at; at = next) {
 			struct block *b = block_of(eng, at);
 			next = b->next;
-			if ((b->key & KEY_WINDOW) && off >= b->off && off < (unsigned)b->off + b->len && !b->tail)
+			if (key_windowed(b->key) && off >= b->off && off < (unsigned)b->off + b->len && !b->tail)
 				drop(eng, b);
 		}
 	}

@@ -25,7 +25,7 @@ enum {
 	KEY_GATES = KEY_NO_FPU | KEY_NO_SSE | KEY_NO_AVX,
 	KEY_SS32 = 1 << 7,     /* legacy modes: stack pointer is ESP, not SP */
 	KEY_USER = 1 << 8,     /* CPL 3 */
-	KEY_WINDOW = 1 << 14,  /* user code that goes through windows (window.h) */
+	KEY_WINDOW = 1 << 14,  /* memory goes through windows (window.h), if key_windowed */
 	KEY_NOSHARE = 1 << 10, /* a variant of a block without shared TLB checks; the CPU's own key never has it */
 	KEY_RING12 = 1 << 11,  /* CPL 1 or 2 */
 	KEY_SMAP = 1 << 12,    /* CR4.SMAP */
@@ -42,6 +42,13 @@ uint32_t mode_key(const struct x86_cpu *cpu);
 static inline unsigned key_mmu(uint32_t key)
 {
 	return (key & KEY_MMU) >> KEY_MMU_SHIFT;
+}
+
+/* Whether code of this key goes through windows. Between STAC and CLAC a kernel's code does not, but that around it. */
+static inline bool key_windowed(uint32_t key)
+{
+	unsigned mmu = key_mmu(key);
+	return (key & KEY_WINDOW) && (mmu == MMU_USER || mmu == (key & KEY_SMAP ? MMU_KERNEL : MMU_KERNEL_AC));
 }
 
 static inline unsigned key_jc(uint32_t key)
@@ -177,7 +184,8 @@ struct tr_engine {
 	const uint8_t *glue_exit_stored; /* the guest's registers are in cpu.gpr already, and the way out is told */
 	const uint8_t *glue_helper[HELPERS][2]; /* R11: the helper's second argument */
 	const uint8_t *glue_miss;               /* R10: linear address; R11: description; R9: where to resume */
-	bool no_link, no_share, no_inline, no_window, eager_window, mixed_window, step_only; /* debug switches */
+	bool no_link, no_share, no_inline, no_window, no_kernel_window, eager_window, mixed_window,
+		step_only; /* debug switches */
 	struct window_slots slots;
 	struct profile *profile; /* NULL when nobody asked */
 	struct engine_stats stats;

@@ -24,6 +24,7 @@ static const struct debug_switch {
 	{"no-inline", SWITCH(no_inline)},
 	{"no-link", SWITCH(no_link)},
 	{"no-window", SWITCH(no_window)},
+	{"no-kernel-window", SWITCH(no_kernel_window)},
 	{"eager-window", SWITCH(eager_window)},
 	{"mixed-window", SWITCH(mixed_window)},
 };
@@ -101,7 +102,7 @@ static struct engine *create(const struct engine_config *config, struct error *e
 		return NULL;
 	}
 	eng->eager_window |= eng->mixed_window;
-	eng->no_window = eng->no_window || !host_has_bmi2() || !window_init(eng);
+	eng->no_window |= !host_has_bmi2() || !window_init(eng);
 	if (!code_init(eng, MIN(MAX(cache, CODE_CACHE_MIN), CODE_CACHE_MAX), err) ||
 	    !profile_create(eng, config, err)) {
 		destroy((struct engine *)eng);

@@ -312,7 +312,7 @@ uint64_t light_far(struct tr_vcpu *v, uint64_t at)
 	v->cpu.rip = v->tlb_va;
 	struct code_page *page = light_page_of(v, v->cpu.rip); /* so that the jump finds it next time */
 	if (link->quick && page)
-		quick_page_fill(v, v->cpu.rip, page);
+		quick_page_fill(v, !v->cpu.cpl, v->cpu.rip, page);
 	if (link->to)
 		return go_on(v);
 	v->exit_arg = at;
@@ -339,7 +339,7 @@ uint64_t light_target(struct tr_vcpu *v, uint64_t at)
 	struct block *b = block_find(v->engine, light_page_of(v, linear), linear & ~PAGE_MASK, v->key);
 	if (!b)
 		return light_leave(v, TRX_STEP);
-	quick_jump_fill(v, linear, b);
+	quick_jump_fill(v, !v->cpu.cpl, linear, b);
 	return light_resume(v, call->resume);
 }
 
@@ -398,9 +398,10 @@ static uint64_t lookup_quick(struct tr_vcpu *v, uint64_t linear)
 	struct block *b = block_find(v->engine, light_page_of(v, linear), linear & ~PAGE_MASK, v->key);
 	if (!b)
 		return 0;
-	quick_jump_fill(v, linear, b);
+	bool kernel = !v->cpu.cpl;
+	quick_jump_fill(v, kernel, linear, b);
 	v->vpage = linear & PAGE_MASK;
-	v->stack_delta = v->window_delta[v->cpu.gpr[RSP] >> REGION_SHIFT & (REGION_COUNT - 1)];
+	v->stack_delta = v->window_delta[kernel][region_of(v->cpu.gpr[RSP])];
 	v->trace[v->trace_next++ % ARRAY_LEN(v->trace)] = linear;
 	return block_entry_saved(v->engine, b);
 }
@@ -415,7 +416,7 @@ uint64_t light_lookup(struct tr_vcpu *v)
 		return 0;
 	if (v->noshare)
 		return lookup_unshared(v, linear);
-	if (v->key & KEY_WINDOW)
+	if (key_windowed(v->key))
 		return lookup_quick(v, linear);
 	struct jc_entry *jc = &v->jc[key_jc(v->key)][(linear ^ linear >> 10) % JC_ENTRIES];
 	if (jc->tag == linear) {

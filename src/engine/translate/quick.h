@@ -1,5 +1,5 @@
 /*
- * How user code with windows (window.h) finds the code of another page without touching the guest's flags, which stay
+ * How code with windows (window.h) finds the code of another page without touching the guest's flags, which stay
  * in the host's: two tables, indexed by sixteen bits of an address and compared by adding up to zero in RCX, which
  * JRCXZ tests. An entry holds what is to be added, the negative of what it stands for; an entry of zeros stands for
  * nothing.
@@ -43,10 +43,10 @@ struct quick_log {
 uint64_t quick_tag(const struct code_page *page);
 #define QUICK_TAG_NONE (0xfffull | 0x7fffull << 49) /* no page's */
 
-/* Code with windows is going to run. */
-void quick_begin(struct tr_vcpu *v);
-void quick_jump_fill(struct tr_vcpu *v, uint64_t linear, const struct block *b);
-void quick_page_fill(struct tr_vcpu *v, uint64_t linear, const struct code_page *page);
-void quick_flush(struct tr_vcpu *v);
+/* `kernel`: CPL 0's, not user code's. Code with windows is going to run. */
+void quick_begin(struct tr_vcpu *v, bool kernel);
+void quick_jump_fill(struct tr_vcpu *v, bool kernel, uint64_t linear, const struct block *b);
+void quick_page_fill(struct tr_vcpu *v, bool kernel, uint64_t linear, const struct code_page *page);
+void quick_flush(struct tr_vcpu *v, bool kernel);
 
 #endif

@@ -195,10 +195,10 @@ bool run_claim_fault(struct host_fault_context *ctx)
 	struct insn_map m =
 		insn_map_find(record(v->engine, b->map), part, (uint16_t)(pc - block_part(v->engine, b, part)));
 	if (ctx->fault == HOST_FAULT_MEMORY) {
-		if (!(b->key & KEY_WINDOW))
+		if (!key_windowed(b->key))
 			return false;
-		bool again = window_fault(v, ctx->address, ctx->write);
-		bool leave = window_gives_up(v, page_of(v->engine, b->page)->gpa + m.off);
+		bool kernel = !(b->key & KEY_USER), again = window_fault(v, kernel, ctx->address, ctx->write);
+		bool leave = window_gives_up(v, kernel, page_of(v->engine, b->page)->gpa + m.off);
 		if (again && !leave && x86_canonical(ctx->gpr[RSP]))
 			return true;
 	}

@@ -65,11 +65,14 @@ static void add_access(struct plan *p, struct share *s, unsigned base, int64_t d
 	g->member[g->members++] = s;
 }
 
+/* A base register with more beside it is an index, and the displacement the address. */
+#define DISP_MAX (1 << 24)
+
 bool share_possible(const struct x86_insn *insn)
 {
 	return (insn->flags & INSN_MEM) && !(insn->flags & INSN_VSIB) && insn->addrsize == 8 && insn->base >= 0 &&
 	       insn->base < X86_GPRS && insn->index < 0 && insn->seg != SEG_FS && insn->seg != SEG_GS &&
-	       insn->disp == (int32_t)insn->disp && insn->mem_size <= 64;
+	       insn->disp >= -DISP_MAX && insn->disp <= DISP_MAX && insn->mem_size <= 64;
 }
 
 static void move_stack(struct plan *p, int32_t by)

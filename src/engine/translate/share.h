@@ -35,7 +35,7 @@ struct share_insn {
 void share_plan(const struct x86_insn *insn, unsigned n, bool window, const bool *alone, struct share_insn *out);
 /* A write of `reg` that moves it by a known amount: ADD, SUB and LEA with a constant. */
 bool share_known_move(const struct x86_insn *insn, unsigned reg, int32_t *by);
-/* An explicit operand that can be in a group: [base + disp], no segment base. */
+/* An explicit operand that can be in a group: [base + disp], of which the base is the address; no segment base. */
 bool share_possible(const struct x86_insn *insn);
 
 #endif

@@ -48,7 +48,8 @@ void jc_flush(struct tr_vcpu *v)
 	filter_clear(v, 1);
 	v->exec_local = false;
 	v->jc_logged = 0;
-	quick_flush(v);
+	quick_flush(v, false);
+	quick_flush(v, true);
 }
 
 /* Forgets where code is in the user's half; the kernel's is in global pages. */
@@ -73,7 +74,7 @@ void jc_flush_local(struct tr_vcpu *v)
 	}
 	itlb_clear(v, MMU_USER);
 	filter_clear(v, 0);
-	quick_flush(v);
+	quick_flush(v, false);
 }
 
 static void entry_drop(struct tlb_entry *e)
@@ -100,7 +101,7 @@ void tlb_flush_all(struct x86_cpu *cpu, bool global, int pcid)
 {
 	struct tr_vcpu *v = vcpu_of(cpu);
 	v->stats.tlb_flushes++;
-	window_flush(v);
+	window_flush(v, global);
 	if (!global) {
 		flush_local(v);
 		jc_flush_local(v);
@@ -271,9 +272,9 @@ void tlb_mode_changed(struct x86_cpu *cpu)
 {
 	struct tr_vcpu *v = vcpu_of(cpu);
 	uint32_t key = mode_key(cpu);
-	if ((key & (KEY_USER | KEY_MODE | KEY_SLOW)) == (KEY_USER | MODE_64) && !(cpu->rflags & FL_DF) &&
-	    window_enter(v)) {
-		quick_begin(v);
+	if ((key & (KEY_MODE | KEY_SLOW | KEY_RING12)) == MODE_64 && !(cpu->rflags & FL_DF) &&
+	    (key & KEY_USER ? window_enter(v) : window_enter_kernel(v, key & KEY_SMAP ? MMU_KERNEL : MMU_KERNEL_AC))) {
+		quick_begin(v, !(key & KEY_USER));
 		key |= KEY_WINDOW;
 	}
 	if (key == v->key)
@@ -284,6 +285,11 @@ void tlb_mode_changed(struct x86_cpu *cpu)
 	if ((key & KEY_COMMON) != v->jc_common) {
 		jc_flush(v);
 		v->jc_common = key & KEY_COMMON;
+	}
+	/* Code between STAC and CLAC is in it, and goes on to code that has windows or, while DF is set, has not. */
+	if ((key & (KEY_MODE | KEY_USER | KEY_RING12)) == MODE_64 && (key & KEY_WINDOW) != v->jc_window) {
+		jc_clear(v, JC_KERNEL_AC);
+		v->jc_window = key & KEY_WINDOW;
 	}
 	key &= ~(uint32_t)KEY_WINDOW; /* blocks with windows are not in it */
 	if (key_jc(key) == JC_LEGACY && key != v->jc_shared) {

@@ -75,6 +75,7 @@ struct trans {
 	enum x86_mode mode;
 	unsigned mmu;
 	bool window; /* memory is accessed through windows (window.h) */
+	bool kernel; /* CPL 0 */
 	uint32_t key;
 	const struct x86_insn *insn; /* at hand */
 	uint16_t off, next;          /* its offset in the page, and the next one's (up to 4096) */

@@ -8,7 +8,7 @@
 /* CPL 0: nothing about privilege is left to be checked. */
 static bool ring0(const struct trans *t)
 {
-	return !(t->key & (KEY_USER | KEY_RING12));
+	return t->kernel;
 }
 
 static bool inline_cli(struct trans *t)
@@ -96,6 +96,8 @@ static bool inline_ac(struct trans *t, bool set)
 	if (mmu == t->mmu)
 		return true;
 	asm_store_gs_imm(&t->e, 4, VCPU_OFF(key), (int32_t)key);
+	if (key_windowed(key) && !t->window)
+		window_stack_moved(t);
 	jump_to(t, t->next, key);
 	return true;
 }

@@ -1,6 +1,13 @@
 /* Jumps to other pages by the quick tables (quick.h): the guest's flags are where they were. */
 #include "engine/translate/trans.h"
 
+#define QUICK_OFF(field) ((int32_t)offsetof(struct quick_tables, field))
+
+static int32_t quick_table(const struct trans *t)
+{
+	return VCPU_OFF(quick) + t->kernel * (int32_t)sizeof(struct quick_tables);
+}
+
 static uint8_t *poll(struct trans *t)
 {
 	asm_load_gs(&t->e, 8, RCX, VCPU_OFF(run_on));
@@ -28,7 +35,7 @@ static struct cold *find(struct trans *t, enum cold_kind kind)
 	uint8_t *out = poll(t);
 	asm_rr(e, 0x0fb7, 4, H_DELTA, H_ADDR);
 	asm_lea(e, 8, H_DELTA, H_DELTA, H_DELTA, 1, 0);
-	asm_load_gs_index(e, RCX, H_DELTA, VCPU_OFF(quick.jump[0].minus));
+	asm_load_gs_index(e, RCX, H_DELTA, quick_table(t) + QUICK_OFF(jump[0].minus));
 	asm_lea(e, 8, RCX, RCX, H_ADDR, 1, 0);
 	struct cold *c = on_if_zero(t, kind, out);
 	regs_give_back(t, RCX, H_TMP);
@@ -38,8 +45,9 @@ _Static_assert(sizeof(struct quick_jump) == 16 && QUICK_BITS == 16, "find's inde
 
 void quick_jump(struct trans *t, int32_t undo)
 {
+	flags_need(t); /* whoever comes in there takes them to be in the host's */
 	find(t, COLD_JUMP)->target = undo;
-	asm_jmp_gs_index(&t->e, H_DELTA, VCPU_OFF(quick.jump[0].host));
+	asm_jmp_gs_index(&t->e, H_DELTA, quick_table(t) + QUICK_OFF(jump[0].host));
 	t->ended = true;
 }
 
@@ -51,9 +59,10 @@ void cold_emit_jump(struct trans *t, const struct cold *c)
 /* The target is looked up first, so that nothing is pushed if there is none. */
 void quick_call(struct trans *t)
 {
+	flags_need(t);
 	uint8_t *retry = t->e.p;
 	find(t, COLD_CALL)->resume = retry;
-	asm_load_gs_index(&t->e, H_DELTA, H_DELTA, VCPU_OFF(quick.jump[0].host));
+	asm_load_gs_index(&t->e, H_DELTA, H_DELTA, quick_table(t) + QUICK_OFF(jump[0].host));
 	asm_store_gs(&t->e, 8, H_DELTA, VCPU_OFF(next_pc));
 	regs_release(t, H_DELTA);
 	trans_push_return(t);
@@ -82,7 +91,7 @@ void quick_linked(struct trans *t, int64_t target, uint32_t key, int32_t undo)
 	asm_rorx(e, H_DELTA, H_ADDR, PAGE_SHIFT);
 	asm_rr(e, 0x0fb7, 4, H_DELTA, H_DELTA);
 	uint8_t *imm = mov_patchable(t, RCX, QUICK_TAG_NONE);
-	asm_load_gs_index(e, H_DELTA, H_DELTA, VCPU_OFF(quick.page));
+	asm_load_gs_index(e, H_DELTA, H_DELTA, quick_table(t) + QUICK_OFF(page));
 	asm_lea(e, 8, RCX, RCX, H_ADDR, 1, 0);
 	asm_lea(e, 8, RCX, RCX, H_DELTA, 1, 0);
 	on_if_zero(t, COLD_UNLINKED, out)->link = link;

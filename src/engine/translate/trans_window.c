@@ -7,7 +7,8 @@ void window_delta(struct trans *t, unsigned delta, unsigned reg)
 {
 	asm_rorx(&t->e, delta, reg, REGION_SHIFT);
 	asm_rr(&t->e, 0x0fb6, 4, delta, delta);
-	asm_load_gs_index(&t->e, delta, delta, VCPU_OFF(window_delta));
+	asm_load_gs_index(&t->e, delta, delta,
+			  VCPU_OFF(window_delta) + t->kernel * (int32_t)sizeof(t->v->window_delta[0]));
 }
 
 struct host_mem window_fixed(struct trans *t)

@@ -446,7 +446,8 @@ struct block *translate_block(struct tr_vcpu *v, const struct code_source *src, 
 	t->b = b;
 	t->mode = (enum x86_mode)(key & KEY_MODE);
 	t->mmu = key_mmu(key);
-	t->window = key & KEY_WINDOW;
+	t->window = key_windowed(key);
+	t->kernel = !(key & (KEY_USER | KEY_RING12));
 	t->key = key;
 	t->shadow = t->ended = t->arriving = false;
 	t->quiet_poll = NULL;

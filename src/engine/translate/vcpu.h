@@ -95,9 +95,10 @@ struct tr_vcpu {
 	uint64_t temp;
 	uint64_t slot[VCPU_SLOTS]; /* deltas of shared TLB checks of the running block */
 	uint64_t tlb_va, tlb_delta, next_pc;
-	uint64_t stack_delta; /* user code through windows: window_delta of RSP's region, or of one that RSP has left by
+	uint64_t stack_delta; /* through windows: window_delta of RSP's region, or of one that RSP has left by
 				 less than a window's margin */
-	uint64_t window_delta[REGION_COUNT]; /* user code through windows: host address - linear address, by region */
+	uint64_t window_delta[2][REGION_COUNT]; /* through windows, user code and CPL 0: host address - linear address,
+						   by region */
 	uint32_t exit_code, rip_off; /* rip_off: page offset of cpu->rip, or RIP_KNOWN when cpu->rip is true already */
 	uint64_t exit_arg;
 
@@ -128,9 +129,10 @@ struct tr_vcpu {
 	 */
 	bool tlb_filled; /* since all of tlb was emptied */
 	unsigned tlb_logged, jc_logged;
-	struct quick_log quick_log;
+	struct quick_log quick_log[2];
 	uint16_t tlb_log[4096], jc_log[8192];
 	uint32_t jc_common, jc_shared; /* KEY_COMMON bits of all blocks in jc; the key of those in its JC_LEGACY */
+	uint32_t jc_window;            /* KEY_WINDOW of CPL 0's code, which decides what its JC_KERNEL_AC may hold */
 	bool noshare;                  /* the next block looked up is to be the variant that shares no checks */
 	uint32_t window;               /* leave as soon as interrupts can be taken; translated code looks at it */
 	bool nmi_window;               /* leave as soon as interrupts, NMIs can be taken */
@@ -156,7 +158,7 @@ struct tr_vcpu {
 
 	/* Reached by translated code again, and last: what is used last lies in a large page of its own. */
 	struct tlb_entry tlb[MMU_MODES][TLB_ENTRIES];
-	struct quick_tables quick;
+	struct quick_tables quick[2]; /* user code's, CPL 0's */
 };
 
 _Static_assert(offsetof(struct tr_vcpu, cpu) == 0 && offsetof(struct x86_cpu, gpr) == 0, "gs:[8 * n] is register n");

@@ -6,11 +6,11 @@
 #define PROMOTE_NS 6000000u /* of running user code, interrupt after interrupt */
 #define FLUSHES_MAX 3       /* from one interrupt to the next: other address spaces run in between */
 #define SIGNAL_NS 20000u    /* what a fault costs beside what is measured */
-#define CREDIT_NS 15000000u /* what windows may cost to begin with */
+#define CREDIT_NS 40000000u /* what windows may cost to begin with */
 #define REFUSE_NS 2000000000u
-#define DEBT_NS 4000000u /* what faults may cost beside their share of the time before instructions go by the TLB */
-#define DEBT_SHARE 8     /* that share */
-#define SITE_FAULTS 6    /* of an instruction meanwhile, and it does */
+#define DEBT_NS 25000000u /* what faults may cost beside their share of the time before instructions go by the TLB */
+#define DEBT_SHARE 8      /* that share */
+#define SITE_FAULTS 6     /* of an instruction meanwhile, and it does */
 #define CHANCE_NS 10000000000u /* all forget it again: programs change */
 #define IMPATIENT 4            /* so often that many of those that are to but do not yet */
 
@@ -43,13 +43,14 @@ static uint64_t space_of(const struct x86_cpu *cpu)
 	return cpu->cr3 & FRAME;
 }
 
-/* What translated code adds to addresses: by the regions of `s`, NULL for none. */
-static void deltas_set(struct tr_vcpu *v, const struct window_space *s)
+/* What translated code adds to addresses, of CPL 0 or user code: by the regions of `s`, NULL for none. */
+static void deltas_set(struct tr_vcpu *v, bool kernel, const struct window_space *s)
 {
-	for (uint64_t r = 0; r < REGION_COUNT; r++)
-		v->window_delta[r] = v->engine->slots.limbo - (r << REGION_SHIFT);
+	uint64_t *delta = v->window_delta[kernel];
+	for (unsigned r = 0; r < REGION_COUNT; r++)
+		delta[r] = v->engine->slots.limbo - region_start((uint8_t)r);
 	for (unsigned i = 0; s && i < s->regions; i++)
-		v->window_delta[s->guest[i]] = s->host[i] - ((uint64_t)s->guest[i] << REGION_SHIFT);
+		delta[s->guest[i]] = s->host[i] - region_start(s->guest[i]);
 }
 
 static struct window_space *space_find(struct windows *w, uint64_t cr3)
@@ -65,7 +66,7 @@ static void now_set(struct tr_vcpu *v, struct window_space *s)
 	if (v->windows.now)
 		v->windows.now->stale = true;
 	v->windows.now = s;
-	deltas_set(v, s);
+	deltas_set(v, false, s);
 }
 
 static bool promote(struct tr_vcpu *v, uint64_t cr3, uint64_t tsc);
@@ -82,6 +83,13 @@ static void show_faulted(struct tr_vcpu *v, struct window_space *s)
 	charge(v, s, __builtin_ia32_rdtsc() - start);
 }
 
+static void revalidate(struct tr_vcpu *v, struct window_space *s)
+{
+	uint64_t start = __builtin_ia32_rdtsc();
+	space_revalidate(v, s);
+	charge(v, s, __builtin_ia32_rdtsc() - start);
+}
+
 static bool enter_space(struct tr_vcpu *v, uint64_t cr3)
 {
 	struct windows *w = &v->windows;
@@ -92,11 +100,8 @@ static bool enter_space(struct tr_vcpu *v, uint64_t cr3)
 	if (!s)
 		return false;
 	s->used = ++w->entries;
-	if (s->stale || s->pendings) {
-		uint64_t start = __builtin_ia32_rdtsc();
-		space_revalidate(v, s);
-		charge(v, s, __builtin_ia32_rdtsc() - start);
-	}
+	if (s->stale || s->pendings)
+		revalidate(v, s);
 	if (w->faulted)
 		show_faulted(v, s);
 	return true;
@@ -115,28 +120,56 @@ bool window_enter(struct tr_vcpu *v)
 	return on;
 }
 
-void window_flush(struct tr_vcpu *v)
+static bool kernel_promote(struct tr_vcpu *v, unsigned mmu);
+
+bool window_enter_kernel(struct tr_vcpu *v, unsigned mmu)
 {
-	v->windows.flushes++;
-	if (v->windows.now)
-		v->windows.now->stale = true;
+	struct windows *w = &v->windows;
+	struct window_space *s = w->kernel;
+	if (!s)
+		return v->engine->eager_window && kernel_promote(v, mmu);
+	if (s->mmu != mmu)
+		return false;
+	if (unlikely(s->stale || s->pendings)) {
+		window_lock(&w->lock);
+		revalidate(v, s);
+		window_unlock(&w->lock);
+	}
+	return true;
+}
+
+void window_flush(struct tr_vcpu *v, bool global)
+{
+	struct windows *w = &v->windows;
+	w->flushes++;
+	if (w->now)
+		w->now->stale = true;
+	if (w->kernel && (global || w->kernel->local))
+		w->kernel->stale = true;
+}
+
+static void flush_page(struct window_space *s, uint64_t va)
+{
+	if (s->pieces[region_of(va) / 64] >> (region_of(va) % 64) & 1)
+		s->stale = true;
+	if (!space_page_of(s, va))
+		return;
+	if (s->pendings < WINDOW_PENDING)
+		s->pending[s->pendings++] = va;
+	else
+		s->stale = true;
 }
 
 void window_flush_page(struct tr_vcpu *v, uint64_t va)
 {
 	struct windows *w = &v->windows;
-	struct window_space *s = w->now;
-	if (!s)
+	if (!w->now && !w->kernel)
 		return;
-	if (s->pieces)
-		s->stale = true;
 	window_lock(&w->lock);
-	if (space_page_of(s, va)) {
-		if (s->pendings < WINDOW_PENDING)
-			s->pending[s->pendings++] = va;
-		else
-			s->stale = true;
-	}
+	if (w->now)
+		flush_page(w->now, va);
+	if (w->kernel)
+		flush_page(w->kernel, va);
 	window_unlock(&w->lock);
 }
 
@@ -147,10 +180,17 @@ void window_protect(struct tr_vcpu *v, uint64_t gpa)
 	for (unsigned n = 0; n < WINDOW_SPACES; n++)
 		if (w->space[n])
 			space_protect(v, w->space[n], gpa);
+	if (w->kernel)
+		space_protect(v, w->kernel, gpa);
 	window_unlock(&w->lock);
 }
 
-/* A host fault in user code at `address`: true if the access can be tried again. */
+static bool is_ram(const struct tr_vcpu *v, uint64_t gpa)
+{
+	return guest_range_find(v->engine->mem, gpa, 1);
+}
+
+/* A host fault at `address`: true if the access can be tried again. */
 static bool fault(struct tr_vcpu *v, struct window_space *s, uint64_t address, bool write)
 {
 	struct windows *w = &v->windows;
@@ -159,14 +199,19 @@ static bool fault(struct tr_vcpu *v, struct window_space *s, uint64_t address, b
 	if (address - v->engine->slots.limbo < REGION_SIZE) { /* a region that came into use: next time */
 		window_lock(&w->lock);
 		space_regions_add(v, s);
-		deltas_set(v, s);
+		deltas_set(v, space_is_kernel(s), s);
 		window_unlock(&w->lock);
 		return false;
 	}
 	if (!space_guest_address(s, address, &va))
 		return false;
-	if (!x86_canonical(va) || mmu_translate(&v->cpu, va, (write ? ACC_WRITE : ACC_READ) | ACC_USER, &m) != V_DONE) {
-		w->faulted = va | 1;
+	if (!x86_canonical(va) ||
+	    mmu_translate(&v->cpu, va, (write ? ACC_WRITE : ACC_READ) | s->access, &m) != V_DONE) {
+		w->faulted = space_is_kernel(s) ? 0 : va | 1;
+		return false;
+	}
+	if (!is_ram(v, m.gpa)) {
+		w->device = true;
 		return false;
 	}
 	window_lock(&w->lock);
@@ -175,9 +220,9 @@ static bool fault(struct tr_vcpu *v, struct window_space *s, uint64_t address, b
 	return again;
 }
 
-bool window_fault(struct tr_vcpu *v, uint64_t address, bool write)
+bool window_fault(struct tr_vcpu *v, bool kernel, uint64_t address, bool write)
 {
-	struct window_space *s = v->windows.now;
+	struct window_space *s = kernel ? v->windows.kernel : v->windows.now;
 	if (!s)
 		return false;
 	v->windows.faults++;
@@ -210,11 +255,18 @@ static void give_up(struct tr_vcpu *v, uint64_t gpa)
  * Where faults cost much, the instructions that meet most of them go by the TLB, which learns of a page at a tenth of
  * the price. Each change costs everything that jump caches know, so several go at once, unless the faults go on.
  */
-bool window_gives_up(struct tr_vcpu *v, uint64_t gpa)
+bool window_gives_up(struct tr_vcpu *v, bool kernel, uint64_t gpa)
 {
 	struct windows *w = &v->windows;
+	const struct window_space *s = kernel ? w->kernel : w->now;
 	struct window_site *site = &w->site[(gpa ^ gpa >> 8 ^ gpa >> 16) % WINDOW_SITES];
-	if (!w->now || w->now->debt < ns_to_tsc(v, DEBT_NS))
+	if (w->device) { /* nothing of it will ever be shown */
+		w->device = false;
+		give_up(v, gpa);
+		v->give_up = true;
+		return true;
+	}
+	if (!s || s->debt < ns_to_tsc(v, DEBT_NS))
 		return false;
 	if (site->gpa != gpa)
 		*site = (struct window_site){.gpa = gpa};
@@ -253,6 +305,8 @@ static bool promote(struct tr_vcpu *v, uint64_t cr3, uint64_t tsc)
 	bool on = false;
 	if (s) {
 		s->cr3 = cr3;
+		s->access = ACC_USER;
+		s->mmu = MMU_USER;
 		s->cost = s->debt = 0;
 		s->since = s->debt_at = tsc;
 		s->stale = false;
@@ -281,6 +335,57 @@ static void refuse(struct tr_vcpu *v, struct window_space *s, uint64_t tsc)
 	window_unlock(&w->lock);
 }
 
+/* Code that was translated for the kernel without windows, or with them, is not looked for any more. */
+static bool kernel_promote(struct tr_vcpu *v, unsigned mmu)
+{
+	struct windows *w = &v->windows;
+	struct window_space *s = host_memory_alloc(sizeof(*s));
+	if (!s)
+		return false;
+	s->cr3 = WINDOW_KERNEL;
+	s->mmu = (uint8_t)mmu;
+	s->access = mmu == MMU_KERNEL ? ACC_IMPLICIT : 0; /* SMAP whatever AC is now */
+	s->since = s->debt_at = __builtin_ia32_rdtsc();
+	window_lock(&w->lock);
+	bool on = space_regions_add(v, s);
+	if (on) {
+		w->kernel = s;
+		deltas_set(v, true, s);
+	} else {
+		space_drop(v, s);
+		host_memory_free(s, sizeof(*s));
+		w->kernel_refused = UINT64_MAX;
+	}
+	window_unlock(&w->lock);
+	jc_flush(v);
+	return on;
+}
+
+static void kernel_refuse(struct tr_vcpu *v, uint64_t tsc)
+{
+	struct windows *w = &v->windows;
+	struct window_space *s = w->kernel;
+	w->kernel_refused = tsc + ns_to_tsc(v, REFUSE_NS);
+	window_lock(&w->lock);
+	w->kernel = NULL;
+	deltas_set(v, true, NULL);
+	space_drop(v, s);
+	host_memory_free(s, sizeof(*s));
+	jc_flush(v);
+	window_unlock(&w->lock);
+}
+
+/* A kernel that takes interrupts has its tables in place. */
+static void sample_kernel(struct tr_vcpu *v, uint64_t tsc)
+{
+	struct windows *w = &v->windows;
+	unsigned mmu = v->cpu.cr4 & CR4_SMAP ? MMU_KERNEL : MMU_KERNEL_AC;
+	if (w->kernel && (w->kernel->mmu != mmu || too_dear(v, w->kernel, tsc)))
+		kernel_refuse(v, tsc);
+	else if (!w->kernel && tsc > w->kernel_refused && (v->cpu.cr4 & CR4_PGE))
+		kernel_promote(v, mmu);
+}
+
 /* Whoever gave up gets another chance. */
 static void give_chances(struct tr_vcpu *v, uint64_t tsc)
 {
@@ -295,7 +400,11 @@ void window_sample(struct tr_vcpu *v)
 	struct windows *w = &v->windows;
 	uint64_t cr3 = space_of(&v->cpu), tsc = __builtin_ia32_rdtsc();
 	give_chances(v, tsc);
-	if (v->engine->no_window || v->cpu.cpl != 3 || !x86_code64(&v->cpu))
+	if (v->engine->no_window || !x86_code64(&v->cpu))
+		return;
+	if (v->cpu.cpl == 0 && !v->engine->no_kernel_window)
+		sample_kernel(v, tsc);
+	if (v->cpu.cpl != 3)
 		return;
 	bool busy = w->flushes - w->sampled_flushes > FLUSHES_MAX;
 	w->sampled_flushes = w->flushes;
@@ -336,7 +445,8 @@ void window_vcpu_init(struct tr_vcpu *v)
 		if (v->windows.space[i])
 			v->windows.space[i]->cr3 = WINDOW_FREE;
 	}
-	deltas_set(v, NULL);
+	deltas_set(v, false, NULL);
+	deltas_set(v, true, NULL);
 }
 
 void window_vcpu_destroy(struct tr_vcpu *v)
@@ -346,4 +456,7 @@ void window_vcpu_destroy(struct tr_vcpu *v)
 			space_forget(v->windows.space[i]);
 		host_memory_free(v->windows.space[i], sizeof(struct window_space));
 	}
+	if (v->windows.kernel)
+		space_forget(v->windows.kernel);
+	host_memory_free(v->windows.kernel, sizeof(struct window_space));
 }

@@ -1,11 +1,11 @@
 /*
  * Windows: the pages of a guest address space shown in the host's, so that the host's own MMU checks and translates the
- * accesses of user code. Translated code adds to an address the distance between its region (1 TiB of the guest's
+ * accesses of translated code. It adds to an address the distance between its region (1 TiB of the guest's
  * address space) and the host addresses set aside for that region; what is not shown there faults, and the fault
  * handler walks the guest's page tables. What is shown is what a TLB may hold: it is dropped where the TLB is flushed.
  *
  * A page costs a host fault and a system call to show, tens of times what a TLB entry costs. So only address spaces
- * that have run for a while get windows.
+ * that have run for a while get windows, and the kernel, which is in all of them.
  */
 #ifndef DOPPEL_ENGINE_TRANSLATE_WINDOW_H
 #define DOPPEL_ENGINE_TRANSLATE_WINDOW_H
@@ -19,30 +19,46 @@ struct tr_vcpu;
 #define REGION_SHIFT 40
 #define REGION_COUNT 256
 #define REGION_SIZE (1ull << REGION_SHIFT)
+
+static inline uint8_t region_of(uint64_t va)
+{
+	return (uint8_t)(va >> REGION_SHIFT);
+}
+
+/* As a canonical address. */
+static inline uint64_t region_start(uint8_t region)
+{
+	return (uint64_t)((int64_t)((uint64_t)region << 56) >> 16);
+}
+
 #define REGION_MARGIN \
 	GiB(4) /* nothing is shown there: a displacement reaches 2 GiB, the host's table walk no further */
 
 #define WINDOW_SPACES 3  /* address spaces of a CPU that have windows */
-#define WINDOW_REGIONS 6 /* of an address space */
+#define WINDOW_REGIONS 8 /* of an address space */
 #define WINDOW_PAGES 8192
 #define WINDOW_HASH 16384
 #define WINDOW_PENDING 64
 
 /* A page that is shown, of 4 KiB or 2 MiB. */
 struct window_page {
-	uint64_t va;   /* page address | WINDOW_* */
-	uint64_t gpa;  /* page address */
-	uint16_t next; /* in its hash chain, index + 1 */
+	uint64_t va;    /* page address | WINDOW_* */
+	uint64_t gpa;   /* page address */
+	uint16_t next;  /* in its hash chain, index + 1 */
+	uint16_t holes; /* of a large one: pages of it that have been shown anew, because they had translated code */
 };
 #define WINDOW_WRITABLE 1ull
 #define WINDOW_LARGE 2ull
 
 struct window_space {
-	uint64_t cr3; /* the top table's address; WINDOW_FREE: unused */
-	bool stale;  /* the TLB has been flushed: each page is to be compared with the page tables before user code runs
-		      */
-	bool pieces; /* some pages are parts of larger ones of the guest's */
-	unsigned regions, count, pendings;
+	uint64_t cr3;    /* the top table's address; WINDOW_FREE: unused; WINDOW_KERNEL: see below */
+	unsigned access; /* ACC_*: what those who run there may reach */
+	uint8_t mmu;     /* MMU_*: the way of looking at memory that it stands for */
+	bool stale; /* the TLB has been flushed: each page is to be compared with the page tables before user code runs
+		     */
+	bool local; /* some pages are not global */
+	uint64_t pieces[REGION_COUNT / 64]; /* regions with pages that are parts of larger ones of the guest's */
+	unsigned regions, count, holes, pendings;
 	uint64_t pending[WINDOW_PENDING]; /* shown, and dropped from the TLB since user code ran: to be compared as well
 					   */
 	uint8_t guest[WINDOW_REGIONS];    /* region's number */
@@ -54,6 +70,11 @@ struct window_space {
 	struct window_page page[WINDOW_PAGES];
 };
 #define WINDOW_FREE UINT64_MAX
+/*
+ * Kernels map themselves into every address space in the same way. What CPL 0 sees stays, as in a TLB, when CR3 is
+ * loaded, if it is global; user code's address spaces come and go beside it.
+ */
+#define WINDOW_KERNEL (UINT64_MAX - 1)
 
 /* An instruction that found pages not shown, while they cost much. */
 struct window_site {
@@ -67,6 +88,8 @@ struct windows {
 	_Atomic bool lock;
 	struct window_space *space[WINDOW_SPACES]; /* NULL: there was no memory */
 	struct window_space *now;                  /* of the address space that user code runs in, or NULL */
+	struct window_space *kernel;               /* CPL 0's, or NULL */
+	uint64_t kernel_refused;                   /* until then */
 	uint64_t sampled_cr3, sampled_since;       /* seen running user code at each interrupt since then */
 	unsigned sampled_flushes, flushes;         /* of the TLB, at the last sample and now */
 	uint64_t refused_cr3, refused_until;       /* was more trouble than it was worth */
@@ -74,12 +97,13 @@ struct windows {
 	uint64_t absent_cr3;                       /* has none, as was found out */
 	uint64_t entries;
 	struct window_site site[WINDOW_SITES];    /* by hash */
+	bool device;                              /* the last fault was an access to something that is not RAM */
 	unsigned impatience;                      /* how much those noted fault, see window_gives_up */
 	uint64_t faults, shown, hidden, given_up; /* statistics */
 };
 
 /* Of the engine; `lock` guards taken, made and at: address space of the host, handed out by regions. */
-#define WINDOW_SLOTS 72
+#define WINDOW_SLOTS 88
 struct window_slots {
 	_Atomic bool lock;
 	bool taken[WINDOW_SLOTS];
@@ -99,19 +123,21 @@ void window_vcpu_destroy(struct tr_vcpu *v);
  * must be. General registers only.
  */
 bool window_enter(struct tr_vcpu *v);
+/* The same for code of CPL 0 in 64-bit mode. `mmu`: as it looks at memory when RFLAGS.AC is clear. */
+bool window_enter_kernel(struct tr_vcpu *v, unsigned mmu);
 /* An interrupt has been taken: decides whether the address space at hand gets windows, or loses them. */
 void window_sample(struct tr_vcpu *v);
-/* A host fault at `address` in translated code: true if the access can be tried again. */
-bool window_fault(struct tr_vcpu *v, uint64_t address, bool write);
+/* A host fault at `address` in translated code, of CPL 0 or user code: true if the access can be tried again. */
+bool window_fault(struct tr_vcpu *v, bool kernel, uint64_t address, bool write);
 /*
  * After a fault of the instruction at guest-physical `gpa`: if it meets so many pages that are not shown that it had
  * better go by the TLB, it is noted in gave_up. True: translated code is to be left, for it is time to see to those.
  */
-bool window_gives_up(struct tr_vcpu *v, uint64_t gpa);
+bool window_gives_up(struct tr_vcpu *v, bool kernel, uint64_t gpa);
 
-/* The TLB's upkeep: one page, or all of the address space at hand. General registers only. */
+/* The TLB's upkeep: one page, or all of the address space at hand, global pages or not. General registers only. */
 void window_flush_page(struct tr_vcpu *v, uint64_t va);
-void window_flush(struct tr_vcpu *v);
+void window_flush(struct tr_vcpu *v, bool global);
 /* No store of user code reaches RAM page `gpa` unseen any more. Exclusive. */
 void window_protect(struct tr_vcpu *v, uint64_t gpa);
 

@@ -1,8 +1,11 @@
 /* The pages of one address space that are shown, and the host addresses where. Compiled for general registers only. */
 #include "engine/translate/window_space.h"
 
-/* PML4 entries. */
-#define PTE_PRESENT_USER 5
+/* Entries of the upper two tables. */
+#define ENTRY_PRESENT 1
+#define ENTRY_USER 4
+#define ENTRY_TABLE 0x000ffffffffff000ull
+#define ENTRIES 512
 
 /*
  * By all VMs, because the host bounds the number of mappings of a process, 65530 unless it was told otherwise; a page
@@ -76,7 +79,7 @@ static void page_remove(struct window_space *s, struct window_page *p)
 int space_region_find(const struct window_space *s, uint64_t va)
 {
 	for (unsigned i = 0; i < s->regions; i++)
-		if (s->guest[i] == va >> REGION_SHIFT)
+		if (s->guest[i] == region_of(va))
 			return (int)i;
 	return -1;
 }
@@ -115,20 +118,40 @@ static void slot_give(struct window_slots *slots, uint64_t at)
 	window_unlock(&slots->lock);
 }
 
-/* Gives windows to the regions that the guest's top table names; false when it names none, or there is no room. */
+/* Kernels prepare tables of the second level for what may come, and leave them empty. */
+static bool empty(struct tr_vcpu *v, uint64_t entry)
+{
+	const uint64_t *table = guest_memory_ptr(v->engine->mem, entry & ENTRY_TABLE, PAGE_SIZE, false);
+	for (unsigned i = 0; table && i < ENTRIES; i++)
+		if (table[i] & ENTRY_PRESENT)
+			return false;
+	return true;
+}
+
+/* A kernel's own half first, and what it has in the other if that is all. */
+static bool wanted(struct tr_vcpu *v, const struct window_space *s, uint64_t entry)
+{
+	bool user = entry & ENTRY_USER;
+	if (!(entry & ENTRY_PRESENT))
+		return false;
+	if (!space_is_kernel(s))
+		return user;
+	return (!user || !s->regions || !(region_start(s->guest[0]) >> 63)) && !empty(v, entry);
+}
+
 bool space_regions_add(struct tr_vcpu *v, struct window_space *s)
 {
-	const uint64_t *top = guest_memory_ptr(v->engine->mem, s->cr3, PAGE_SIZE, false);
+	const uint64_t *top = guest_memory_ptr(v->engine->mem, v->cpu.cr3 & ENTRY_TABLE, PAGE_SIZE, false);
 	if (!top)
 		return false;
-	for (unsigned i = 0; i < 256; i++) {
-		uint64_t va = (uint64_t)i << 39;
-		if ((top[i] & PTE_PRESENT_USER) != PTE_PRESENT_USER || space_region_find(s, va) >= 0)
+	for (unsigned i = space_is_kernel(s) ? ENTRIES : ENTRIES / 2; i-- > 0;) {
+		uint64_t va = (uint64_t)((int64_t)i << 55 >> 16);
+		if (!wanted(v, s, top[i]) || space_region_find(s, va) >= 0)
 			continue;
 		uint64_t at = s->regions < WINDOW_REGIONS ? slot_take(&v->engine->slots) : 0;
 		if (!at)
 			return false;
-		s->guest[s->regions] = (uint8_t)(va >> REGION_SHIFT);
+		s->guest[s->regions] = region_of(va);
 		s->host[s->regions++] = at;
 	}
 	return s->regions > 0;
@@ -138,9 +161,10 @@ bool space_regions_add(struct tr_vcpu *v, struct window_space *s)
 
 static void forget(struct tr_vcpu *v, struct window_space *s, struct window_page *p)
 {
+	atomic_fetch_sub(&pages_shown, 1u + p->holes);
+	s->holes -= p->holes;
 	page_remove(s, p);
 	v->windows.hidden++;
-	atomic_fetch_sub(&pages_shown, 1);
 }
 
 static void hide(struct tr_vcpu *v, struct window_space *s, struct window_page *p)
@@ -179,10 +203,12 @@ static void hide_all(struct tr_vcpu *v, struct window_space *s)
 		return;
 	for (unsigned i = 0; i < s->regions; i++)
 		ENSURE(host_window_hide(s->host[i], REGION_SIZE));
-	atomic_fetch_sub(&pages_shown, s->count);
+	space_forget(s);
 	v->windows.hidden += s->count;
-	s->count = 0;
-	s->pieces = false;
+	s->count = s->holes = 0;
+	s->local = false;
+	for (unsigned i = 0; i < ARRAY_LEN(s->pieces); i++)
+		s->pieces[i] = 0;
 	for (unsigned i = 0; i < WINDOW_HASH; i++)
 		s->bucket[i] = 0;
 }
@@ -197,16 +223,16 @@ void space_drop(struct tr_vcpu *v, struct window_space *s)
 }
 
 /* Is the page what the page tables say now? */
-static bool valid(const struct tr_vcpu *v, const struct window_page *p)
+static bool valid(const struct tr_vcpu *v, const struct window_space *s, const struct window_page *p)
 {
 	struct x86_mapping m;
-	return mmu_probe(&v->cpu, p->va & PAGE_MASK, ACC_READ | ACC_USER, &m) && m.gpa == p->gpa &&
+	return mmu_probe(&v->cpu, p->va & PAGE_MASK, ACC_READ | s->access, &m) && m.gpa == p->gpa &&
 	       (!(p->va & WINDOW_LARGE) || m.page_shift >= LARGE_SHIFT) && (!(p->va & WINDOW_WRITABLE) || m.writable);
 }
 
 static void check(struct tr_vcpu *v, struct window_space *s, struct window_page *p, struct run *run)
 {
-	if (!p || valid(v, p))
+	if (!p || valid(v, s, p))
 		return;
 	run_add(run, host_address(s, p->va & PAGE_MASK), page_size(p));
 	forget(v, s, p);
@@ -227,7 +253,7 @@ void space_revalidate(struct tr_vcpu *v, struct window_space *s)
 
 /* --- what is shown */
 
-/* Whether user code may store into these pages: not into translated code without our knowing. */
+/* Whether stores may go into these pages: not into translated code without our knowing. */
 static bool free_of_code(const struct guest_memory *mem, uint64_t gpa, uint64_t size)
 {
 	uint64_t first = guest_memory_page_index(mem, gpa);
@@ -251,7 +277,15 @@ static bool show_page(struct tr_vcpu *v, struct window_space *s, uint64_t page, 
 	const struct guest_range *r = guest_range_find(mem, gpa, size);
 	uint64_t offset = (uint64_t)(r->host + (gpa - r->gpa) - mem->shared.at);
 	v->windows.shown++;
-	return host_window_show(&mem->shared, host_address(s, page), offset, size, writable && !r->readonly);
+	return host_window_show(&mem->shared, host_address(s, page), offset, size, writable);
+}
+
+/* After make_room, which may forget it. */
+static void note_kind(struct window_space *s, uint64_t va, const struct x86_mapping *m, unsigned shift)
+{
+	if (m->page_shift > shift)
+		s->pieces[region_of(va) / 64] |= BIT(region_of(va) % 64);
+	s->local |= !m->global;
 }
 
 /* `page`: the address, | WINDOW_*. False: the host would not, and nothing is there. */
@@ -267,33 +301,72 @@ static bool add_shown(struct tr_vcpu *v, struct window_space *s, uint64_t page, 
 	return false;
 }
 
-/* A page of the guest's that is as large as ours, if all of it can be shown in the same way. */
+#define HOLES_MAX 1024 /* then it is shown anew: many may not be any more */
+
+/* Translated code in a large page that is shown writable is seen through a small one that is not. */
+static bool hole(struct tr_vcpu *v, struct window_space *s, struct window_page *p, uint64_t offset)
+{
+	p->holes++;
+	s->holes++;
+	atomic_fetch_add(&pages_shown, 1);
+	return show_page(v, s, (p->va & PAGE_MASK) + offset, PAGE_SIZE, p->gpa + offset, false);
+}
+
+static bool holes(struct tr_vcpu *v, struct window_space *s, struct window_page *p)
+{
+	for (uint64_t offset = 0; offset < BIT(LARGE_SHIFT); offset += PAGE_SIZE)
+		if (!free_of_code(v->engine->mem, p->gpa + offset, PAGE_SIZE) && !hole(v, s, p, offset))
+			return false;
+	return true;
+}
+
+static bool add_large(struct tr_vcpu *v, struct window_space *s, uint64_t page, uint64_t gpa)
+{
+	if (!add_shown(v, s, page, gpa))
+		return false;
+	struct window_page *p = page_find(s, page & ~WINDOW_WRITABLE);
+	if (!(page & WINDOW_WRITABLE) || holes(v, s, p))
+		return true;
+	hide(v, s, p);
+	return false;
+}
+
+/*
+ * A page of the guest's that is as large as ours. For user code, if all of it can be shown in the same way; the
+ * kernel's direct map has some translated code everywhere.
+ */
 static bool show_large(struct tr_vcpu *v, struct window_space *s, uint64_t va, const struct x86_mapping *m)
 {
 	struct guest_memory *mem = v->engine->mem;
 	uint64_t gpa = m->gpa & LARGE_MASK, page = va & LARGE_MASK;
-	if (m->page_shift < LARGE_SHIFT || !guest_range_find(mem, gpa, BIT(LARGE_SHIFT)) ||
-	    (m->writable && !free_of_code(mem, gpa, BIT(LARGE_SHIFT))))
+	const struct guest_range *r = guest_range_find(mem, gpa, BIT(LARGE_SHIFT));
+	bool writable = r && m->writable && !r->readonly;
+	if (m->page_shift < LARGE_SHIFT || !r ||
+	    (writable && !space_is_kernel(s) && !free_of_code(mem, gpa, BIT(LARGE_SHIFT))))
 		return false;
 	for (uint64_t i = 0; i < 1u << (LARGE_SHIFT - PAGE_SHIFT); i++) {
 		struct window_page *small = page_find(s, page + (i << PAGE_SHIFT));
 		if (small)
 			hide(v, s, small);
 	}
-	return add_shown(v, s, page | WINDOW_LARGE | (m->writable ? WINDOW_WRITABLE : 0), gpa);
+	if (!add_large(v, s, page | WINDOW_LARGE | (writable ? WINDOW_WRITABLE : 0), gpa))
+		return false;
+	note_kind(s, va, m, LARGE_SHIFT);
+	return true;
 }
 
 static bool show_small(struct tr_vcpu *v, struct window_space *s, uint64_t va, const struct x86_mapping *m)
 {
 	struct guest_memory *mem = v->engine->mem;
 	uint64_t gpa = m->gpa & PAGE_MASK, page = va & PAGE_MASK;
-	if (!guest_range_find(mem, gpa, PAGE_SIZE))
+	const struct guest_range *r = guest_range_find(mem, gpa, PAGE_SIZE);
+	if (!r)
 		return false;
-	bool writable = m->writable && free_of_code(mem, gpa, PAGE_SIZE);
+	bool writable = m->writable && !r->readonly && free_of_code(mem, gpa, PAGE_SIZE);
 	guest_memory_touch(mem, guest_memory_ptr(mem, gpa, PAGE_SIZE, false));
 	if (!add_shown(v, s, page | (writable ? WINDOW_WRITABLE : 0), gpa))
 		return false;
-	s->pieces |= m->page_shift > PAGE_SHIFT; /* make_room may have cleared it */
+	note_kind(s, va, m, PAGE_SHIFT);
 	return true;
 }
 
@@ -302,7 +375,10 @@ bool space_show(struct tr_vcpu *v, struct window_space *s, uint64_t va, const st
 {
 	struct window_page *p = space_page_of(s, va);
 	bool same = p && m->gpa - p->gpa == va - (p->va & PAGE_MASK), writable = p && p->va & WINDOW_WRITABLE;
-	if (same && (writable || !m->writable || !free_of_code(v->engine->mem, m->gpa & PAGE_MASK, PAGE_SIZE)))
+	bool code = !free_of_code(v->engine->mem, m->gpa & PAGE_MASK, PAGE_SIZE);
+	if (same && writable && write && p->holes)
+		return !code && show_page(v, s, va & PAGE_MASK, PAGE_SIZE, m->gpa & PAGE_MASK, true);
+	if (same && (writable || !m->writable || code))
 		return writable || !write; /* another access of the same instruction, or a store into translated code */
 	if (p)
 		hide(v, s, p);
@@ -318,7 +394,7 @@ bool space_guest_address(const struct window_space *s, uint64_t address, uint64_
 	for (unsigned i = 0; i < s->regions; i++) {
 		if (address - s->host[i] >= REGION_SIZE)
 			continue;
-		*va = ((uint64_t)s->guest[i] << REGION_SHIFT) + (address - s->host[i]);
+		*va = region_start(s->guest[i]) + (address - s->host[i]);
 		return true;
 	}
 	return false;
@@ -330,6 +406,8 @@ void space_protect(struct tr_vcpu *v, struct window_space *s, uint64_t gpa)
 		struct window_page *p = &s->page[i];
 		if (gpa - p->gpa >= page_size(p) || !(p->va & WINDOW_WRITABLE))
 			continue;
+		if (p->va & WINDOW_LARGE && space_is_kernel(s) && p->holes < HOLES_MAX && hole(v, s, p, gpa - p->gpa))
+			continue;
 		hide(v, s, p);
 		i--; /* another is in its place */
 	}
@@ -337,5 +415,5 @@ void space_protect(struct tr_vcpu *v, struct window_space *s, uint64_t gpa)
 
 void space_forget(const struct window_space *s)
 {
-	atomic_fetch_sub(&pages_shown, s->count);
+	atomic_fetch_sub(&pages_shown, s->count + s->holes);
 }

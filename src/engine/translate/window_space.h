@@ -18,7 +18,12 @@ static inline void window_unlock(_Atomic bool *l)
 	atomic_store_explicit(l, false, memory_order_release);
 }
 
-/* Gives windows to the regions that the guest's top table names; false when it names none, or there is no room. */
+static inline bool space_is_kernel(const struct window_space *s)
+{
+	return s->cr3 == WINDOW_KERNEL;
+}
+
+/* Gives windows to the regions that the guest's tables name; false when they name none, or there is no room. */
 bool space_regions_add(struct tr_vcpu *v, struct window_space *s);
 int space_region_find(const struct window_space *s, uint64_t va); /* its number in the space, or -1 */
 /* The guest's address that is seen at `address`; false: none is. */
