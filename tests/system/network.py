@@ -181,6 +181,7 @@ def serve_in_guest(m, port, forwarded):
 def user(m):
     return (up(m) or
             expect('ping', m.command('ping -c 2 10.0.2.2'), '2 packets received') or
+            expect('a large ping', m.command('ping -c 2 -s 12000 10.0.2.2'), '2 packets received') or  # in fragments, where the MTU is small
             expect('its address', m.command('ip addr show eth0'), '52:54:00:ab:cd:ef') or
             get(m, '10.0.2.2', web) or
             put(m, '10.0.2.2', hasher) or
