@@ -201,7 +201,7 @@ int host_folder_path(struct host_folder *f, int at, char *path)
 		return n;
 	if (root == 1)
 		root = 0; /* "/": its own slash is the one that is looked for next */
-	if (n < root || memcmp(path, f->path, (size_t)root) || (path[root] && path[root] != '/'))
+	if (n < root || memcmp(path, f->path, (size_t)root) != 0 || (path[root] && path[root] != '/'))
 		return -ESTALE;
 	char *rest = path + root;
 	rest += *rest == '/';

@@ -370,9 +370,7 @@ static void go_on(struct host_nbd *nbd)
 		next = io->next;
 		if (io->error && (!gone || ++io->tries >= TRIES_MAX))
 			end(nbd, io, gone ? HOST_IO_LOST : io->error);
-		else if (!io->error && io->op == HOST_IO_FLUSH)
-			end(nbd, io, 0);
-		else if (!io->error && io->moved >= io->len)
+		else if (!io->error && (io->op == HOST_IO_FLUSH || io->moved >= io->len))
 			end(nbd, io, 0);
 		else if (nbd->h || reconnect(nbd))
 			begin(nbd, io);

@@ -84,7 +84,8 @@ static void expect(struct slurp *s, uint64_t size)
 
 	if (!room)
 		return;
-	memcpy(room, s->data, s->used);
+	if (s->used)
+		memcpy(room, s->data, s->used);
 	free(s->data);
 	s->data = room;
 	s->room = (size_t)size + 1;

@@ -94,7 +94,7 @@ void pc_state(struct pc *pc, struct state_stream *s)
 		memcpy(name, d->name, MIN(strlen(d->name), sizeof(name) - 1));
 		memcpy(found, name, sizeof(found));
 		state_bytes(s, found, sizeof(found));
-		if (memcmp(name, found, sizeof(name)))
+		if (memcmp(name, found, sizeof(name)) != 0)
 			state_refuse(s, "other devices");
 		else if (d->state)
 			d->state(d->opaque, s);

@@ -76,6 +76,7 @@ static uint8_t checksum(const uint8_t *p, size_t len)
 
 void smbios_build(uint8_t *buf)
 {
+	static const char anchor[] = {'_', 'S', 'M', '_'}, intermediate[] = {'_', 'D', 'M', 'I', '_'};
 	size_t len = 0, longest = 0;
 
 	memset(buf, 0, SMBIOS_TABLES_SIZE);
@@ -84,12 +85,12 @@ void smbios_build(uint8_t *buf)
 		len += one;
 		longest = MAX(longest, one);
 	}
-	memcpy(buf, "_SM_", 4);
+	memcpy(buf, anchor, sizeof(anchor));
 	buf[5] = ENTRY_LENGTH;
 	buf[6] = 2;
 	buf[7] = 8;
 	put16(buf + 8, longest);
-	memcpy(buf + INTERMEDIATE, "_DMI_", 5);
+	memcpy(buf + INTERMEDIATE, intermediate, sizeof(intermediate));
 	put16(buf + 0x16, len);
 	put16(buf + 0x18, (SMBIOS_TABLES + STRUCTURES) & 0xffff);
 	put16(buf + 0x1a, (SMBIOS_TABLES + STRUCTURES) >> 16);

@@ -109,7 +109,7 @@ bool vm_limit_start(struct vm *vm)
 		return true;
 	host_mutex_init(&l->lock);
 	host_cond_init(&l->wake);
-	rate_init(&l->rate, share, BURST_NS / 100 * l->percent, host_now_ns());
+	rate_init(&l->rate, share, (uint64_t)BURST_NS / 100 * l->percent, host_now_ns());
 	l->started = host_thread_start(&l->thread, "cpu limit", limit_main, vm);
 	return l->started;
 }
