@@ -128,15 +128,15 @@ static bool empty(struct tr_vcpu *v, uint64_t entry)
 	return true;
 }
 
-/* A kernel's own half first, and what it has in the other if that is all. */
-static bool wanted(struct tr_vcpu *v, const struct window_space *s, uint64_t entry)
+/* For a kernel its own half first; what it shares the other with is user code's. */
+static bool wanted(struct tr_vcpu *v, const struct window_space *s, uint64_t va, uint64_t entry)
 {
-	bool user = entry & ENTRY_USER;
+	bool user = entry & ENTRY_USER, own = s->regions && region_start(s->guest[0]) >> 63;
 	if (!(entry & ENTRY_PRESENT))
 		return false;
 	if (!space_is_kernel(s))
 		return user;
-	return (!user || !s->regions || !(region_start(s->guest[0]) >> 63)) && !empty(v, entry);
+	return (va >> 63 || !user || !own) && !empty(v, entry);
 }
 
 bool space_regions_add(struct tr_vcpu *v, struct window_space *s)
@@ -146,7 +146,7 @@ bool space_regions_add(struct tr_vcpu *v, struct window_space *s)
 		return false;
 	for (unsigned i = space_is_kernel(s) ? ENTRIES : ENTRIES / 2; i-- > 0;) {
 		uint64_t va = (uint64_t)((int64_t)i << 55 >> 16);
-		if (!wanted(v, s, top[i]) || space_region_find(s, va) >= 0)
+		if (!wanted(v, s, va, top[i]) || space_region_find(s, va) >= 0)
 			continue;
 		uint64_t at = s->regions < WINDOW_REGIONS ? slot_take(&v->engine->slots) : 0;
 		if (!at)
