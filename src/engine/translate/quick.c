@@ -23,7 +23,7 @@ static const struct quick_jump none = {0, 0}, none_first = {1, 0};
 
 static void jump_forget(struct quick_tables *q, unsigned index)
 {
-	q->jump[index] = index ? none : none_first;
+	q->jump[index] = q->second[index] = index ? none : none_first;
 }
 
 void quick_begin(struct tr_vcpu *v, bool kernel)
@@ -40,6 +40,8 @@ void quick_jump_fill(struct tr_vcpu *v, bool kernel, uint64_t linear, const stru
 	struct quick_jump *e = &v->quick[kernel].jump[index];
 	if (!e->minus)
 		log_add(log->jump, &log->jumps, index);
+	else if (e->minus != -linear)
+		v->quick[kernel].second[index] = *e;
 	*e = (struct quick_jump){-linear, (uint64_t)(uintptr_t)block_entry_indirect(v->engine, b)};
 }
 

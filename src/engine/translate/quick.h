@@ -26,6 +26,7 @@ struct quick_jump {
 /* Not touched before quick_begin. */
 struct quick_tables {
 	struct quick_jump jump[QUICK_ENTRIES];
+	struct quick_jump second[QUICK_ENTRIES]; /* what had to make way in `jump`; looked at by cold code */
 	uint64_t page[QUICK_ENTRIES]; /* -(linear page address + quick_tag), by the low bits of the page's number */
 };
 

@@ -45,6 +45,7 @@ struct cold {
 	uint32_t arg;                /* COLD_MISS: description */
 	int64_t target;              /* COLD_FAR: offset from the page's start; COLD_JUMP: undo */
 	uint8_t *from[COLD_FROM];    /* rel32s that jump here, or NULL. COLD_ENTRY: none */
+	uint8_t *found;              /* COLD_CALL: on with the target's host code in H_DELTA */
 	uint8_t *resume;             /* COLD_MISS, COLD_TAIL, COLD_SHARE, COLD_WINDOW, COLD_CALL, COLD_ENTRY */
 	struct tr_link *link;        /* COLD_LINK, COLD_UNLINKED */
 	const struct share *share;   /* COLD_SHARE */
@@ -215,6 +216,10 @@ uint8_t *mov_patchable(struct trans *t, unsigned reg, uint64_t imm);
 void quick_jump(struct trans *t, int32_t undo);
 void quick_call(struct trans *t);
 void quick_linked(struct trans *t, int64_t target, uint32_t key, int32_t undo);
+/* For COLD_JUMP and COLD_CALL: the second entry is tried first. Returns what quick_second_found completes, at the end.
+ */
+uint8_t *quick_second(struct trans *t);
+void quick_second_found(struct trans *t, const struct cold *c, uint8_t *found);
 void cold_emit_jump(struct trans *t, const struct cold *c);
 void cold_emit_call(struct trans *t, const struct cold *c);
 void cold_emit_far(struct trans *t, const struct cold *c);

@@ -43,6 +43,36 @@ static struct cold *find(struct trans *t, enum cold_kind kind)
 }
 _Static_assert(sizeof(struct quick_jump) == 16 && QUICK_BITS == 16, "find's index");
 
+/* H_TMP has RCX, which is 0 if somebody asks for attention, and else the difference to the first entry. */
+uint8_t *quick_second(struct trans *t)
+{
+	struct emit *e = &t->e;
+	t->lent = LENT(RCX, H_TMP);
+	map_here(t);
+	uint8_t *asked = asm_jrcxz(e);
+	asm_load_gs_index(e, RCX, H_DELTA, quick_table(t) + QUICK_OFF(second[0].minus));
+	asm_lea(e, 8, RCX, RCX, H_ADDR, 1, 0);
+	uint8_t *found = asm_jrcxz(e);
+	asm_patch8(asked, e->p);
+	return found;
+}
+
+void quick_second_found(struct trans *t, const struct cold *c, uint8_t *found)
+{
+	struct emit *e = &t->e;
+	asm_patch8(found, e->p);
+	t->flags = c->flags;
+	t->lent = LENT(RCX, H_TMP);
+	map_here(t);
+	regs_give_back(t, RCX, H_TMP);
+	if (c->kind == COLD_JUMP) {
+		asm_jmp_gs_index(e, H_DELTA, quick_table(t) + QUICK_OFF(second[0].host));
+		return;
+	}
+	asm_load_gs_index(e, H_DELTA, H_DELTA, quick_table(t) + QUICK_OFF(second[0].host));
+	asm_patch32(asm_jmp(e), c->found);
+}
+
 void quick_jump(struct trans *t, int32_t undo)
 {
 	flags_need(t); /* whoever comes in there takes them to be in the host's */
@@ -61,8 +91,10 @@ void quick_call(struct trans *t)
 {
 	flags_need(t);
 	uint8_t *retry = t->e.p;
-	find(t, COLD_CALL)->resume = retry;
+	struct cold *c = find(t, COLD_CALL);
+	c->resume = retry;
 	asm_load_gs_index(&t->e, H_DELTA, H_DELTA, quick_table(t) + QUICK_OFF(jump[0].host));
+	c->found = t->e.p;
 	asm_store_gs(&t->e, 8, H_DELTA, VCPU_OFF(next_pc));
 	regs_release(t, H_DELTA);
 	trans_push_return(t);

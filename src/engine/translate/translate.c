@@ -274,6 +274,8 @@ static void emit_cold(struct trans *t)
 		t->off = c.off;
 		t->flags = c.flags;
 		regs_fixed(t);
+		bool quick = c.rcx_in_tmp && (c.kind == COLD_JUMP || c.kind == COLD_CALL);
+		uint8_t *found = quick ? quick_second(t) : NULL;
 		if (c.rcx_in_tmp)
 			take_back_rcx(t);
 		map_here(t); /* a host that is virtualized in software may fault at any instruction */
@@ -318,6 +320,8 @@ static void emit_cold(struct trans *t)
 			call_helper(t, HELPER_FAR, record_at(t->eng, c.link));
 			break;
 		}
+		if (found)
+			quick_second_found(t, &c, found);
 	}
 }
 
