@@ -8,16 +8,7 @@
 #define SIGNAL_NS 20000u    /* what a fault costs beside what is measured */
 #define CREDIT_NS 40000000u /* what windows may cost to begin with */
 #define REFUSE_NS 2000000000u
-#define DEBT_NS 25000000u /* what faults may cost beside their share of the time before instructions go by the TLB */
-#define DEBT_SHARE 8      /* that share */
-#define SITE_FAULTS 6     /* of an instruction meanwhile, and it does */
-#define CHANCE_NS 10000000000u /* all forget it again: programs change */
-#define IMPATIENT 4            /* so often that many of those that are to but do not yet */
-
-static uint64_t ns_to_tsc(const struct tr_vcpu *v, uint64_t ns)
-{
-	return (uint64_t)((__uint128_t)ns * v->engine->model->tsc_hz / 1000000000);
-}
+#define DEBT_SHARE 8 /* the share of the time that faults may cost before instructions give up */
 
 /*
  * Three eighths of the time may be spent on keeping windows, which make user code about twice as fast, and something to
@@ -232,52 +223,6 @@ bool window_fault(struct tr_vcpu *v, bool kernel, uint64_t address, bool write)
 	return again;
 }
 
-static bool noted(const struct tr_vcpu *v, uint64_t gpa)
-{
-	for (unsigned i = 0; i < v->gave_up_count; i++)
-		if (v->gave_up[i] == gpa)
-			return true;
-	return false;
-}
-
-/* The instruction at `gpa` had SITE_FAULTS faults. */
-static void give_up(struct tr_vcpu *v, uint64_t gpa)
-{
-	if (noted(v, gpa)) {
-		v->windows.impatience++;
-	} else if (v->gave_up_count < ARRAY_LEN(v->gave_up)) {
-		v->gave_up[v->gave_up_count++] = gpa;
-		v->windows.given_up++;
-	}
-}
-
-/*
- * Where faults cost much, the instructions that meet most of them go by the TLB, which learns of a page at a tenth of
- * the price. Each change costs everything that jump caches know, so several go at once, unless the faults go on.
- */
-bool window_gives_up(struct tr_vcpu *v, bool kernel, uint64_t gpa)
-{
-	struct windows *w = &v->windows;
-	const struct window_space *s = kernel ? w->kernel : w->now;
-	struct window_site *site = &w->site[(gpa ^ gpa >> 8 ^ gpa >> 16) % WINDOW_SITES];
-	if (w->device) { /* nothing of it will ever be shown */
-		w->device = false;
-		give_up(v, gpa);
-		v->give_up = true;
-		return true;
-	}
-	if (!s || s->debt < ns_to_tsc(v, DEBT_NS))
-		return false;
-	if (site->gpa != gpa)
-		*site = (struct window_site){.gpa = gpa};
-	if (++site->faults < SITE_FAULTS)
-		return false;
-	site->faults = 0;
-	give_up(v, gpa);
-	v->give_up = w->impatience > IMPATIENT || v->gave_up_count == ARRAY_LEN(v->gave_up);
-	return v->give_up;
-}
-
 /* --- who gets windows */
 
 static struct window_space *space_free(struct tr_vcpu *v)
@@ -386,20 +331,11 @@ static void sample_kernel(struct tr_vcpu *v, uint64_t tsc)
 		kernel_promote(v, mmu);
 }
 
-/* Whoever gave up gets another chance. */
-static void give_chances(struct tr_vcpu *v, uint64_t tsc)
-{
-	uint64_t since = v->engine->by_tlb_since;
-	if (!since || tsc - since < ns_to_tsc(v, CHANCE_NS))
-		return;
-	code_by_windows(v->engine, v);
-}
-
 void window_sample(struct tr_vcpu *v)
 {
 	struct windows *w = &v->windows;
 	uint64_t cr3 = space_of(&v->cpu), tsc = __builtin_ia32_rdtsc();
-	give_chances(v, tsc);
+	window_give_chances(v, tsc);
 	if (v->engine->no_window || !x86_code64(&v->cpu))
 		return;
 	if (v->cpu.cpl == 0 && !v->engine->no_kernel_window)

@@ -134,6 +134,8 @@ bool window_fault(struct tr_vcpu *v, bool kernel, uint64_t address, bool write);
  * better go by the TLB, it is noted in gave_up. True: translated code is to be left, for it is time to see to those.
  */
 bool window_gives_up(struct tr_vcpu *v, bool kernel, uint64_t gpa);
+/* From time to time whoever gave up gets another chance. */
+void window_give_chances(struct tr_vcpu *v, uint64_t tsc);
 
 /* The TLB's upkeep: one page, or all of the address space at hand, global pages or not. General registers only. */
 void window_flush_page(struct tr_vcpu *v, uint64_t va);

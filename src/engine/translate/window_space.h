@@ -18,6 +18,11 @@ static inline void window_unlock(_Atomic bool *l)
 	atomic_store_explicit(l, false, memory_order_release);
 }
 
+static inline uint64_t ns_to_tsc(const struct tr_vcpu *v, uint64_t ns)
+{
+	return (uint64_t)((__uint128_t)ns * v->engine->model->tsc_hz / 1000000000);
+}
+
 static inline bool space_is_kernel(const struct window_space *s)
 {
 	return s->cr3 == WINDOW_KERNEL;
