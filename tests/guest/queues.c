@@ -63,7 +63,7 @@ static void fill_area(void)
 {
 	for (unsigned i = 0; i < AREA / 4; i++) {
 		u64 r = random64();
-		((u32 *)area)[i] = r & 15 ? ((u64)area + r % AREA) / PAGE : RAM / PAGE + (r >> 32);
+		((u32 *)area)[i] = r & 15 ? ((u64)area + r % AREA) / PAGE : RAM / PAGE | r >> 32;
 	}
 }
 
