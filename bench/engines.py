@@ -150,7 +150,9 @@ class Engine:
             raise ValueError('no engine %r: there are native, doppel[@PROGRAM][:SWITCH+SWITCH], qemu and uml' % name)
         self.name, self.kind, self.options = name, m[1], options
         self.program = m[2] or {'native': 'unshare', 'doppel': options.doppel, 'qemu': 'qemu-system-x86_64', 'uml': 'linux.uml'}[m[1]]
-        self.debug = m[3].replace('+', ',') if m[3] else options.debug
+        switches = m[3].split('+') if m[3] else []
+        self.pv = [s[3:] for s in switches if s.startswith('pv=')]
+        self.debug = ','.join(s for s in switches if not s.startswith('pv=')) or options.debug
         self.cpus = options.cpus
         self.port = None
 
@@ -271,6 +273,8 @@ class Engine:
             command += ['--disk', IMAGE + ',snapshot=on', '--disk', SCRATCH, '--net', 'user']
         if self.debug:
             command += ['--debug', self.debug]
+        for pv in self.pv:
+            command += ['--pv', pv]
         return self._run(command, timeout, log, watch=watch)
 
     def _qemu(self, orders, folder, boot, timeout, log=None, watch=None):
