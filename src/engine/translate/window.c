@@ -121,7 +121,7 @@ bool window_enter_kernel(struct tr_vcpu *v, unsigned mmu)
 		return v->engine->eager_window && kernel_promote(v, mmu);
 	if (s->mmu != mmu)
 		return false;
-	if (unlikely(s->stale || s->pendings)) {
+	if (unlikely(s->stale || s->stale_local || s->pendings)) {
 		window_lock(&w->lock);
 		revalidate(v, s);
 		window_unlock(&w->lock);
@@ -135,8 +135,10 @@ void window_flush(struct tr_vcpu *v, bool global)
 	w->flushes++;
 	if (w->now)
 		w->now->stale = true;
-	if (w->kernel && (global || w->kernel->local))
+	if (w->kernel && global)
 		w->kernel->stale = true;
+	else if (w->kernel)
+		w->kernel->stale_local = w->kernel->locals;
 }
 
 static void flush_page(struct window_space *s, uint64_t va)
@@ -181,6 +183,12 @@ static bool is_ram(const struct tr_vcpu *v, uint64_t gpa)
 	return guest_range_find(v->engine->mem, gpa, 1);
 }
 
+/*
+ * Each load of CR3 makes the kernel's pages that are not global doubtful (Linux has such in its direct map, where it
+ * has cut large pages): few are worth that.
+ */
+#define LOCALS_MAX 32
+
 /* A host fault at `address`: true if the access can be tried again. */
 static bool fault(struct tr_vcpu *v, struct window_space *s, uint64_t address, bool write)
 {
@@ -203,6 +211,10 @@ static bool fault(struct tr_vcpu *v, struct window_space *s, uint64_t address, b
 	}
 	if (!is_ram(v, m.gpa)) {
 		w->device = true;
+		return false;
+	}
+	if (space_is_kernel(s) && !m.global && s->locals >= LOCALS_MAX) {
+		w->hopeless = true;
 		return false;
 	}
 	window_lock(&w->lock);

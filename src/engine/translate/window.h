@@ -49,6 +49,7 @@ struct window_page {
 };
 #define WINDOW_WRITABLE 1ull
 #define WINDOW_LARGE 2ull
+#define WINDOW_LOCAL 4ull /* not global */
 
 struct window_space {
 	uint64_t cr3;    /* the top table's address; WINDOW_FREE: unused; WINDOW_KERNEL: see below */
@@ -56,7 +57,8 @@ struct window_space {
 	uint8_t mmu;     /* MMU_*: the way of looking at memory that it stands for */
 	bool stale; /* the TLB has been flushed: each page is to be compared with the page tables before user code runs
 		     */
-	bool local; /* some pages are not global */
+	bool stale_local;                   /* the same, but only those that are not global */
+	unsigned locals;                    /* pages that are not global */
 	uint64_t pieces[REGION_COUNT / 64]; /* regions with pages that are parts of larger ones of the guest's */
 	unsigned regions, count, holes, pendings;
 	uint64_t pending[WINDOW_PENDING]; /* shown, and dropped from the TLB since user code ran: to be compared as well
@@ -96,9 +98,10 @@ struct windows {
 	uint64_t faulted;                          /* page of the last page fault of user code | 1: about to be used */
 	uint64_t absent_cr3;                       /* has none, as was found out */
 	uint64_t entries;
-	struct window_site site[WINDOW_SITES];    /* by hash */
-	bool device;                              /* the last fault was an access to something that is not RAM */
-	unsigned impatience;                      /* how much those noted fault, see window_gives_up */
+	struct window_site site[WINDOW_SITES]; /* by hash */
+	bool device;                           /* the last fault was an access to something that is not RAM */
+	bool hopeless;       /* or to what CPL 0 has too much of to be shown: pages that are not global */
+	unsigned impatience; /* how much those noted fault, see window_gives_up */
 	uint64_t faults, shown, hidden, given_up; /* statistics */
 };
 

@@ -40,11 +40,13 @@ bool window_gives_up(struct tr_vcpu *v, bool kernel, uint64_t gpa)
 		v->give_up = true;
 		return true;
 	}
-	if (!s || s->debt < ns_to_tsc(v, DEBT_NS))
+	bool hopeless = w->hopeless;
+	w->hopeless = false;
+	if (!hopeless && (!s || s->debt < ns_to_tsc(v, DEBT_NS)))
 		return false;
 	if (site->gpa != gpa)
 		*site = (struct window_site){.gpa = gpa};
-	if (++site->faults < SITE_FAULTS)
+	if (++site->faults < SITE_FAULTS && !hopeless)
 		return false;
 	site->faults = 0;
 	give_up(v, gpa);

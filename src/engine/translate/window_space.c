@@ -25,7 +25,7 @@ static unsigned hash(uint64_t page)
 static struct window_page *page_find(struct window_space *s, uint64_t page)
 {
 	for (unsigned i = s->bucket[hash(page)]; i; i = s->page[i - 1].next)
-		if ((s->page[i - 1].va & ~WINDOW_WRITABLE) == page)
+		if ((s->page[i - 1].va & ~(WINDOW_WRITABLE | WINDOW_LOCAL)) == page)
 			return &s->page[i - 1];
 	return NULL;
 }
@@ -163,6 +163,7 @@ static void forget(struct tr_vcpu *v, struct window_space *s, struct window_page
 {
 	atomic_fetch_sub(&pages_shown, 1u + p->holes);
 	s->holes -= p->holes;
+	s->locals -= p->va & WINDOW_LOCAL ? 1 : 0;
 	page_remove(s, p);
 	v->windows.hidden++;
 }
@@ -206,7 +207,7 @@ static void hide_all(struct tr_vcpu *v, struct window_space *s)
 	space_forget(s);
 	v->windows.hidden += s->count;
 	s->count = s->holes = 0;
-	s->local = false;
+	s->locals = 0;
 	for (unsigned i = 0; i < ARRAY_LEN(s->pieces); i++)
 		s->pieces[i] = 0;
 	for (unsigned i = 0; i < WINDOW_HASH; i++)
@@ -242,12 +243,13 @@ static void check(struct tr_vcpu *v, struct window_space *s, struct window_page 
 void space_revalidate(struct tr_vcpu *v, struct window_space *s)
 {
 	struct run run = {0};
-	for (unsigned i = s->stale ? s->count : 0; i-- > 0;)
-		check(v, s, &s->page[i], &run);
+	for (unsigned i = s->stale || s->stale_local ? s->count : 0; i-- > 0;)
+		if (s->stale || s->page[i].va & WINDOW_LOCAL)
+			check(v, s, &s->page[i], &run);
 	for (unsigned i = 0; i < s->pendings; i++)
 		check(v, s, space_page_of(s, s->pending[i]), &run);
 	run_hide(&run);
-	s->stale = false;
+	s->stale = s->stale_local = false;
 	s->pendings = 0;
 }
 
@@ -285,7 +287,11 @@ static void note_kind(struct window_space *s, uint64_t va, const struct x86_mapp
 {
 	if (m->page_shift > shift)
 		s->pieces[region_of(va) / 64] |= BIT(region_of(va) % 64);
-	s->local |= !m->global;
+}
+
+static uint64_t flags_of(const struct window_space *s, const struct x86_mapping *m, bool writable)
+{
+	return (writable ? WINDOW_WRITABLE : 0) | (space_is_kernel(s) && !m->global ? WINDOW_LOCAL : 0);
 }
 
 /* `page`: the address, | WINDOW_*. False: the host would not, and nothing is there. */
@@ -293,8 +299,9 @@ static bool add_shown(struct tr_vcpu *v, struct window_space *s, uint64_t page, 
 {
 	make_room(v, s);
 	page_add(s, page, gpa);
+	s->locals += page & WINDOW_LOCAL ? 1 : 0;
 	atomic_fetch_add(&pages_shown, 1);
-	struct window_page *p = page_find(s, page & ~WINDOW_WRITABLE);
+	struct window_page *p = page_find(s, page & ~(WINDOW_WRITABLE | WINDOW_LOCAL));
 	if (show_page(v, s, page & PAGE_MASK, page_size(p), gpa, page & WINDOW_WRITABLE))
 		return true;
 	forget(v, s, p);
@@ -324,7 +331,7 @@ static bool add_large(struct tr_vcpu *v, struct window_space *s, uint64_t page, 
 {
 	if (!add_shown(v, s, page, gpa))
 		return false;
-	struct window_page *p = page_find(s, page & ~WINDOW_WRITABLE);
+	struct window_page *p = page_find(s, page & ~(WINDOW_WRITABLE | WINDOW_LOCAL));
 	if (!(page & WINDOW_WRITABLE) || holes(v, s, p))
 		return true;
 	hide(v, s, p);
@@ -349,7 +356,7 @@ static bool show_large(struct tr_vcpu *v, struct window_space *s, uint64_t va, c
 		if (small)
 			hide(v, s, small);
 	}
-	if (!add_large(v, s, page | WINDOW_LARGE | (writable ? WINDOW_WRITABLE : 0), gpa))
+	if (!add_large(v, s, page | WINDOW_LARGE | flags_of(s, m, writable), gpa))
 		return false;
 	note_kind(s, va, m, LARGE_SHIFT);
 	return true;
@@ -364,7 +371,7 @@ static bool show_small(struct tr_vcpu *v, struct window_space *s, uint64_t va, c
 		return false;
 	bool writable = m->writable && !r->readonly && free_of_code(mem, gpa, PAGE_SIZE);
 	guest_memory_touch(mem, guest_memory_ptr(mem, gpa, PAGE_SIZE, false));
-	if (!add_shown(v, s, page | (writable ? WINDOW_WRITABLE : 0), gpa))
+	if (!add_shown(v, s, page | flags_of(s, m, writable), gpa))
 		return false;
 	note_kind(s, va, m, PAGE_SHIFT);
 	return true;
