@@ -228,6 +228,7 @@ static bool valid(const struct tr_vcpu *v, const struct window_space *s, const s
 {
 	struct x86_mapping m;
 	return mmu_probe(&v->cpu, p->va & PAGE_MASK, ACC_READ | s->access, &m) && m.gpa == p->gpa &&
+	       (m.global || p->va & WINDOW_LOCAL || !space_is_kernel(s)) &&
 	       (!(p->va & WINDOW_LARGE) || m.page_shift >= LARGE_SHIFT) && (!(p->va & WINDOW_WRITABLE) || m.writable);
 }
 
