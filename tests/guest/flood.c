@@ -35,12 +35,6 @@ static void end(const char *what)
 
 /* ---- Devices: queues that are always full ---- */
 
-struct desc {
-	u64 address;
-	u32 len;
-	u16 flags, next;
-};
-enum { NEXT = 1, WRITE = 2 };
 static struct queue {
 	struct desc desc[SLOTS * 4];
 	struct {
@@ -186,12 +180,6 @@ TEST(hvc)
 }
 
 /* Half of the slots ask for connections, the others send on them more than was ever allowed. */
-struct packet {
-	u64 from_cid, to_cid;
-	u32 from, to, len;
-	u16 type, op;
-	u32 flags, room, passed;
-} __attribute__((packed));
 TEST(vsock)
 {
 	int dev = open_device(19, 1, 0);

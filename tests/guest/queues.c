@@ -14,12 +14,6 @@ const char payload[] = "queues";
 #define NEEDS_RESET 64
 #define REQUEST 128 /* bytes, the most that a request begins with */
 
-enum { NEXT = 1, WRITE = 2, INDIRECT = 4 };
-struct desc {
-	u64 address;
-	u32 len;
-	u16 flags, next;
-};
 static struct rings {
 	struct desc desc[QUEUE];
 	struct {
@@ -559,12 +553,6 @@ static bool fs_answered(void)
 static const struct kind fs = {26, 1, fs_request, fs_good, fs_answered, true};
 
 /* Packets (virtio 1.2 5.10.6) of few connections; somebody listens on port 1024. */
-struct packet {
-	u64 from_cid, to_cid;
-	u32 from, to, len;
-	u16 type, op;
-	u32 flags, room, passed;
-} __attribute__((packed));
 static unsigned vsock_request(u8 *at)
 {
 	struct packet *p = (struct packet *)at;

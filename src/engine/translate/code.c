@@ -455,10 +455,22 @@ static void page_written(struct tr_engine *eng, struct code_page *page, unsigned
 	flush_lookups(eng); /* jump caches name dropped blocks, itlbs perhaps released pages */
 }
 
-void code_written(struct tr_engine *eng, struct tr_vcpu *self, uint64_t gpa, uint64_t len)
+/* Around what makes blocks go: nobody runs one, and nobody makes one. */
+static void change_begin(struct tr_engine *eng, struct tr_vcpu *self)
 {
 	exclusive_begin(eng, self);
 	host_lock(&eng->lock);
+}
+
+static void change_end(struct tr_engine *eng)
+{
+	host_unlock(&eng->lock);
+	exclusive_end(eng);
+}
+
+void code_written(struct tr_engine *eng, struct tr_vcpu *self, uint64_t gpa, uint64_t len)
+{
+	change_begin(eng, self);
 	uint64_t end = gpa + len;
 	for (uint64_t at = gpa; at < end; at = (at & PAGE_MASK) + PAGE_SIZE) {
 		if (!guest_memory_ptr(eng->mem, at, 1, false))
@@ -467,8 +479,7 @@ void code_written(struct tr_engine *eng, struct tr_vcpu *self, uint64_t gpa, uin
 		if (page)
 			page_written(eng, page, at & ~PAGE_MASK, (unsigned)MIN(end - (at & PAGE_MASK), PAGE_SIZE));
 	}
-	host_unlock(&eng->lock);
-	exclusive_end(eng);
+	change_end(eng);
 }
 
 #define PAGE_WORDS (PAGE_SIZE / 64)
@@ -487,15 +498,13 @@ static void go_by_tlb(struct tr_engine *eng, uint64_t gpa)
 
 void code_by_tlb(struct tr_engine *eng, struct tr_vcpu *self, const uint64_t *gpa, unsigned n)
 {
-	exclusive_begin(eng, self);
-	host_lock(&eng->lock);
+	change_begin(eng, self);
 	for (unsigned i = 0; i < n; i++)
 		go_by_tlb(eng, gpa[i]);
 	if (!eng->by_tlb_since)
 		eng->by_tlb_since = __builtin_ia32_rdtsc();
 	flush_lookups(eng);
-	host_unlock(&eng->lock);
-	exclusive_end(eng);
+	change_end(eng);
 }
 
 static void go_by_windows(struct tr_engine *eng, struct code_page *page)
@@ -509,15 +518,13 @@ static void go_by_windows(struct tr_engine *eng, struct code_page *page)
 
 void code_by_windows(struct tr_engine *eng, struct tr_vcpu *self)
 {
-	exclusive_begin(eng, self);
-	host_lock(&eng->lock);
+	change_begin(eng, self);
 	for (uint32_t at = eng->pages; at; at = page_of(eng, at)->next)
 		if (page_of(eng, at)->by_tlb)
 			go_by_windows(eng, page_of(eng, at));
 	eng->by_tlb_since = 0;
 	flush_lookups(eng);
-	host_unlock(&eng->lock);
-	exclusive_end(eng);
+	change_end(eng);
 }
 
 /* Blocks are made one after the other, so that they are sorted by the address of either part. */

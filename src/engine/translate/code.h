@@ -44,11 +44,22 @@ static inline unsigned key_mmu(uint32_t key)
 	return (key & KEY_MMU) >> KEY_MMU_SHIFT;
 }
 
+static inline bool key_ring0(uint32_t key)
+{
+	return !(key & (KEY_USER | KEY_RING12));
+}
+
+/* How CPL 0 looks at memory while RFLAGS.AC is clear. */
+static inline unsigned key_mmu_kernel(uint32_t key)
+{
+	return key & KEY_SMAP ? MMU_KERNEL : MMU_KERNEL_AC;
+}
+
 /* Whether code of this key goes through windows. Between STAC and CLAC a kernel's code does not, but that around it. */
 static inline bool key_windowed(uint32_t key)
 {
 	unsigned mmu = key_mmu(key);
-	return (key & KEY_WINDOW) && (mmu == MMU_USER || mmu == (key & KEY_SMAP ? MMU_KERNEL : MMU_KERNEL_AC));
+	return (key & KEY_WINDOW) && (mmu == MMU_USER || mmu == key_mmu_kernel(key));
 }
 
 static inline unsigned key_jc(uint32_t key)

@@ -312,7 +312,7 @@ uint64_t light_far(struct tr_vcpu *v, uint64_t at)
 	v->cpu.rip = v->tlb_va;
 	struct code_page *page = light_page_of(v, v->cpu.rip); /* so that the jump finds it next time */
 	if (link->quick && page)
-		quick_page_fill(v, !v->cpu.cpl, v->cpu.rip, page);
+		quick_page_fill(v, key_ring0(v->key), v->cpu.rip, page);
 	if (link->to)
 		return go_on(v);
 	v->exit_arg = at;
@@ -339,7 +339,7 @@ uint64_t light_target(struct tr_vcpu *v, uint64_t at)
 	struct block *b = block_find(v->engine, light_page_of(v, linear), linear & ~PAGE_MASK, v->key);
 	if (!b)
 		return light_leave(v, TRX_STEP);
-	quick_jump_fill(v, !v->cpu.cpl, linear, b);
+	quick_jump_fill(v, key_ring0(v->key), linear, b);
 	return light_resume(v, call->resume);
 }
 
@@ -398,7 +398,7 @@ static uint64_t lookup_quick(struct tr_vcpu *v, uint64_t linear)
 	struct block *b = block_find(v->engine, light_page_of(v, linear), linear & ~PAGE_MASK, v->key);
 	if (!b)
 		return 0;
-	bool kernel = !v->cpu.cpl;
+	bool kernel = key_ring0(v->key);
 	quick_jump_fill(v, kernel, linear, b);
 	v->vpage = linear & PAGE_MASK;
 	v->stack_delta = v->window_delta[kernel][region_of(v->cpu.gpr[RSP])];

@@ -197,7 +197,7 @@ bool run_claim_fault(struct host_fault_context *ctx)
 	if (ctx->fault == HOST_FAULT_MEMORY) {
 		if (!key_windowed(b->key))
 			return false;
-		bool kernel = !(b->key & KEY_USER), again = window_fault(v, kernel, ctx->address, ctx->write);
+		bool kernel = key_ring0(b->key), again = window_fault(v, kernel, ctx->address, ctx->write);
 		bool leave = window_gives_up(v, kernel, page_of(v->engine, b->page)->gpa + m.off);
 		if (again && !leave && x86_canonical(ctx->gpr[RSP]))
 			return true;

@@ -131,7 +131,6 @@ void tlb_init(struct tr_vcpu *v)
 	}
 	for (unsigned m = 0; m < JC_MODES; m++)
 		v->jc[m][0].tag = JC_NONE(0);
-	jc_flush(v);
 	tlb_flush_all(&v->cpu, true, -1);
 }
 
@@ -273,8 +272,8 @@ void tlb_mode_changed(struct x86_cpu *cpu)
 	struct tr_vcpu *v = vcpu_of(cpu);
 	uint32_t key = mode_key(cpu);
 	if ((key & (KEY_MODE | KEY_SLOW | KEY_RING12)) == MODE_64 && !(cpu->rflags & FL_DF) &&
-	    (key & KEY_USER ? window_enter(v) : window_enter_kernel(v, key & KEY_SMAP ? MMU_KERNEL : MMU_KERNEL_AC))) {
-		quick_begin(v, !(key & KEY_USER));
+	    (key & KEY_USER ? window_enter(v) : window_enter_kernel(v, key_mmu_kernel(key)))) {
+		quick_begin(v, key_ring0(key));
 		key |= KEY_WINDOW;
 	}
 	if (key == v->key)
@@ -287,7 +286,7 @@ void tlb_mode_changed(struct x86_cpu *cpu)
 		v->jc_common = key & KEY_COMMON;
 	}
 	/* Code between STAC and CLAC is in it, and goes on to code that has windows or, while DF is set, has not. */
-	if ((key & (KEY_MODE | KEY_USER | KEY_RING12)) == MODE_64 && (key & KEY_WINDOW) != v->jc_window) {
+	if ((key & KEY_MODE) == MODE_64 && key_ring0(key) && (key & KEY_WINDOW) != v->jc_window) {
 		jc_clear(v, JC_KERNEL_AC);
 		v->jc_window = key & KEY_WINDOW;
 	}

@@ -216,6 +216,7 @@ uint8_t *mov_patchable(struct trans *t, unsigned reg, uint64_t imm);
 void quick_jump(struct trans *t, int32_t undo);
 void quick_call(struct trans *t);
 void quick_linked(struct trans *t, int64_t target, uint32_t key, int32_t undo);
+void quick_rcx_lent(struct trans *t); /* H_TMP has RCX from here on, as it came */
 /* For COLD_JUMP and COLD_CALL: the second entry is tried first. Returns what quick_second_found completes, at the end.
  */
 uint8_t *quick_second(struct trans *t);

@@ -89,7 +89,7 @@ static bool inline_rdtsc(struct trans *t)
 /* STAC, CLAC: on with code for the other way of looking at memory, if SMAP makes one. */
 static bool inline_ac(struct trans *t, bool set)
 {
-	unsigned mmu = set || !(t->key & KEY_SMAP) ? MMU_KERNEL_AC : MMU_KERNEL;
+	unsigned mmu = set ? MMU_KERNEL_AC : key_mmu_kernel(t->key);
 	uint32_t key = (next_key(t) & ~(uint32_t)KEY_MMU) | mmu << KEY_MMU_SHIFT;
 	flags_clobber(t);
 	asm_alu_gs_imm(&t->e, set ? ALU_OR : ALU_AND, 4, VCPU_OFF(cpu.rflags), set ? FL_AC : ~FL_AC);

@@ -43,12 +43,17 @@ static struct cold *find(struct trans *t, enum cold_kind kind)
 }
 _Static_assert(sizeof(struct quick_jump) == 16 && QUICK_BITS == 16, "find's index");
 
+void quick_rcx_lent(struct trans *t)
+{
+	t->lent = LENT(RCX, H_TMP);
+	map_here(t);
+}
+
 /* H_TMP has RCX, which is 0 if somebody asks for attention, and else the difference to the first entry. */
 uint8_t *quick_second(struct trans *t)
 {
 	struct emit *e = &t->e;
-	t->lent = LENT(RCX, H_TMP);
-	map_here(t);
+	quick_rcx_lent(t);
 	uint8_t *asked = asm_jrcxz(e);
 	asm_load_gs_index(e, RCX, H_DELTA, quick_table(t) + QUICK_OFF(second[0].minus));
 	asm_lea(e, 8, RCX, RCX, H_ADDR, 1, 0);
@@ -62,8 +67,7 @@ void quick_second_found(struct trans *t, const struct cold *c, uint8_t *found)
 	struct emit *e = &t->e;
 	asm_patch8(found, e->p);
 	t->flags = c->flags;
-	t->lent = LENT(RCX, H_TMP);
-	map_here(t);
+	quick_rcx_lent(t);
 	regs_give_back(t, RCX, H_TMP);
 	if (c->kind == COLD_JUMP) {
 		asm_jmp_gs_index(e, H_DELTA, quick_table(t) + QUICK_OFF(second[0].host));

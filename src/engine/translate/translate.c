@@ -259,10 +259,8 @@ static void cold_entry(struct trans *t, const struct cold *c)
 
 static void take_back_rcx(struct trans *t)
 {
-	t->lent = LENT(RCX, H_TMP);
-	map_here(t);
-	asm_mov(&t->e, RCX, H_TMP);
-	t->lent = 0;
+	quick_rcx_lent(t);
+	regs_give_back(t, RCX, H_TMP);
 }
 
 static void emit_cold(struct trans *t)
@@ -451,7 +449,7 @@ struct block *translate_block(struct tr_vcpu *v, const struct code_source *src, 
 	t->mode = (enum x86_mode)(key & KEY_MODE);
 	t->mmu = key_mmu(key);
 	t->window = key_windowed(key);
-	t->kernel = !(key & (KEY_USER | KEY_RING12));
+	t->kernel = key_ring0(key);
 	t->key = key;
 	t->shadow = t->ended = t->arriving = false;
 	t->quiet_poll = NULL;

@@ -46,12 +46,13 @@ static uint64_t page_size(const struct window_page *p)
 }
 
 /* `page`: the address, | WINDOW_*. */
-static void page_add(struct window_space *s, uint64_t page, uint64_t gpa)
+static struct window_page *page_add(struct window_space *s, uint64_t page, uint64_t gpa)
 {
 	struct window_page *p = &s->page[s->count++];
 	uint16_t *bucket = &s->bucket[hash(page)];
 	*p = (struct window_page){.va = page, .gpa = gpa, .next = *bucket};
 	*bucket = (uint16_t)s->count;
+	return p;
 }
 
 static uint16_t *link_to(struct window_space *s, const struct window_page *p)
@@ -206,8 +207,7 @@ static void hide_all(struct tr_vcpu *v, struct window_space *s)
 		ENSURE(host_window_hide(s->host[i], REGION_SIZE));
 	space_forget(s);
 	v->windows.hidden += s->count;
-	s->count = s->holes = 0;
-	s->locals = 0;
+	s->count = s->holes = s->locals = 0;
 	for (unsigned i = 0; i < ARRAY_LEN(s->pieces); i++)
 		s->pieces[i] = 0;
 	for (unsigned i = 0; i < WINDOW_HASH; i++)
@@ -295,18 +295,17 @@ static uint64_t flags_of(const struct window_space *s, const struct x86_mapping 
 	return (writable ? WINDOW_WRITABLE : 0) | (space_is_kernel(s) && !m->global ? WINDOW_LOCAL : 0);
 }
 
-/* `page`: the address, | WINDOW_*. False: the host would not, and nothing is there. */
-static bool add_shown(struct tr_vcpu *v, struct window_space *s, uint64_t page, uint64_t gpa)
+/* `page`: the address, | WINDOW_*. NULL: the host would not, and nothing is there. */
+static struct window_page *add_shown(struct tr_vcpu *v, struct window_space *s, uint64_t page, uint64_t gpa)
 {
 	make_room(v, s);
-	page_add(s, page, gpa);
+	struct window_page *p = page_add(s, page, gpa);
 	s->locals += page & WINDOW_LOCAL ? 1 : 0;
 	atomic_fetch_add(&pages_shown, 1);
-	struct window_page *p = page_find(s, page & ~(WINDOW_WRITABLE | WINDOW_LOCAL));
 	if (show_page(v, s, page & PAGE_MASK, page_size(p), gpa, page & WINDOW_WRITABLE))
-		return true;
+		return p;
 	forget(v, s, p);
-	return false;
+	return NULL;
 }
 
 #define HOLES_MAX 1024 /* then it is shown anew: many may not be any more */
@@ -330,9 +329,9 @@ static bool holes(struct tr_vcpu *v, struct window_space *s, struct window_page 
 
 static bool add_large(struct tr_vcpu *v, struct window_space *s, uint64_t page, uint64_t gpa)
 {
-	if (!add_shown(v, s, page, gpa))
+	struct window_page *p = add_shown(v, s, page, gpa);
+	if (!p)
 		return false;
-	struct window_page *p = page_find(s, page & ~(WINDOW_WRITABLE | WINDOW_LOCAL));
 	if (!(page & WINDOW_WRITABLE) || holes(v, s, p))
 		return true;
 	hide(v, s, p);

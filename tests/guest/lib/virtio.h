@@ -19,4 +19,20 @@ volatile u8 *virtio_structure(unsigned dev, unsigned kind, u32 *extra);
 #define CFG32(off) (*(volatile u32 *)(common + (off)))
 #define CFG64(off, v) (CFG32(off) = (u32)(u64)(v), CFG32((off) + 4) = (u32)((u64)(v) >> 32))
 
+/* A descriptor of a split queue (virtio 1.2 2.7.5). */
+struct desc {
+	u64 address;
+	u32 len;
+	u16 flags, next;
+};
+enum { NEXT = 1, WRITE = 2, INDIRECT = 4 };
+
+/* What begins a packet of the socket device (virtio 1.2 5.10.6). */
+struct packet {
+	u64 from_cid, to_cid;
+	u32 from, to, len;
+	u16 type, op;
+	u32 flags, room, passed;
+} __attribute__((packed));
+
 #endif
