@@ -277,7 +277,7 @@ static void take_failure(struct x86_insn *insn, const uint8_t *p, size_t len, Zy
 	else if (status == ZYDIS_STATUS_NO_MORE_DATA)
 		needs = (unsigned)len + 1;
 	insn->cls = needs > LENGTH_MAX ? CLS_TOOLONG : needs > len ? CLS_PARTIAL : CLS_INVALID;
-	insn->len = insn->cls == CLS_PARTIAL ? 0 : (uint8_t)MIN(needs, LENGTH_MAX);
+	insn->len = insn->cls == CLS_PARTIAL ? 0 : (uint8_t)MIN(needs, len);
 	memcpy(insn->bytes, p, insn->len);
 }
 
