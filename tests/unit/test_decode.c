@@ -48,6 +48,7 @@ TEST(invalid_lengths)
 		{BYTES("\xc4\xe2\x79\xff\xc0"), 0, 5},
 		{BYTES("\xf0\x90"), 0, 2},             /* LOCK where it cannot be */
 		{BYTES("\xf0\x81\xc0\1\2\3\4"), 0, 7}, /* ... of a register */
+		{BYTES("\x3a\x89\1\2\3\4"), 11, 17},   /* it would be one, but for its length */
 	};
 	uint8_t bytes[32];
 

@@ -264,7 +264,7 @@ static void take_immediates(struct x86_insn *insn, const ZydisDecodedInstruction
 
 #define LENGTH_MAX 15
 
-/* What is wrong with it: its length comes first, then whether its bytes are there, then whether they mean anything. */
+/* What is wrong with it: of the first 15 bytes those that are not there, then its length, then what it means. */
 static void take_failure(struct x86_insn *insn, const uint8_t *p, size_t len, ZyanStatus status, bool amd)
 {
 	enum x86_mode mode = (enum x86_mode)insn->mode;
@@ -274,7 +274,7 @@ static void take_failure(struct x86_insn *insn, const uint8_t *p, size_t len, Zy
 	bool ud = amd && decode_is_ud(p, len, mode); /* for Zydis it has a ModRM */
 	if (ud || (status != ZYDIS_STATUS_NO_MORE_DATA && status != ZYDIS_STATUS_INSTRUCTION_TOO_LONG))
 		needs = decode_invalid_length(p, len, mode, amd);
-	else if (status == ZYDIS_STATUS_NO_MORE_DATA)
+	else if (len < LENGTH_MAX)
 		needs = (unsigned)len + 1;
 	insn->cls = needs > LENGTH_MAX ? CLS_TOOLONG : needs > len ? CLS_PARTIAL : CLS_INVALID;
 	insn->len = insn->cls == CLS_PARTIAL ? 0 : (uint8_t)MIN(needs, len);
