@@ -25,9 +25,8 @@ static unsigned make(struct insn_map *map)
 		if (!pick(4))
 			map[i].flags_in_host = pick(2);
 		if (!pick(8))
-			map[i].arriving = pick(2);
-		if (!pick(4))
-			map[i].dirty = pick(8) & 7;
+			if (!pick(4))
+				map[i].dirty = pick(8) & 7;
 		if (!pick(8))
 			map[i].moved = pick(4) & 3;
 		if (!pick(4))
@@ -38,8 +37,8 @@ static unsigned make(struct insn_map *map)
 
 static bool same(const struct insn_map *a, const struct insn_map *b)
 {
-	return a->off == b->off && a->flags_in_host == b->flags_in_host && a->arriving == b->arriving &&
-	       a->dirty == b->dirty && a->moved == b->moved && a->lent == b->lent;
+	return a->off == b->off && a->flags_in_host == b->flags_in_host && a->dirty == b->dirty &&
+	       a->moved == b->moved && a->lent == b->lent;
 }
 
 static void check(const struct insn_map *map, unsigned n, const uint8_t *packed, unsigned number)
@@ -72,9 +71,8 @@ TEST(says_what_was_packed)
 
 TEST(highest_values)
 {
-	struct insn_map map[2] = {
-		{.off = 4095, .flags_in_host = true, .arriving = true, .dirty = 7, .moved = 3, .lent = 255},
-		{.host = UINT16_MAX, .off = 0, .lent = 1}};
+	struct insn_map map[2] = {{.off = 4095, .flags_in_host = true, .dirty = 7, .moved = 3, .lent = 255},
+				  {.host = UINT16_MAX, .off = 0, .lent = 1}};
 	uint8_t packed[3 * INSN_MAP_PACKED_MAX];
 	struct insn_map found;
 	insn_map_pack(packed, map, 2);

@@ -187,6 +187,11 @@ void asm_jmp_gs(struct emit *e, int base, int32_t off)
 	asm_rm(e, 0xff, 4, 4, true, base, off);
 }
 
+void asm_jmp_reg(struct emit *e, unsigned reg)
+{
+	asm_rr(e, 0xff, 4, 4, reg);
+}
+
 void asm_jmp_gs_index(struct emit *e, unsigned index, int32_t off)
 {
 	emit8(e, 0x65);

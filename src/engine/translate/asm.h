@@ -45,6 +45,7 @@ void asm_alu_imm(struct emit *e, enum alu op, unsigned size, unsigned reg, int32
 void asm_alu_gs_imm(struct emit *e, enum alu op, unsigned size, int32_t off, int32_t imm);
 void asm_test_gs_imm8(struct emit *e, int32_t off, uint8_t imm);
 void asm_shift_imm(struct emit *e, enum shift op, unsigned size, unsigned reg, uint8_t count);
+void asm_jmp_reg(struct emit *e, unsigned reg);
 void asm_jmp_gs(struct emit *e, int base, int32_t off);             /* jmp qword gs:[base + off] */
 void asm_jmp_gs_index(struct emit *e, unsigned index, int32_t off); /* jmp qword gs:[index * 8 + off] */
 /* mov reg, gs:[index * 8 + off] */

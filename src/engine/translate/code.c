@@ -38,6 +38,23 @@ void *code_alloc(struct tr_engine *eng, size_t size, size_t align)
 	return r->base + at;
 }
 
+struct far_jump *code_far_jump(struct tr_engine *eng)
+{
+	if (eng->fars == FAR_JUMPS)
+		return NULL;
+	struct far_jump *jump = code_new(eng, struct far_jump);
+	*jump = (struct far_jump){.index = eng->fars++};
+	return jump;
+}
+
+void code_far_cold(struct tr_engine *eng, const struct far_jump *jump, const uint8_t *cold)
+{
+	eng->far_cold[jump->index] = code_at(eng, cold);
+	for (unsigned i = 0; i < eng->cpus; i++)
+		if (eng->vcpu[i])
+			eng->vcpu[i]->far[jump->index] = (uint64_t)(uintptr_t)code_rx(eng, cold);
+}
+
 bool code_init(struct tr_engine *eng, uint64_t size, struct error *err)
 {
 	if (!host_code_alloc(&eng->code, size))
@@ -55,11 +72,13 @@ bool code_init(struct tr_engine *eng, uint64_t size, struct error *err)
 	eng->blocks_max = (unsigned)(eng->code.size / 128 + 64);
 	eng->page = calloc(eng->mem->pages, sizeof(*eng->page));
 	eng->sorted = calloc(eng->blocks_max, sizeof(*eng->sorted));
+	eng->far_cold = calloc(FAR_JUMPS, sizeof(*eng->far_cold));
+	eng->slot_page = calloc(CODE_SLOTS, sizeof(*eng->slot_page));
 	host_mutex_init(&eng->lock);
 	host_mutex_init(&eng->excl_lock);
 	host_mutex_init(&eng->excl_owner);
 	host_cond_init(&eng->excl_cond);
-	if (!eng->page || !eng->sorted || !records_init(eng))
+	if (!eng->page || !eng->sorted || !eng->far_cold || !eng->slot_page || !records_init(eng))
 		return error_set(err, "no memory for the code cache's index; give the guest less --memory");
 	return true;
 }
@@ -92,6 +111,8 @@ void code_destroy(struct tr_engine *eng)
 	host_memory_free(eng->records.base, eng->records.size);
 	free(eng->page);
 	free(eng->sorted);
+	free(eng->far_cold);
+	free(eng->slot_page);
 	if (eng->code.rw)
 		host_code_free(&eng->code);
 	host_mutex_destroy(&eng->lock);
@@ -171,6 +192,7 @@ static void flush_lookups(struct tr_engine *eng)
 static void flush(struct tr_engine *eng)
 {
 	free_pages(eng);
+	eng->page_slots = eng->fars = 0;
 	eng->records.used = BLOCK_ALIGN;
 	eng->pages_free = 0;
 	eng->blocks = 0;
@@ -184,15 +206,20 @@ static bool full(const struct tr_engine *eng)
 {
 	return emit_room(&eng->emit[PART_HOT]) < BLOCK_HOST_MAX + 64 ||
 	       emit_room(&eng->emit[PART_COLD]) < BLOCK_HOST_MAX ||
-	       eng->records.size - eng->records.used < BLOCK_RECORDS_MAX || eng->blocks == eng->blocks_max;
+	       eng->records.size - eng->records.used < BLOCK_RECORDS_MAX || eng->blocks == eng->blocks_max ||
+	       eng->page_slots + 2 > CODE_SLOTS;
 }
 
 static struct code_page *page_new(struct tr_engine *eng)
 {
 	struct code_page *page = page_of(eng, eng->pages_free);
-	if (!page)
-		return code_new(eng, struct code_page);
-	eng->pages_free = page->next;
+	if (page) {
+		eng->pages_free = page->next;
+		return page;
+	}
+	page = code_new(eng, struct code_page);
+	page->slot = eng->page_slots++;
+	eng->slot_page[page->slot] = record_at(eng, page);
 	return page;
 }
 
@@ -205,7 +232,7 @@ static struct code_page *page_get(struct tr_engine *eng, uint64_t gpa)
 	if (page)
 		return page;
 	page = page_new(eng);
-	*page = (struct code_page){.gpa = gpa, .index = (uint32_t)index, .next = eng->pages};
+	*page = (struct code_page){.gpa = gpa, .index = (uint32_t)index, .slot = page->slot, .next = eng->pages};
 	eng->pages = record_at(eng, page);
 	if (page->next)
 		page_of(eng, page->next)->prev = eng->pages;
@@ -292,13 +319,6 @@ void code_get(struct tr_vcpu *v, uint64_t gpa, uint64_t tail, uint16_t off, uint
 		exclusive_end(eng);
 }
 
-static uint64_t page_immediate(const struct tr_link *link, const struct code_page *page)
-{
-	if (link->quick)
-		return page ? quick_tag(page) : QUICK_TAG_NONE;
-	return (uint64_t)(uintptr_t)page;
-}
-
 static uint8_t *link_rel32(const struct tr_engine *eng, const struct tr_link *link)
 {
 	return eng->code.rw + block_of(eng, link->from)->start[link->in_cold ? PART_COLD : PART_HOT] + link->rel32;
@@ -311,7 +331,7 @@ static void link_patch(struct tr_engine *eng, struct tr_link *link, uint32_t tar
 	if (!link->imm_back || page)
 		asm_patch32(rel32, eng->code.rw + target);
 	if (link->imm_back)
-		__atomic_store_n((uint64_t *)(rel32 - link->imm_back), page_immediate(link, page), __ATOMIC_RELEASE);
+		__atomic_store_n((uint64_t *)(rel32 - link->imm_back), (uint64_t)(uintptr_t)page, __ATOMIC_RELEASE);
 }
 
 static void link_undo(struct tr_engine *eng, struct tr_link *link)
@@ -525,27 +545,4 @@ void code_by_windows(struct tr_engine *eng, struct tr_vcpu *self)
 	eng->by_tlb_since = 0;
 	flush_lookups(eng);
 	change_end(eng);
-}
-
-/* Blocks are made one after the other, so that they are sorted by the address of either part. */
-static struct block *find_in(const struct tr_engine *eng, unsigned part, uint32_t at)
-{
-	unsigned lo = 0, hi = eng->blocks;
-	while (lo < hi) {
-		unsigned mid = (lo + hi) / 2;
-		if (block_of(eng, eng->sorted[mid])->start[part] <= at)
-			lo = mid + 1;
-		else
-			hi = mid;
-	}
-	struct block *b = lo ? block_of(eng, eng->sorted[lo - 1]) : NULL;
-	return b && at - b->start[part] < b->size[part] ? b : NULL;
-}
-
-struct block *code_find_host(const struct tr_engine *eng, const uint8_t *pc, unsigned *part)
-{
-	if (pc < eng->code.rx || pc >= eng->code.rx + eng->code.size)
-		return NULL;
-	*part = pc < code_rx(eng, eng->part_start[PART_COLD]) ? PART_HOT : PART_COLD;
-	return find_in(eng, *part, (uint32_t)(pc - eng->code.rx));
 }

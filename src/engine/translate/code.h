@@ -95,9 +95,17 @@ struct tr_link {
 			      aligned. 0: none */
 	bool in_cold : 1;  /* rel32 is */
 	bool flags_in_host : 1; /* the guest's flags are in the host's at this jump, not in saved_flags */
-	bool quick : 1;         /* compares by the quick table: the immediate is a quick_tag */
 	bool pushed : 1;        /* a CALL, in 64-bit mode: what it has pushed is to be taken back if its target is not
 				   canonical */
+};
+
+/* A direct jump of code with windows to another page: it goes by the pointer of its number (quick.h). */
+struct far_jump {
+	uint32_t from;          /* block */
+	uint32_t index;         /* in tr_vcpu.far, tr_engine.far_cold */
+	int32_t target;         /* from the start of the page that the jump is in */
+	uint16_t from_off : 12; /* of the instruction there */
+	uint16_t pushed : 1;    /* as in struct tr_link */
 };
 
 /* A block's host code: what runs in a row, and what is seldom run and lies elsewhere, out of the caches' way. */
@@ -132,6 +140,7 @@ struct block_tail {
 struct code_page {
 	uint64_t gpa;
 	uint32_t index;        /* in guest_memory.code */
+	uint32_t slot;         /* in tr_vcpu.place; below CODE_SLOTS */
 	uint32_t next, prev;   /* in tr_engine.pages */
 	uint32_t blocks;       /* that begin here, or end here */
 	uint32_t tails;        /* struct block_tail: that end here */
@@ -150,6 +159,7 @@ static inline unsigned page_bucket(uint16_t off)
 enum helper {
 	HELPER_LINK,
 	HELPER_FAR,
+	HELPER_FAR_QUICK,
 	HELPER_JUMP,
 	HELPER_TARGET,
 	HELPER_TAIL,
@@ -177,7 +187,11 @@ struct tr_engine {
 	uint8_t *populated[PARTS];       /* how far the host has been asked for memory, likewise */
 	struct code_page *_Atomic *page; /* by guest_memory_page_index */
 	struct records records;
-	uint32_t pages, pages_free;    /* struct code_page: all there are; what became of some */
+	uint32_t pages, pages_free;    /* struct code_page: all there are; what became of some, with their slots */
+	uint32_t page_slots;           /* given to pages */
+	uint32_t *slot_page;           /* struct code_page, by slot */
+	uint32_t fars;                 /* numbers given to far jumps */
+	uint32_t *far_cold;            /* where each goes while its target is not known: host code's number */
 	_Atomic uint64_t by_tlb_since; /* TSC at which the first of code_page.by_tlb was made; 0: there is none */
 	uint32_t *sorted;              /* live and dead blocks by host address, of either part */
 	_Atomic unsigned blocks; /* of them; a host fault looks them up without the lock, while others may be added */
@@ -249,10 +263,10 @@ static inline const uint8_t *block_part(const struct tr_engine *eng, const struc
 	return host_at(eng, b->start[part]);
 }
 
-/* Where jumps by the quick table come in: flags in the host's, the linear address in H_ADDR. Blocks with windows. */
-static inline const uint8_t *block_entry_indirect(const struct tr_engine *eng, const struct block *b)
+/* Where jumps of code with windows come in: flags in the host's. Blocks with windows. */
+static inline const uint8_t *block_entry_quick(const struct tr_engine *eng, const struct block *b)
 {
-	return block_part(eng, b, PART_HOT);
+	return block_part(eng, b, PART_HOT) + b->entry_host;
 }
 
 static inline uint64_t block_entry_saved(const struct tr_engine *eng, const struct block *b)
@@ -299,6 +313,10 @@ void code_by_windows(struct tr_engine *eng, struct tr_vcpu *self);
 /* A new record; `align`: a power of two up to 16. The lock is held. */
 void *code_alloc(struct tr_engine *eng, size_t size, size_t align);
 #define code_new(eng, type) ((type *)code_alloc((eng), sizeof(type), _Alignof(type)))
+/* A far jump with a number of its own, or NULL: there are no more. The lock is held. */
+struct far_jump *code_far_jump(struct tr_engine *eng);
+/* Its cold code, writable view: where it leads to begin with. Before the jump can be reached. */
+void code_far_cold(struct tr_engine *eng, const struct far_jump *jump, const uint8_t *cold);
 
 /*
  * Between begin and end no other virtual CPU runs translated code. `self` is the caller's own, or NULL on another

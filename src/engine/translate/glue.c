@@ -64,7 +64,7 @@ static void emit_enter(struct emit *e)
 	asm_mov(e, R11, RSI);
 	vector_state(e, 5);
 	load_guest(e);
-	asm_rr(e, 0xff, 4, 4, R11); /* jmp r11 */
+	asm_jmp_reg(e, R11);
 }
 
 static void emit_exit_stored(struct tr_engine *eng, struct emit *e)
@@ -127,11 +127,11 @@ static const struct {
 	uint64_t (*helper)(struct tr_vcpu *v, uint64_t arg);
 	bool address; /* takes H_ADDR as tlb_va */
 } helpers[HELPERS] = {
-	[HELPER_LINK] = {light_link, false},     [HELPER_FAR] = {light_far, true},
-	[HELPER_JUMP] = {light_jump, true},      [HELPER_TARGET] = {light_target, true},
-	[HELPER_TAIL] = {light_tail, false},     [HELPER_SHARE] = {light_share, false},
-	[HELPER_SYSTEM] = {light_system, false}, [HELPER_GENERAL] = {light_general, false},
-	[HELPER_XSTATE] = {light_xstate, false},
+	[HELPER_LINK] = {light_link, false},           [HELPER_FAR] = {light_far, true},
+	[HELPER_FAR_QUICK] = {light_far_quick, false}, [HELPER_JUMP] = {light_jump, true},
+	[HELPER_TARGET] = {light_target, true},        [HELPER_TAIL] = {light_tail, false},
+	[HELPER_SHARE] = {light_share, false},         [HELPER_SYSTEM] = {light_system, false},
+	[HELPER_GENERAL] = {light_general, false},     [HELPER_XSTATE] = {light_xstate, false},
 };
 
 static void emit_helpers(struct tr_engine *eng, struct emit *e, bool flags)

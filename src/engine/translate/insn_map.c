@@ -8,14 +8,14 @@
  */
 #define HEAD_OFF 0x0f
 #define OFF_FOLLOWS 0x0f  /* two bytes: off itself */
-#define HEAD_STATE 0x10   /* a byte: flags_in_host, arriving, dirty, moved */
+#define HEAD_STATE 0x10   /* a byte: flags_in_host, dirty, moved */
 #define HEAD_LENT 0x20    /* a byte: lent */
 #define HEAD_END 0x80     /* instead of all of that */
 #define HOST_FOLLOWS 0xff /* as what host advances by: two bytes: host itself */
 
 static uint8_t state(const struct insn_map *m)
 {
-	return (uint8_t)(m->flags_in_host | m->arriving << 1 | m->dirty << 2 | m->moved << 5);
+	return (uint8_t)(m->flags_in_host | m->dirty << 1 | m->moved << 4);
 }
 
 static bool same_insn(const struct insn_map *a, const struct insn_map *b)
@@ -97,9 +97,8 @@ bool insn_map_next(struct insn_map_reader *reader)
 	if (head & HEAD_STATE) {
 		uint8_t s = *reader->p++;
 		m->flags_in_host = s & 1;
-		m->arriving = s >> 1 & 1;
-		m->dirty = s >> 2 & 7;
-		m->moved = s >> 5 & 3;
+		m->dirty = s >> 1 & 7;
+		m->moved = s >> 4 & 3;
 	}
 	if (head & HEAD_LENT)
 		m->lent = *reader->p++;

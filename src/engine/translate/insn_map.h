@@ -11,7 +11,6 @@ struct insn_map {
 	uint16_t host; /* first byte after the part's start that belongs to this instruction or a later one */
 	uint16_t off;  /* of the guest instruction in the page */
 	bool flags_in_host : 1;
-	bool arriving : 1; /* from an indirect jump: vpage is still to be set, from H_ADDR */
 	uint8_t dirty : 3; /* guest registers R9, R10, R11 that the host's of the same number have, and memory has not
 			    */
 	uint8_t moved : 2; /* MOVED_*: these have host addresses, by the deltas in H_ADDR and H_DELTA */

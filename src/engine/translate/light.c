@@ -33,8 +33,24 @@ uint64_t light_leave(struct tr_vcpu *v, enum tr_exit code)
 	return (uint64_t)(uintptr_t)v->engine->glue_exit_stored;
 }
 
-uint64_t light_resume(const struct tr_vcpu *v, uint32_t at)
+/* What translated code knows of where its page is has been flushed while it was away in a helper. */
+static void page_refresh(struct tr_vcpu *v, const uint8_t *pc)
 {
+	unsigned part;
+	const struct block *b = code_find_host(v->engine, pc, &part);
+	const struct code_page *page = page_of(v->engine, b->page);
+	bool kernel = key_mmu(v->key) != MMU_USER;
+	if (!quick_page_is_at(v, kernel, page, v->vpage)) {
+		jc_flush(v);
+		quick_page_is_at(v, kernel, page, v->vpage);
+	}
+	v->quick_lost = false;
+}
+
+uint64_t light_resume(struct tr_vcpu *v, uint32_t at)
+{
+	if (unlikely(v->quick_lost))
+		page_refresh(v, host_at(v->engine, at));
 	return (uint64_t)(uintptr_t)host_at(v->engine, at);
 }
 
@@ -310,13 +326,25 @@ uint64_t light_far(struct tr_vcpu *v, uint64_t at)
 	if (!x86_canonical(v->tlb_va))
 		return jump_nowhere(v, link->from_off, link->pushed ? -8 : 0);
 	v->cpu.rip = v->tlb_va;
-	struct code_page *page = light_page_of(v, v->cpu.rip); /* so that the jump finds it next time */
-	if (link->quick && page)
-		quick_page_fill(v, key_ring0(v->key), v->cpu.rip, page);
+	light_page_of(v, v->cpu.rip); /* so that the jump finds it next time */
 	if (link->to)
 		return go_on(v);
 	v->exit_arg = at;
 	return light_leave(v, TRX_LINK);
+}
+
+uint64_t light_far_quick(struct tr_vcpu *v, uint64_t at)
+{
+	const struct far_jump *jump = record(v->engine, (uint32_t)at);
+	uint64_t linear = v->vpage + (uint64_t)(int64_t)jump->target;
+	v->stats.dispatches++;
+	if (!x86_canonical(linear))
+		return jump_nowhere(v, jump->from_off, jump->pushed ? -8 : 0);
+	v->cpu.rip = linear;
+	struct block *b = block_find(v->engine, light_page_of(v, linear), linear & ~PAGE_MASK, v->key);
+	if (b)
+		quick_far_fill(v, key_ring0(v->key), jump, b, linear);
+	return go_on(v);
 }
 
 uint64_t light_link(struct tr_vcpu *v, uint64_t at)
@@ -337,10 +365,17 @@ uint64_t light_target(struct tr_vcpu *v, uint64_t at)
 	if (!x86_canonical(linear))
 		return light_leave(v, TRX_STEP);
 	struct block *b = block_find(v->engine, light_page_of(v, linear), linear & ~PAGE_MASK, v->key);
-	if (!b)
+	if (!b || !quick_page_known(v, key_ring0(v->key), page_of(v->engine, call->page), v->vpage))
 		return light_leave(v, TRX_STEP);
 	quick_jump_fill(v, key_ring0(v->key), linear, b);
 	return light_resume(v, call->resume);
+}
+
+void note_code_at(struct tr_vcpu *v, uint64_t linear, unsigned page_shift)
+{
+	unsigned h = exec_hash(linear);
+	v->exec_filter[linear >> 63][h / 64] |= 1ull << (h % 64);
+	v->exec_large[linear >> 63] |= page_shift > PAGE_SHIFT;
 }
 
 static struct code_page *itlb_fill(struct tr_vcpu *v, struct itlb_entry *e, uint64_t linear)
@@ -352,14 +387,17 @@ static struct code_page *itlb_fill(struct tr_vcpu *v, struct itlb_entry *e, uint
 	struct code_page *page = atomic_load(&v->engine->page[guest_memory_page_index(v->engine->mem, m.gpa)]);
 	if (!page)
 		return NULL;
+	if (!quick_page_is_at(v, key_mmu(v->key) != MMU_USER, page, linear)) {
+		jc_flush(v);
+		quick_page_is_at(v, key_mmu(v->key) != MMU_USER, page, linear);
+	}
 	e->page = linear & PAGE_MASK;
 	e->code = page;
-	unsigned h = exec_hash(e->page);
-	v->exec_filter[linear >> 63][h / 64] |= 1ull << (h % 64);
-	if (key_mmu(v->key) != MMU_USER && !m.global)
-		v->exec_local = true;
-	if (m.page_shift > PAGE_SHIFT)
-		v->exec_large[linear >> 63] = true;
+	note_code_at(v, e->page, m.page_shift);
+	if (key_mmu(v->key) != MMU_USER) {
+		v->exec_local |= !m.global;
+		v->exec_low |= !(linear >> 63);
+	}
 	return page;
 }
 

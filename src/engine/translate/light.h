@@ -31,6 +31,7 @@ uint64_t light_tail(struct tr_vcpu *v, uint64_t call);
 /* An indirect call from code with windows, whose target is not in the quick table. Nothing of it has happened yet. */
 struct call_target {
 	uint32_t resume; /* to look again */
+	uint32_t page;   /* struct code_page */
 	uint16_t off;
 };
 uint64_t light_target(struct tr_vcpu *v, uint64_t call);
@@ -59,7 +60,7 @@ void xstate_scrub(const struct tr_engine *eng, uint8_t *image);
 /* Between the helpers: leave translated code with cpu->rip true; on at host code number `at`; the way to [va, va+len)
  * in host memory through the TLB, or NULL. */
 uint64_t light_leave(struct tr_vcpu *v, enum tr_exit code);
-uint64_t light_resume(const struct tr_vcpu *v, uint32_t at);
+uint64_t light_resume(struct tr_vcpu *v, uint32_t at);
 uint8_t *light_pointer(struct tr_vcpu *v, uint64_t va, unsigned len, bool write);
 
 /* A miss in the inlined TLB: fills it, or delivers the fault, or leaves for the slow path. */
@@ -81,6 +82,8 @@ uint64_t light_jump(struct tr_vcpu *v, uint64_t arg);
  * page.
  */
 uint64_t light_far(struct tr_vcpu *v, uint64_t link);
+/* The same from code with windows; the record is a struct far_jump. */
+uint64_t light_far_quick(struct tr_vcpu *v, uint64_t jump);
 /* A direct jump within its page that is not linked. */
 uint64_t light_link(struct tr_vcpu *v, uint64_t link);
 /* The record of linear page `linear`'s code, or NULL when nothing of it is translated (or it cannot be executed). */
@@ -99,6 +102,8 @@ void tlb_mode_changed(struct x86_cpu *cpu);
 void jc_flush(struct tr_vcpu *v);       /* empties itlb too */
 void jc_flush_local(struct tr_vcpu *v); /* what is not through global mappings, and all of user code */
 unsigned exec_hash(uint64_t page);
+/* Code is executed in linear page `linear`, a piece of one of 2^page_shift bytes: INVLPG of it concerns code. */
+void note_code_at(struct tr_vcpu *v, uint64_t linear, unsigned page_shift);
 /* No virtual CPU may write page `gpa` through its TLB any more. */
 void tlb_protect(struct tr_engine *eng, uint64_t gpa);
 

@@ -123,6 +123,13 @@ void profile_block(struct tr_engine *eng, struct tr_vcpu *v, const struct block 
 		host_perf_map_add(p->map, block_part(eng, b, i), b->size[i], name_of(p, linear, b->key, name));
 }
 
+/* Where the block that is running begins. */
+static uint64_t linear_of(const struct tr_vcpu *v, const struct block *b)
+{
+	unsigned slot = page_of(v->engine, b->page)->slot;
+	return (key_windowed(b->key) ? v->place[slot][key_ring0(b->key)].linear : v->vpage) + b->off;
+}
+
 /* Signal handler, on the virtual CPU's thread. The block cannot go away while its code is being run. */
 static void count(struct tr_vcpu *v, struct samples *s, const uint8_t *pc)
 {
@@ -142,7 +149,7 @@ static void count(struct tr_vcpu *v, struct samples *s, const uint8_t *pc)
 	for (unsigned i = 0; i < 16; i++) {
 		struct place *place = &s->place[(h + i) % PLACES];
 		if (!place->count)
-			*place = (struct place){pc, v->vpage + b->off, gpa, b->key, 0};
+			*place = (struct place){pc, linear_of(v, b), gpa, b->key, 0};
 		if (place->pc == pc && place->gpa == gpa && place->key == b->key) {
 			place->count++;
 			return;

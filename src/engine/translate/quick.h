@@ -1,8 +1,16 @@
 /*
  * How code with windows (window.h) finds the code of another page without touching the guest's flags, which stay
- * in the host's: two tables, indexed by sixteen bits of an address and compared by adding up to zero in RCX, which
+ * in the host's.
+ *
+ * Indirect jumps: a table, indexed by sixteen bits of the address and compared by adding up to zero in RCX, which
  * JRCXZ tests. An entry holds what is to be added, the negative of what it stands for; an entry of zeros stands for
  * nothing.
+ *
+ * Direct jumps: each has a pointer of its own, tr_vcpu.far, and compares nothing. The pointer leads to the target's
+ * block once the target's page has been looked up, and else to the jump's cold code. It is true as long as two things
+ * are: nothing has been flushed that the look-up went by, and the page that the jump is in is where it was. For the
+ * latter, from one flush to the next a page of code is executed at one linear address only (tr_vcpu.place). From there
+ * code with windows takes what it says relative to its own address: while it runs, the place of its page is known.
  */
 #ifndef DOPPEL_ENGINE_TRANSLATE_QUICK_H
 #define DOPPEL_ENGINE_TRANSLATE_QUICK_H
@@ -12,10 +20,13 @@
 struct tr_vcpu;
 struct block;
 struct code_page;
+struct far_jump;
 
 #define QUICK_BITS 16
 #define QUICK_ENTRIES (1u << QUICK_BITS)
 #define QUICK_LOG 4096
+#define CODE_SLOTS (1u << 15) /* pages of code that there can be */
+#define FAR_JUMPS (1u << 18)  /* direct jumps to other pages; those beyond go by the table */
 
 /* Where an indirect jump goes, by the low bits of the linear address. */
 struct quick_jump {
@@ -27,27 +38,41 @@ struct quick_jump {
 struct quick_tables {
 	struct quick_jump jump[QUICK_ENTRIES];
 	struct quick_jump second[QUICK_ENTRIES]; /* what had to make way in `jump`; looked at by cold code */
-	uint64_t page[QUICK_ENTRIES]; /* -(linear page address + quick_tag), by the low bits of the page's number */
+};
+
+/* Where a page of code is executed. */
+struct code_place {
+	uint64_t linear; /* page address */
+	uint64_t seen;   /* the same through windows, a host address; 0: neither is known */
 };
 
 /* What there is to forget; a count above the log's length: too many to tell. */
 struct quick_log {
 	bool begun;
-	unsigned jumps, pages;
-	uint16_t jump[QUICK_LOG], page[QUICK_LOG];
+	unsigned jumps, pages, fars;
+	uint16_t jump[QUICK_LOG], page[QUICK_LOG]; /* indices; code_page.slot */
+	uint32_t far[QUICK_LOG];
 };
-
-/*
- * Tells pages of code apart when it is added to a canonical page address: no two sums of different pages or addresses
- * are equal, for the address leaves the low 12 bits free, and says in bits 63:48 nothing that bit 47 does not. Never 0.
- */
-uint64_t quick_tag(const struct code_page *page);
-#define QUICK_TAG_NONE (0xfffull | 0x7fffull << 49) /* no page's */
 
 /* `kernel`: CPL 0's, not user code's. Code with windows is going to run. */
 void quick_begin(struct tr_vcpu *v, bool kernel);
 void quick_jump_fill(struct tr_vcpu *v, bool kernel, uint64_t linear, const struct block *b);
-void quick_page_fill(struct tr_vcpu *v, bool kernel, uint64_t linear, const struct code_page *page);
+/*
+ * Code of `page` may be executed at `linear` from now on. False: it was executed elsewhere since the last flush, and
+ * all that is known must be flushed first.
+ */
+bool quick_page_is_at(struct tr_vcpu *v, bool kernel, const struct code_page *page, uint64_t linear);
+bool quick_page_known(const struct tr_vcpu *v, bool kernel, const struct code_page *page, uint64_t linear);
+/* Takes `jump`, which is in the page at v->vpage, to `b` at `linear` from now on, if that will stay true. */
+void quick_far_fill(struct tr_vcpu *v, bool kernel, const struct far_jump *jump, const struct block *b,
+		    uint64_t linear);
+/* window_delta is another. */
+void quick_deltas_changed(struct tr_vcpu *v, bool kernel);
 void quick_flush(struct tr_vcpu *v, bool kernel);
+/*
+ * User code is about to run, and what is known of where it is has been flushed: if it is the same address space and all
+ * the pages are where they were, as nearly always, it is still known.
+ */
+void quick_user_refresh(struct tr_vcpu *v);
 
 #endif

@@ -204,8 +204,8 @@ bool run_claim_fault(struct host_fault_context *ctx)
 	}
 	if (m.flags_in_host)
 		v->saved_flags = (ctx->rflags & 0xd5) << 8 | (ctx->rflags >> 11 & 1);
-	if (m.arriving)
-		v->vpage = ctx->gpr[H_ADDR] & PAGE_MASK;
+	if (key_windowed(b->key))
+		v->vpage = v->place[page_of(v->engine, b->page)->slot][key_ring0(b->key)].linear;
 	v->rip_off = m.off;
 	v->exit_code = TRX_STEP;
 	if (m.moved & MOVED_RSI)

@@ -46,7 +46,7 @@ void jc_flush(struct tr_vcpu *v)
 		itlb_clear(v, m);
 	filter_clear(v, 0);
 	filter_clear(v, 1);
-	v->exec_local = false;
+	v->exec_local = v->exec_low = false;
 	v->jc_logged = 0;
 	quick_flush(v, false);
 	quick_flush(v, true);
@@ -73,8 +73,9 @@ void jc_flush_local(struct tr_vcpu *v)
 		v->jc_logged = kept;
 	}
 	itlb_clear(v, MMU_USER);
-	filter_clear(v, 0);
-	quick_flush(v, false);
+	if (!v->exec_low)
+		filter_clear(v, 0);
+	v->quick_stale = true;
 }
 
 static void entry_drop(struct tlb_entry *e)
@@ -182,8 +183,12 @@ void tlb_flush_page(struct x86_cpu *cpu, uint64_t va, int pcid)
 	if (kernel ? v->large_kernel : v->large_user)
 		flush_large(v, kernel);
 	unsigned h = exec_hash(page);
-	if (v->exec_large[kernel] || v->exec_filter[kernel][h / 64] >> (h % 64) & 1)
+	if (!v->exec_large[kernel] && !(v->exec_filter[kernel][h / 64] >> (h % 64) & 1))
+		return;
+	if (kernel || v->exec_low)
 		jc_flush(v);
+	else
+		jc_flush_local(v);
 }
 
 /* Leaves entries whose write tag another thread reads in place: only its store is atomic, and only towards TLB_NONE. */
@@ -271,6 +276,8 @@ void tlb_mode_changed(struct x86_cpu *cpu)
 {
 	struct tr_vcpu *v = vcpu_of(cpu);
 	uint32_t key = mode_key(cpu);
+	if ((key & KEY_USER) && unlikely(v->quick_stale))
+		quick_user_refresh(v);
 	if ((key & (KEY_MODE | KEY_SLOW | KEY_RING12)) == MODE_64 && !(cpu->rflags & FL_DF) &&
 	    (key & KEY_USER ? window_enter(v) : window_enter_kernel(v, key_mmu_kernel(key)))) {
 		quick_begin(v, key_ring0(key));

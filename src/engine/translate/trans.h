@@ -21,6 +21,7 @@ enum cold_kind {
 	COLD_MISS,
 	COLD_LINK,
 	COLD_UNLINKED,
+	COLD_FAR_QUICK,
 	COLD_POLL,
 	COLD_FAR,
 	COLD_TAIL,
@@ -48,6 +49,7 @@ struct cold {
 	uint8_t *found;              /* COLD_CALL: on with the target's host code in H_DELTA */
 	uint8_t *resume;             /* COLD_MISS, COLD_TAIL, COLD_SHARE, COLD_WINDOW, COLD_CALL, COLD_ENTRY */
 	struct tr_link *link;        /* COLD_LINK, COLD_UNLINKED */
+	struct far_jump *far;        /* COLD_FAR_QUICK */
 	const struct share *share;   /* COLD_SHARE */
 	const struct x86_insn *insn; /* COLD_STRING */
 	uint8_t base;                /* COLD_SHARE: the guest register */
@@ -83,7 +85,6 @@ struct trans {
 	bool shadow;                 /* the last instruction was STI or a load of SS */
 	bool ended;                  /* the block has its last jump */
 	uint8_t lent;                /* of insn_map, from here on */
-	bool arriving;               /* likewise */
 	uint8_t moved;               /* likewise */
 	struct regs regs;
 	uint8_t *quiet_poll;         /* rel8 of a poll_quiet whose landing is still to be placed */
@@ -206,16 +207,16 @@ void jump_to(struct trans *t, int64_t target, uint32_t key);
 void jump_indirect(struct trans *t, uint32_t key, int32_t undo);
 void poll_flagged(struct trans *t, uint16_t off);
 void trans_push_return(struct trans *t);
-struct tr_link *link_far(struct trans *t, int64_t target, uint32_t key, int32_t undo);
-/* Its jump, and its page's immediate, if it has one. */
-void link_place(struct trans *t, struct tr_link *link, const uint8_t *rel32, const uint8_t *imm);
-/* mov reg, imm where a store of eight bytes can change it; returns where the immediate is. */
-uint8_t *mov_patchable(struct trans *t, unsigned reg, uint64_t imm);
 
 /* trans_quick.c: the same as jump_indirect, CALL to the address in H_ADDR, and a direct jump, with windows. */
 void quick_jump(struct trans *t, int32_t undo);
 void quick_call(struct trans *t);
-void quick_linked(struct trans *t, int64_t target, uint32_t key, int32_t undo);
+void quick_far(struct trans *t, int64_t target, int32_t undo);
+/* Of the page that the code is in: its linear address, and the host's through windows (of struct tr_vcpu). */
+int32_t quick_where(const struct trans *t);
+int32_t quick_seen(const struct trans *t);
+/* Before C, or code without windows, is to know what page this is. Uses R11. */
+void quick_tell_page(struct trans *t);
 void quick_rcx_lent(struct trans *t); /* H_TMP has RCX from here on, as it came */
 /* For COLD_JUMP and COLD_CALL: the second entry is tried first. Returns what quick_second_found completes, at the end.
  */
@@ -223,6 +224,7 @@ uint8_t *quick_second(struct trans *t);
 void quick_second_found(struct trans *t, const struct cold *c, uint8_t *found);
 void cold_emit_jump(struct trans *t, const struct cold *c);
 void cold_emit_call(struct trans *t, const struct cold *c);
+void cold_emit_far_quick(struct trans *t, const struct cold *c);
 void cold_emit_far(struct trans *t, const struct cold *c);
 
 /* trans_system.c */

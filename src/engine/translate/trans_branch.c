@@ -14,6 +14,7 @@ void jmp_glue(struct trans *t, const uint8_t *glue)
 
 void exit_code(struct trans *t, enum tr_exit code, uint16_t off)
 {
+	quick_tell_page(t);
 	asm_mov_imm(&t->e, R11, GLUE_EXIT(code, off));
 	jmp_glue(t, t->eng->glue_exit[t->flags == FLAGS_HOST]);
 }
@@ -75,7 +76,8 @@ static struct tr_link *link_new(struct trans *t, int64_t target, uint32_t key)
 	return link;
 }
 
-void link_place(struct trans *t, struct tr_link *link, const uint8_t *rel32, const uint8_t *imm)
+/* Its jump, and its page's immediate, if it has one. */
+static void link_place(struct trans *t, struct tr_link *link, const uint8_t *rel32, const uint8_t *imm)
 {
 	ENSURE(!imm || rel32 - imm <= UINT8_MAX);
 	link->rel32 = (uint16_t)(rel32 - t->start);
@@ -132,8 +134,8 @@ static void far_address(struct trans *t, int64_t target)
 	}
 }
 
-/* It lies within an aligned quadword. */
-uint8_t *mov_patchable(struct trans *t, unsigned reg, uint64_t imm)
+/* mov reg, imm where a store of eight bytes can change it; returns where the immediate is. */
+static uint8_t *mov_patchable(struct trans *t, unsigned reg, uint64_t imm)
 {
 	while (((uintptr_t)t->e.p + 2) & 7)
 		emit8(&t->e, 0x90);
@@ -143,7 +145,7 @@ uint8_t *mov_patchable(struct trans *t, unsigned reg, uint64_t imm)
 	return t->e.p - 8;
 }
 
-struct tr_link *link_far(struct trans *t, int64_t target, uint32_t key, int32_t undo)
+static struct tr_link *link_far(struct trans *t, int64_t target, uint32_t key, int32_t undo)
 {
 	struct tr_link *link = link_new(t, target, key);
 	ENSURE(undo == 0 || undo == -8);
@@ -189,9 +191,15 @@ static void jump_far(struct trans *t, int64_t target, uint32_t key, int32_t undo
 {
 	if (!t->window)
 		flags_clobber(t);
+	if (t->window && !key_windowed(key)) { /* STAC at the end of a page */
+		far_address(t, target);
+		call_helper(t, HELPER_JUMP, JUMP_ARG(t->off, undo));
+		t->ended = true;
+		return;
+	}
 	if (t->mode == MODE_64 && !t->shadow && !t->eng->no_link) {
 		if (t->window)
-			quick_linked(t, target, key, undo);
+			quick_far(t, target, undo);
 		else
 			jump_linked(t, target, key, undo);
 		return;

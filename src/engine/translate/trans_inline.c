@@ -98,6 +98,8 @@ static bool inline_ac(struct trans *t, bool set)
 	asm_store_gs_imm(&t->e, 4, VCPU_OFF(key), (int32_t)key);
 	if (key_windowed(key) && !t->window)
 		window_stack_moved(t);
+	if (!key_windowed(key))
+		quick_tell_page(t);
 	jump_to(t, t->next, key);
 	return true;
 }

@@ -6,14 +6,14 @@ void map_here(struct trans *t)
 {
 	size_t host = (size_t)(t->e.p - t->start);
 	ENSURE(host <= UINT16_MAX && t->maps < MAP_MAX);
-	t->map[t->maps++] = (struct insn_map){
-		(uint16_t)host, t->off, t->flags == FLAGS_HOST, t->arriving, regs_dirty(t), t->moved, t->lent};
+	t->map[t->maps++] =
+		(struct insn_map){(uint16_t)host, t->off, t->flags == FLAGS_HOST, regs_dirty(t), t->moved, t->lent};
 }
 
 void mem_page_address(struct trans *t, unsigned reg, int64_t off)
 {
 	int64_t half = off == (int32_t)off ? 0 : off / 2; /* it may be a little more than a displacement can say */
-	asm_load_gs(&t->e, 8, reg, VCPU_OFF(vpage));
+	asm_load_gs(&t->e, 8, reg, key_windowed(t->key) ? quick_where(t) : VCPU_OFF(vpage));
 	if (half)
 		asm_lea(&t->e, 8, reg, (int)reg, -1, 1, (int32_t)half);
 	if (off)

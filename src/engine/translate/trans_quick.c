@@ -99,10 +99,9 @@ void quick_call(struct trans *t)
 	c->resume = retry;
 	asm_load_gs_index(&t->e, H_DELTA, H_DELTA, quick_table(t) + QUICK_OFF(jump[0].host));
 	c->found = t->e.p;
-	asm_store_gs(&t->e, 8, H_DELTA, VCPU_OFF(next_pc));
-	regs_release(t, H_DELTA);
+	regs_release(t, H_ADDR); /* but not H_DELTA */
 	trans_push_return(t);
-	asm_jmp_gs(&t->e, -1, VCPU_OFF(next_pc));
+	asm_jmp_reg(&t->e, H_DELTA);
 	t->ended = true;
 }
 
@@ -110,31 +109,76 @@ void cold_emit_call(struct trans *t, const struct cold *c)
 {
 	struct call_target *call = code_new(t->eng, struct call_target);
 	call_helper(t, HELPER_TARGET, record_at(t->eng, call));
-	*call = (struct call_target){.resume = code_at(t->eng, t->e.p), .off = c->off};
+	*call = (struct call_target){.resume = code_at(t->eng, t->e.p), .page = t->b->page, .off = c->off};
 	flags_resume(t, (enum flags_at)c->flags, c->resume);
 }
 
-/* H_TMP has RCX: the page must be the one that the link was made to. */
-void quick_linked(struct trans *t, int64_t target, uint32_t key, int32_t undo)
+static int32_t place(const struct trans *t, size_t field)
+{
+	size_t slot = page_of(t->eng, t->b->page)->slot;
+	return VCPU_OFF(place) + (int32_t)((slot * 2 + t->kernel) * sizeof(struct code_place) + field);
+}
+
+int32_t quick_where(const struct trans *t)
+{
+	return place(t, offsetof(struct code_place, linear));
+}
+
+int32_t quick_seen(const struct trans *t)
+{
+	return place(t, offsetof(struct code_place, seen));
+}
+
+void quick_tell_page(struct trans *t)
+{
+	if (!key_windowed(t->key))
+		return;
+	asm_load_gs(&t->e, 8, R11, quick_where(t));
+	asm_store_gs(&t->e, 8, R11, VCPU_OFF(vpage));
+}
+
+static void far_jump(struct trans *t, struct far_jump *jump, bool backward)
 {
 	struct emit *e = &t->e;
+	uint8_t *out = NULL;
+	if (backward) {
+		regs_lend(t, RCX, H_TMP);
+		out = poll(t);
+		regs_give_back(t, RCX, H_TMP);
+	}
+	asm_jmp_gs(e, -1, VCPU_OFF(far) + (int32_t)(jump->index * sizeof(uint64_t)));
+	cold_add(t, COLD_FAR_QUICK, NULL)->far = jump;
+	if (!out)
+		return;
+	asm_patch8(out, e->p);
+	quick_rcx_lent(t);
+	struct cold *c = cold_add(t, COLD_FAR_QUICK, asm_jmp(e));
+	c->far = jump;
+	c->rcx_in_tmp = true;
+	t->lent = 0;
+}
+
+void quick_far(struct trans *t, int64_t target, int32_t undo)
+{
+	struct far_jump *jump = target == (int32_t)target ? code_far_jump(t->eng) : NULL;
 	ENSURE(regs_empty(t));
-	struct tr_link *link = link_far(t, target, key, undo);
-	link->quick = true;
-	regs_lend(t, RCX, H_TMP);
-	mem_page_address(t, H_ADDR, target & (int64_t)PAGE_MASK);
-	uint8_t *out = target <= t->off ? poll(t) : NULL;
-	asm_rorx(e, H_DELTA, H_ADDR, PAGE_SHIFT);
-	asm_rr(e, 0x0fb7, 4, H_DELTA, H_DELTA);
-	uint8_t *imm = mov_patchable(t, RCX, QUICK_TAG_NONE);
-	asm_load_gs_index(e, H_DELTA, H_DELTA, quick_table(t) + QUICK_OFF(page));
-	asm_lea(e, 8, RCX, RCX, H_ADDR, 1, 0);
-	asm_lea(e, 8, RCX, RCX, H_DELTA, 1, 0);
-	on_if_zero(t, COLD_UNLINKED, out)->link = link;
-	regs_give_back(t, RCX, H_TMP);
-	asm_store_gs(e, 8, H_ADDR, VCPU_OFF(vpage));
-	uint8_t *rel32 = asm_jmp_patchable(e);
-	link_place(t, link, rel32, imm);
-	cold_add(t, COLD_UNLINKED, rel32)->link = link;
+	if (!jump) {
+		mem_page_address(t, H_ADDR, target);
+		quick_jump(t, undo);
+		return;
+	}
+	jump->from = record_at(t->eng, t->b);
+	jump->target = (int32_t)target;
+	jump->from_off = t->off;
+	jump->pushed = undo != 0;
+	flags_need(t); /* whoever comes in there takes them to be in the host's */
+	far_jump(t, jump, target <= t->off);
 	t->ended = true;
+}
+
+void cold_emit_far_quick(struct trans *t, const struct cold *c)
+{
+	if (!c->rcx_in_tmp)
+		code_far_cold(t->eng, c->far, t->e.p);
+	call_helper(t, HELPER_FAR_QUICK, record_at(t->eng, c->far));
 }

@@ -68,6 +68,7 @@ static enum helper helper_for(const struct x86_insn *insn)
 
 void call_helper(struct trans *t, enum helper helper, uint32_t arg)
 {
+	quick_tell_page(t);
 	asm_mov_imm(&t->e, R11, arg);
 	jmp_glue(t, t->eng->glue_helper[helper][t->flags == FLAGS_HOST]);
 	t->flags = FLAGS_SAVED;

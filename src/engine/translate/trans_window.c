@@ -92,8 +92,22 @@ static void add_segment(struct trans *t, unsigned addr, unsigned seg, uint8_t av
 	regs_release(t, base);
 }
 
+/* Relative to RIP: the host's address of this page is known, and 2 GiB on either side of a region there is nothing. */
+static bool relative(const struct trans *t, const struct x86_insn *insn, int32_t *disp)
+{
+	int64_t d = t->next + insn->disp;
+	*disp = (int32_t)d;
+	return insn->base == 16 && insn->addrsize == 8 && insn->seg != SEG_FS && insn->seg != SEG_GS && d == *disp;
+}
+
 struct host_mem window_operand(struct trans *t, const struct x86_insn *insn, uint8_t avoid)
 {
+	int32_t disp;
+	if (relative(t, insn, &disp)) {
+		unsigned page = regs_scratch(t, avoid);
+		asm_load_gs(&t->e, 8, page, quick_seen(t));
+		return (struct host_mem){(uint8_t)page, -1, disp};
+	}
 	if (share_possible(insn))
 		return based(t, &t->sharing->mem, (unsigned)insn->base, (int32_t)insn->disp, avoid);
 	unsigned addr = address(t, insn, avoid);

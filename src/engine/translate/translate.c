@@ -149,8 +149,9 @@ static void check_tail(struct trans *t)
 	struct emit *e = &t->e;
 	int32_t table = VCPU_OFF(itlb) + (int32_t)(t->mmu * sizeof(struct itlb_entry[ITLB_ENTRIES]));
 	flags_clobber(t);
-	asm_load_gs(e, 8, H_ADDR, VCPU_OFF(vpage));
-	asm_lea(e, t->mode == MODE_64 ? 8 : 4, H_ADDR, H_ADDR, -1, 1, PAGE_SIZE);
+	mem_page_address(t, H_ADDR, PAGE_SIZE);
+	if (t->mode != MODE_64)
+		asm_rr(e, 0x8b, 4, H_ADDR, H_ADDR);
 	asm_mov(e, H_DELTA, H_ADDR);
 	asm_shift_imm(e, SH_SHR, 8, H_DELTA, PAGE_SHIFT - 4);
 	asm_alu_imm(e, ALU_AND, 4, H_DELTA, (ITLB_ENTRIES - 1) << 4);
@@ -201,6 +202,7 @@ static void emit_insns(struct trans *t, unsigned n)
 static void cold_miss(struct trans *t, const struct cold *c)
 {
 	asm_patch32(asm_lea_rip(&t->e, R9), c->resume);
+	quick_tell_page(t);
 	asm_mov_imm(&t->e, R11, c->arg);
 	jmp_glue(t, t->eng->glue_miss);
 }
@@ -314,6 +316,9 @@ static void emit_cold(struct trans *t)
 		case COLD_FAR:
 			cold_emit_far(t, &c);
 			break;
+		case COLD_FAR_QUICK:
+			cold_emit_far_quick(t, &c);
+			break;
 		case COLD_UNLINKED:
 			call_helper(t, HELPER_FAR, record_at(t->eng, c.link));
 			break;
@@ -357,17 +362,6 @@ static enum flags_at flags_wanted(const struct trans *t, unsigned n)
 	return arrive;
 }
 
-/* block_entry_indirect */
-static void emit_entry_indirect(struct trans *t)
-{
-	t->flags = FLAGS_HOST;
-	t->arriving = true;
-	map_here(t);
-	asm_lea(&t->e, 8, H_ADDR, H_ADDR, -1, 1, -(int32_t)t->b->off);
-	asm_store_gs(&t->e, 8, H_ADDR, VCPU_OFF(vpage));
-	t->arriving = false;
-}
-
 /* `saved`: NULL when it is in the cold code. */
 static void set_entries(struct trans *t, const uint8_t *host, const uint8_t *saved)
 {
@@ -378,10 +372,9 @@ static void set_entries(struct trans *t, const uint8_t *host, const uint8_t *sav
 
 static void emit_entry(struct trans *t, enum flags_at wanted)
 {
-	if (t->window)
-		emit_entry_indirect(t);
 	const uint8_t *first = t->e.p;
 	if (t->window && wanted == FLAGS_HOST) {
+		t->flags = FLAGS_HOST;
 		map_here(t);
 		set_entries(t, first, NULL);
 		cold_add(t, COLD_ENTRY, NULL)->resume = t->e.p;
@@ -451,7 +444,7 @@ struct block *translate_block(struct tr_vcpu *v, const struct code_source *src, 
 	t->window = key_windowed(key);
 	t->kernel = key_ring0(key);
 	t->key = key;
-	t->shadow = t->ended = t->arriving = false;
+	t->shadow = t->ended = false;
 	t->quiet_poll = NULL;
 	t->lent = t->moved = 0;
 	t->regs = (struct regs){0};

@@ -87,7 +87,8 @@ struct tr_vcpu {
 	struct x86_cpu cpu; /* first: its general registers are at gs:[0] */
 
 	/* Reached by translated code and the glue, at VCPU_OFF from the GS base. */
-	uint64_t vpage;          /* linear address of the page that the running block's code is in */
+	uint64_t vpage;          /* linear address of the page that the running block's code is in; code with windows
+				    says it when it is left */
 	uint64_t saved_flags;    /* low 16 bits: AH of LAHF in the high byte, OF in the low one */
 	_Atomic uint64_t run_on; /* 0: leave at the next poll (any thread sets that), else 1. One word, so that those
 				    that poll agree */
@@ -121,6 +122,7 @@ struct tr_vcpu {
 	bool exec_large[2]; /* code runs in larger pages, which exec_filter does not tell of; by half (1: the kernel's)
 			     */
 	bool exec_local;    /* the kernel runs code through mappings that are not global */
+	bool exec_low;      /* or in the user's half of the address space */
 
 	/*
 	 * What there is to forget, so that a flush need not look at every entry: indices into tlb of entries that came
@@ -130,6 +132,9 @@ struct tr_vcpu {
 	bool tlb_filled; /* since all of tlb was emptied */
 	unsigned tlb_logged, jc_logged;
 	struct quick_log quick_log[2];
+	bool quick_lost;    /* something has been flushed: that of code which is to be resumed may be missing */
+	bool quick_stale;   /* quick[0] is to be compared with the page tables before user code runs */
+	uint64_t quick_cr3; /* CR3 that it was filled by */
 	uint16_t tlb_log[4096], jc_log[8192];
 	uint32_t jc_common, jc_shared; /* KEY_COMMON bits of all blocks in jc; the key of those in its JC_LEGACY */
 	uint32_t jc_window;            /* KEY_WINDOW of CPL 0's code, which decides what its JC_KERNEL_AC may hold */
@@ -142,7 +147,7 @@ struct tr_vcpu {
 	uint64_t traps_was;
 	bool give_up; /* these instructions are to go by the TLB now */
 	unsigned gave_up_count;
-	uint64_t gave_up[16]; /* guest-physical addresses */
+	uint64_t gave_up[64]; /* guest-physical addresses */
 	bool exclusive;       /* in thunk_exclusive: stores into translated code are dealt with afterwards, too */
 	unsigned wrote_count; /* stores into translated code, not yet dealt with */
 	struct {
@@ -158,7 +163,9 @@ struct tr_vcpu {
 
 	/* Reached by translated code again, and last: what is used last lies in a large page of its own. */
 	struct tlb_entry tlb[MMU_MODES][TLB_ENTRIES];
-	struct quick_tables quick[2]; /* user code's, CPL 0's */
+	struct code_place place[CODE_SLOTS][2]; /* by code_page.slot; for user code, for CPL 0 */
+	uint64_t far[FAR_JUMPS];                /* host code, by far_jump.index */
+	struct quick_tables quick[2];           /* user code's, CPL 0's */
 };
 
 _Static_assert(offsetof(struct tr_vcpu, cpu) == 0 && offsetof(struct x86_cpu, gpr) == 0, "gs:[8 * n] is register n");

@@ -42,6 +42,7 @@ static void deltas_set(struct tr_vcpu *v, bool kernel, const struct window_space
 		delta[r] = v->engine->slots.limbo - region_start((uint8_t)r);
 	for (unsigned i = 0; s && i < s->regions; i++)
 		delta[s->guest[i]] = s->host[i] - region_start(s->guest[i]);
+	quick_deltas_changed(v, kernel);
 }
 
 static struct window_space *space_find(struct windows *w, uint64_t cr3)

@@ -3,7 +3,7 @@
 
 #define DEBT_NS 25000000u /* what faults may cost beside their share of the time (charge) before anybody gives up */
 #define SITE_FAULTS 6     /* of an instruction meanwhile, and it does */
-#define IMPATIENT 4       /* so often that many of those that are to but do not yet */
+#define IMPATIENT 16      /* so often that many of those that are to but do not yet */
 #define CHANCE_NS 10000000000u /* all forget it again: programs change */
 
 static bool noted(const struct tr_vcpu *v, uint64_t gpa)

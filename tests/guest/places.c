@@ -1,0 +1,176 @@
+/*
+ * Code and where it is: one page of code at several addresses, whose neighbours differ; what is said relative to RIP;
+ * jumps to other pages, which are then exchanged.
+ */
+/* run: memory=288M timeout=60 */
+#include "guest.h"
+
+const char payload[] = "places";
+
+#define HERE TEST_VA
+#define THERE (TEST_VA + 0x40000000)
+#define REGION (1ull << 40)
+
+struct answer {
+	u64 rax, rdx;
+};
+
+static struct answer ask(u64 at, u64 rdi)
+{
+	struct answer a;
+	asm volatile("call *%[at]"
+		     : "=a"(a.rax), "=d"(a.rdx), "+D"(rdi)
+		     : [at] "r"(at)
+		     : "rcx", "rsi", "r8", "r9", "r10", "r11", "memory", "cc");
+	return a;
+}
+
+static u8 *page_with(const void *begin, const void *end)
+{
+	u8 *p = alloc_pages(1);
+	memcpy(p, begin, (const u8 *)end - (const u8 *)begin);
+	return p;
+}
+
+/* mov $imm, %eax; ret */
+static u8 *page_that_returns(u32 imm)
+{
+	u8 *p = alloc_pages(1);
+	p[0] = 0xb8;
+	memcpy(p + 1, &imm, sizeof(imm));
+	p[5] = 0xc3;
+	return p;
+}
+
+/* The same page twice; what it jumps to, calls, and finds beside it is its neighbour's there. */
+SNIPPET(to_neighbour, 64, "1: jmp 1b+4096");
+SNIPPET(ask_neighbour, 64, "1: call 1b+4096; leaq 0f(%rip), %rdx; 0: ret");
+SNIPPET(read_neighbour, 64, "1: movl 1b+4097(%rip), %eax; ret");
+TEST(neighbours)
+{
+	u8 *p = page_with(to_neighbour, to_neighbour_end);
+	memcpy(p + 1024, ask_neighbour, ask_neighbour_end - ask_neighbour);
+	memcpy(p + 2048, read_neighbour, read_neighbour_end - read_neighbour);
+	*(u32 *)(p + 1025) -= 1024; /* the neighbour's first byte */
+	*(u32 *)(p + 2050) -= 2048;
+	map(HERE, (u64)p, PTE_KERNEL);
+	map(HERE + PAGE, (u64)page_that_returns(1), PTE_KERNEL);
+	map(THERE, (u64)p, PTE_KERNEL);
+	map(THERE + PAGE, (u64)page_that_returns(2), PTE_KERNEL);
+	for (unsigned i = 0; i < 300; i++) {
+		u64 r = random64(), at = r & 1 ? HERE : THERE, want = r & 1 ? 1 : 2;
+		CHECK_EQ(ask(at, 0).rax, want);
+		struct answer a = ask(at + 1024, 0);
+		CHECK_EQ(a.rax, want);
+		CHECK_EQ(a.rdx, at + 1024 + 12);
+		CHECK_EQ(ask(at + 2048, 0).rax, want);
+		CHECK_EQ(ask((r & 2 ? at : HERE + THERE - at) + 2048, 0).rax, r & 2 ? want : 3 - want);
+	}
+}
+
+/* From a page to itself at another address, and back. */
+SNIPPET(call_there, 64, "call *%rdi; leaq 0f(%rip), %rdx; 0: ret");
+SNIPPET(tell_place, 64, "leaq 0f(%rip), %rax; 0: ret");
+TEST(call_itself_elsewhere)
+{
+	u8 *p = page_with(call_there, call_there_end);
+	memcpy(p + 64, tell_place, tell_place_end - tell_place);
+	map(HERE, (u64)p, PTE_KERNEL);
+	map(THERE, (u64)p, PTE_KERNEL);
+	for (unsigned i = 0; i < 100; i++) {
+		u64 from = random64() & 1 ? HERE : THERE, to = random64() & 1 ? HERE : THERE;
+		struct answer a = ask(from, to + 64);
+		CHECK_EQ(a.rax, to + 64 + 7);
+		CHECK_EQ(a.rdx, from + 2 + 7);
+	}
+}
+
+/* INVLPG in the middle of code whose page stays, and goes on with what is relative to it. */
+SNIPPET(flush_and_tell, 64,
+	"invlpg (%rdi); leaq 0f(%rip), %rax; 0: movq %cr3, %rdx; movq %rdx, %cr3; leaq 0f(%rip), %rdx; 0: ret");
+TEST(flush_in_between)
+{
+	u8 *p = page_with(flush_and_tell, flush_and_tell_end);
+	map(HERE, (u64)p, PTE_KERNEL);
+	map(THERE, (u64)p, PTE_KERNEL);
+	for (unsigned i = 0; i < 100; i++) {
+		u64 at = random64() & 1 ? HERE : THERE, which = random64() & 1 ? HERE : THERE;
+		struct answer a = ask(at, which);
+		CHECK_EQ(a.rax, at + 3 + 7);
+		CHECK_EQ(a.rdx, at + 3 + 7 + 6 + 7);
+	}
+}
+
+/* User code calls the page behind its own, which the kernel exchanges: by INVLPG, by CR3, together with its own. */
+SNIPPET(user_call, 64, "1: call 1b+4096; movl 1b+4097(%rip), %edx; leaq 0f(%rip), %rcx; 0: int $0x80");
+TEST(exchanged_under_user_code)
+{
+	struct frame f = user_code(user_call, user_call_end, 64);
+	u64 own[2] = {*walk(USER_CODE, 1, false), 0}, next[3];
+	own[1] = (u64)page_with((void *)USER_CODE, (u8 *)USER_CODE + 64) | PTE_USER;
+	for (unsigned i = 0; i < 3; i++)
+		next[i] = (u64)page_that_returns(i + 10) | PTE_USER;
+	for (unsigned i = 0; i < 300; i++) {
+		unsigned k = random64() % 3;
+		if (i % 5 == 0)
+			*walk(USER_CODE, 1, false) = own[random64() & 1];
+		*walk(USER_CODE + PAGE, 1, false) = next[k];
+		if (i % 5 == 0 || i & 1)
+			write_cr3(read_cr3());
+		else
+			invlpg(USER_CODE + PAGE);
+		for (unsigned again = 0; again < 3; again++) {
+			struct trap *t = run_frame(&f);
+			CHECK_EQ(t->f.vector, 0x80);
+			CHECK_EQ(t->f.rax, k + 10);
+			CHECK_EQ(t->f.rdx, k + 10);
+			CHECK_EQ(t->f.rcx, USER_CODE + 5 + 6 + 7);
+			write_cr3(read_cr3()); /* and nothing has changed */
+		}
+	}
+	*walk(USER_CODE + PAGE, 1, false) |= PTE_NX;
+	write_cr3(read_cr3());
+	CHECK_EQ(run_frame(&f)->f.vector, PF);
+	CHECK_EQ(last_trap()->cr2, USER_CODE + PAGE);
+}
+
+/* Operands as far away as can be said, and beyond a boundary that a translator may treat as one. */
+SNIPPET(count_behind, 64, "1: incq 1b+4104(%rip); movq 1b+4104(%rip), %rax; ret");
+SNIPPET(count_above, 64, "1: incq 1b+0x7ffff000(%rip); movq 1b+0x7ffff000(%rip), %rax; ret");
+SNIPPET(count_below, 64, "1: incq 1b-0x7ffff000(%rip); movq 1b-0x7ffff000(%rip), %rax; ret");
+TEST(far_operands)
+{
+	static const struct {
+		const void *code, *end;
+		u64 at, data;
+	} rows[] = {
+		{count_behind, count_behind_end, REGION - PAGE, REGION + 8},
+		{count_behind, count_behind_end, HERE, HERE + PAGE + 8},
+		{count_above, count_above_end, HERE + PAGE * 16, HERE + PAGE * 16 + 0x7ffff000},
+		{count_below, count_below_end, HERE + 0x100000000, HERE + 0x100000000 - 0x7ffff000},
+		{count_above, count_above_end, REGION - 0x7fffe000, REGION + 0x1000},
+		{count_below, count_below_end, REGION + 0x10000000, REGION - 0x6ffff000},
+	};
+	for (unsigned i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+		map(rows[i].at, (u64)page_with(rows[i].code, rows[i].end), PTE_KERNEL);
+		map(rows[i].data & ~(u64)(PAGE - 1), (u64)alloc_pages(1), PTE_KERNEL);
+		for (u64 n = 1; n <= 50; n++)
+			CHECK_EQ(ask(rows[i].at, 0).rax, n);
+		CHECK_EQ(*(volatile u64 *)rows[i].data, 50);
+	}
+}
+
+/* More pages of code than a translator may care to tell apart. */
+TEST(many_pages)
+{
+	enum { PAGES = 34000 };
+	u8 *p = (u8 *)0x8000000; /* behind what alloc_pages has */
+	for (u64 i = 0; i < PAGES; i++)
+		memcpy(p + i * PAGE, "\x48\x8d\x05\x01\x00\x00\x00\xc3\xc3", 9); /* leaq 1(%rip), %rax; ret */
+	for (u64 i = 0; i < PAGES; i++) {
+		u64 at = (u64)p + i * PAGE;
+		if (ask(at, 0).rax != at + 8)
+			CHECK_EQ(ask(at, 0).rax, at + 8);
+	}
+	CHECK_EQ(ask((u64)p, 0).rax, (u64)p + 8);
+}
