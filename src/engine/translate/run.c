@@ -199,7 +199,8 @@ bool run_claim_fault(struct host_fault_context *ctx)
 			return false;
 		bool kernel = key_ring0(b->key), again = window_fault(v, kernel, ctx->address, ctx->write);
 		bool leave = window_gives_up(v, kernel, page_of(v->engine, b->page)->gpa + m.off);
-		if (again && !leave && x86_canonical(ctx->gpr[RSP]))
+		/* Code that faults all the time meets no other poll: whoever asks for attention gets it here. */
+		if (again && !leave && !poll_wanted(v) && x86_canonical(ctx->gpr[RSP]))
 			return true;
 	}
 	if (m.flags_in_host)
