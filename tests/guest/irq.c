@@ -140,6 +140,7 @@ SNIPPET(spin_jmp, 64, "1: jmp 1b");
 SNIPPET(spin_loop, 64, "xorl %eax, %eax; 1: incq %rax; movq %rax, %rcx; cmpq $0, %rcx; jne 1b");
 SNIPPET(spin_call, 64, "1: call 2f; jmp 1b; 2: pushq %rax; popq %rax; ret");
 SNIPPET(spin_indirect, 64, "leaq 1f(%rip), %rax; 1: jmp *%rax");
+SNIPPET(spin_ret, 64, "leaq 1f(%rip), %rax; 1: pushq %rax; ret");
 SNIPPET(spin_pause, 64, "1: pause; jmp 1b");
 SNIPPET(spin_rep, 64, "1: movq %rsp, %rdi; subq $1024, %rdi; movl $1024, %ecx; rep stosb; jmp 1b");
 SNIPPET(spin_in, 64, "movl $0x80, %edx; 1: inb %dx, %al; jmp 1b");
@@ -151,13 +152,14 @@ static bool end_spin(struct frame *f)
 }
 TEST(spinning)
 {
-	static const u8 *const spins[] = {spin_jmp, spin_loop, spin_call, spin_indirect, spin_pause, spin_rep, spin_in};
+	static const u8 *const spins[] = {spin_jmp, spin_loop,  spin_call, spin_indirect,
+					  spin_ret, spin_pause, spin_rep,  spin_in};
 	static u8 stack[4096];
 	set_up();
 	set_handler(0x50, end_spin);
-	for (unsigned i = 0; i < 7; i++) {
+	for (unsigned i = 0; i < 8; i++) {
 		for (unsigned user = 0; user < 2; user++) {
-			if (user && i == 6)
+			if (user && i == 7)
 				continue;
 			struct frame f = user ? user_code(spins[i], spins[i] + 64, 64)
 					      : kernel_frame((u64)spins[i], (u64)stack + 4096);
@@ -165,6 +167,23 @@ TEST(spinning)
 			timer_in(0x50, 50000);
 			CHECK_EQ_IN(run_frame(&f)->f.vector, 0x50, "spin %u user %u", i, user);
 		}
+	}
+}
+
+/* Two pages that jump to each other, and call each other and throw the return address away. */
+TEST(spinning_across_pages)
+{
+	static u8 stack[4096];
+	u8 *p = map_fresh(TEST_VA, 2, PTE_KERNEL);
+	set_up();
+	set_handler(0x50, end_spin);
+	for (unsigned call = 0; call < 2; call++) {
+		memcpy(p, call ? "\x58\xe8\xfa\x0f\x00\x00" : "\x90\xe9\xfa\x0f\x00\x00", 6);
+		memcpy(p + PAGE, call ? "\x58\xe8\xfa\xef\xff\xff" : "\x90\xe9\xfa\xef\xff\xff", 6);
+		struct frame f = kernel_frame(TEST_VA, (u64)stack + 2048);
+		f.rflags |= FL_IF;
+		timer_in(0x50, 50000);
+		CHECK_EQ(run_frame(&f)->f.vector, 0x50);
 	}
 }
 

@@ -93,6 +93,16 @@ void asm_rorx(struct emit *e, unsigned dst, unsigned src, uint8_t count)
 	emit8(e, count);
 }
 
+void asm_pdep_gs(struct emit *e, unsigned dst, unsigned src, int32_t off)
+{
+	emit8(e, 0x65);
+	emit8(e, 0xc4);
+	emit8(e, (uint8_t)((dst < 8) << 7 | 1 << 6 | 1 << 5 | 2));
+	emit8(e, (uint8_t)(0x80 | (~src & 15) << 3 | 3));
+	emit8(e, 0xf5);
+	operand(e, dst, -1, off);
+}
+
 void asm_store16_gs(struct emit *e, unsigned reg, int32_t off)
 {
 	emit8(e, 0x66);
@@ -190,14 +200,6 @@ void asm_jmp_gs(struct emit *e, int base, int32_t off)
 void asm_jmp_reg(struct emit *e, unsigned reg)
 {
 	asm_rr(e, 0xff, 4, 4, reg);
-}
-
-void asm_jmp_gs_index(struct emit *e, unsigned index, int32_t off)
-{
-	emit8(e, 0x65);
-	rex(e, 4, 4, index, 0);
-	emit8(e, 0xff);
-	operand_sib(e, 4, -1, (int)index, 8, off);
 }
 
 uint8_t *asm_jcc(struct emit *e, enum cc cc)

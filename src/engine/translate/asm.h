@@ -46,10 +46,11 @@ void asm_alu_gs_imm(struct emit *e, enum alu op, unsigned size, int32_t off, int
 void asm_test_gs_imm8(struct emit *e, int32_t off, uint8_t imm);
 void asm_shift_imm(struct emit *e, enum shift op, unsigned size, unsigned reg, uint8_t count);
 void asm_jmp_reg(struct emit *e, unsigned reg);
-void asm_jmp_gs(struct emit *e, int base, int32_t off);             /* jmp qword gs:[base + off] */
-void asm_jmp_gs_index(struct emit *e, unsigned index, int32_t off); /* jmp qword gs:[index * 8 + off] */
+void asm_jmp_gs(struct emit *e, int base, int32_t off); /* jmp qword gs:[base + off] */
 /* mov reg, gs:[index * 8 + off] */
 void asm_load_gs_index(struct emit *e, unsigned reg, unsigned index, int32_t off);
+void asm_pdep_gs(struct emit *e, unsigned dst, unsigned src,
+		 int32_t off); /* dst = src at the bits of the mask in memory; BMI2 */
 void asm_rorx(struct emit *e, unsigned dst, unsigned src, uint8_t count);  /* 64 bits wide; BMI2 */
 void asm_shrx(struct emit *e, unsigned dst, unsigned src, unsigned count); /* likewise */
 void asm_not(struct emit *e, unsigned reg);                                /* 64 bits wide */

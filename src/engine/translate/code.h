@@ -208,8 +208,9 @@ struct tr_engine {
 	const uint8_t *glue_exit[2];     /* R11: GLUE_EXIT */
 	const uint8_t *glue_exit_stored; /* the guest's registers are in cpu.gpr already, and the way out is told */
 	const uint8_t *glue_helper[HELPERS][2]; /* R11: the helper's second argument */
+	const uint8_t *glue_jump_first;         /* an indirect jump to QUICK_FIRST */
 	const uint8_t *glue_miss;               /* R10: linear address; R11: description; R9: where to resume */
-	bool no_link, no_share, no_inline, no_window, no_kernel_window, eager_window, mixed_window,
+	bool no_link, no_share, no_inline, no_window, no_kernel_window, eager_window, mixed_window, no_pdep,
 		step_only; /* debug switches */
 	struct window_slots slots;
 	struct profile *profile; /* NULL when nobody asked */

@@ -27,6 +27,7 @@ static const struct debug_switch {
 	{"no-kernel-window", SWITCH(no_kernel_window)},
 	{"eager-window", SWITCH(eager_window)},
 	{"mixed-window", SWITCH(mixed_window)},
+	{"no-pdep", SWITCH(no_pdep)},
 };
 
 /* Sets the switches in a list with commas between them; profile.c has more of them. */
@@ -68,6 +69,18 @@ static bool host_has_bmi2(void)
 	return b & BIT(8);
 }
 
+/* AMD's processors before Zen 3 take a hundred cycles and more for a PDEP. */
+static bool host_pdep_is_slow(void)
+{
+	uint32_t a = 0, b, c = 0, d;
+	__asm__("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
+	bool amd = c == 0x444d4163 /* "cAMD" */ || c == 0x656e6975 /* "uine", Hygon's */;
+	a = 1;
+	__asm__("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
+	unsigned family = a >> 8 & 15;
+	return amd && family == 15 && family + (a >> 20 & 255) < 0x19;
+}
+
 static void destroy(struct engine *e)
 {
 	struct tr_engine *eng = (struct tr_engine *)e;
@@ -102,6 +115,7 @@ static struct engine *create(const struct engine_config *config, struct error *e
 		return NULL;
 	}
 	eng->eager_window |= eng->mixed_window;
+	eng->no_pdep |= host_pdep_is_slow();
 	eng->no_window |= !host_has_bmi2() || !window_init(eng);
 	if (!code_init(eng, MIN(MAX(cache, CODE_CACHE_MIN), CODE_CACHE_MAX), err) ||
 	    !profile_create(eng, config, err)) {
@@ -141,7 +155,7 @@ static struct engine_vcpu *vcpu_create(struct engine *e, unsigned index, struct 
 	v->engine = eng;
 	v->index = index;
 	v->self = (uint64_t)(uintptr_t)v;
-	v->run_on = 1;
+	v->run_on = QUICK_MASK;
 	window_vcpu_init(v);
 	v->cpu.id = index;
 	v->cpu.mem = eng->mem;

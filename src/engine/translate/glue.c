@@ -159,6 +159,14 @@ static void emit_miss(struct tr_engine *eng, struct emit *e)
 	emit_resume(e);
 }
 
+static void emit_jump_first(struct tr_engine *eng, struct emit *e)
+{
+	eng->glue_jump_first = code_rx(eng, e->p);
+	asm_mov_imm(e, H_ADDR, QUICK_FIRST);
+	asm_mov_imm(e, R11, JUMP_ARG(0, 0));
+	jump(eng, e, eng->glue_helper[HELPER_JUMP][true]);
+}
+
 void glue_emit(struct tr_engine *eng)
 {
 	struct emit *e = &eng->emit[PART_HOT];
@@ -170,4 +178,5 @@ void glue_emit(struct tr_engine *eng)
 		emit_exit(eng, e, flags);
 		emit_helpers(eng, e, flags);
 	}
+	emit_jump_first(eng, e);
 }

@@ -23,27 +23,31 @@ static void log_far(struct quick_log *log, uint32_t index)
 /* An entry of zeros matches address 0: in the first stands something that no address of that index matches. */
 static const struct quick_jump none = {0, 0}, none_first = {1, 0};
 
-static void jump_forget(struct quick_tables *q, unsigned index)
+static void jump_forget(struct tr_vcpu *v, bool kernel, unsigned index)
 {
-	q->jump[index] = q->second[index] = index ? none : none_first;
+	struct quick_tables *q = &v->quick[kernel];
+	const struct quick_jump first = {-QUICK_FIRST, (uint64_t)(uintptr_t)v->engine->glue_jump_first};
+	q->jump[index] = index ? none : first;
+	q->second[index] = index ? none : none_first;
 }
 
 void quick_begin(struct tr_vcpu *v, bool kernel)
 {
 	if (!v->quick_log[kernel].begun)
-		jump_forget(&v->quick[kernel], 0);
+		jump_forget(v, kernel, 0);
 	v->quick_log[kernel].begun = true;
 }
 
 void quick_jump_fill(struct tr_vcpu *v, bool kernel, uint64_t linear, const struct block *b)
 {
 	struct quick_log *log = &v->quick_log[kernel];
+	struct quick_tables *q = &v->quick[kernel];
 	unsigned index = linear % QUICK_ENTRIES;
-	struct quick_jump *e = &v->quick[kernel].jump[index];
+	struct quick_jump *e = index ? &q->jump[index] : &q->second[0];
 	if (!e->minus)
 		log_add(log->jump, &log->jumps, index);
-	else if (e->minus != -linear)
-		v->quick[kernel].second[index] = *e;
+	else if (index && e->minus != -linear)
+		q->second[index] = *e;
 	*e = (struct quick_jump){-linear, (uint64_t)(uintptr_t)block_entry_quick(v->engine, b)};
 }
 
@@ -127,7 +131,9 @@ static bool pages_stay(struct tr_vcpu *v)
 
 void quick_user_refresh(struct tr_vcpu *v)
 {
-	if (v->cpu.cr3 != v->quick_cr3 || !pages_stay(v))
+	const struct quick_log *log = &v->quick_log[0];
+	bool used = log->jumps || log->fars; /* else there is nothing that a look at each page could save */
+	if (v->cpu.cr3 != v->quick_cr3 || !used || !pages_stay(v))
 		quick_flush(v, false);
 	v->quick_cr3 = v->cpu.cr3;
 	v->quick_stale = false;
@@ -136,14 +142,13 @@ void quick_user_refresh(struct tr_vcpu *v)
 void quick_flush(struct tr_vcpu *v, bool kernel)
 {
 	struct quick_log *log = &v->quick_log[kernel];
-	struct quick_tables *q = &v->quick[kernel];
 	for (unsigned i = 0; i < (log->jumps <= QUICK_LOG ? log->jumps : QUICK_ENTRIES); i++)
-		jump_forget(q, log->jumps <= QUICK_LOG ? log->jump[i] : i);
+		jump_forget(v, kernel, log->jumps <= QUICK_LOG ? log->jump[i] : i);
 	for (unsigned i = 0; i < (log->pages <= QUICK_LOG ? log->pages : CODE_SLOTS); i++)
 		v->place[log->pages <= QUICK_LOG ? log->page[i] : i][kernel].seen = 0;
 	fars_forget(v, log);
 	v->quick_lost = true;
 	if (log->begun)
-		jump_forget(q, 0);
+		jump_forget(v, kernel, 0);
 	log->jumps = log->pages = 0;
 }

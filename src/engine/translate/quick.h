@@ -31,13 +31,21 @@ struct far_jump;
 /* Where an indirect jump goes, by the low bits of the linear address. */
 struct quick_jump {
 	uint64_t minus; /* linear address, negated */
-	uint64_t host;  /* block_entry_indirect */
+	uint64_t host;  /* block_entry_quick */
 };
+
+/*
+ * run_on's value when nobody asks for attention: PDEP by it makes of a linear address where in `jump` its entry is.
+ * When somebody asks, that is the first entry, which has the address QUICK_FIRST, whose own entry is another.
+ */
+#define QUICK_FIRST 1ull
+#define QUICK_MASK ((uint64_t)(QUICK_ENTRIES - 1) * sizeof(struct quick_jump))
 
 /* Not touched before quick_begin. */
 struct quick_tables {
 	struct quick_jump jump[QUICK_ENTRIES];
-	struct quick_jump second[QUICK_ENTRIES]; /* what had to make way in `jump`; looked at by cold code */
+	struct quick_jump second[QUICK_ENTRIES]; /* what had to make way in `jump`, or belongs in its first entry;
+						    looked at by cold code */
 };
 
 /* Where a page of code is executed. */

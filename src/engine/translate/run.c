@@ -138,7 +138,7 @@ static bool answered(const struct x86_cpu *cpu)
 
 static enum x86_exit_kind interrupted(struct tr_vcpu *v)
 {
-	atomic_store(&v->run_on, 1);
+	atomic_store(&v->run_on, QUICK_MASK);
 	v->noshare = false;
 	window_sample(v);
 	v->cpu.exit = (struct x86_exit){.kind = EXIT_INTERRUPTED};

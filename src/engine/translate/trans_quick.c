@@ -26,22 +26,43 @@ static struct cold *on_if_zero(struct trans *t, enum cold_kind kind, uint8_t *ou
 	return c;
 }
 
-/* H_DELTA = the index, doubled, of the entry for the linear address in H_ADDR. Uses H_TMP. */
-static struct cold *find(struct trans *t, enum cold_kind kind)
+/*
+ * H_DELTA = where the entry for the linear address in H_ADDR is, from the table's start. Returns the way out of a poll,
+ * or NULL where there is none: when somebody asks for attention it is the first entry.
+ */
+static uint8_t *entry_offset(struct trans *t)
 {
 	struct emit *e = &t->e;
-	ENSURE(regs_empty(t));
-	regs_lend(t, RCX, H_TMP);
+	if (!t->eng->no_pdep) {
+		asm_pdep_gs(e, H_DELTA, H_ADDR, VCPU_OFF(run_on));
+		return NULL;
+	}
 	uint8_t *out = poll(t);
 	asm_rr(e, 0x0fb7, 4, H_DELTA, H_ADDR);
 	asm_lea(e, 8, H_DELTA, H_DELTA, H_DELTA, 1, 0);
-	asm_load_gs_index(e, RCX, H_DELTA, quick_table(t) + QUICK_OFF(jump[0].minus));
-	asm_lea(e, 8, RCX, RCX, H_ADDR, 1, 0);
+	asm_lea(e, 8, H_DELTA, -1, H_DELTA, 8, 0);
+	return out;
+}
+_Static_assert(sizeof(struct quick_jump) == 16 && QUICK_BITS == 16, "entry_offset");
+
+/* The entry's field, in `reg`. */
+static void load_entry(struct trans *t, unsigned reg, int32_t field)
+{
+	asm_rm(&t->e, 0x8b, 8, reg, true, H_DELTA, quick_table(t) + field);
+}
+
+/* H_DELTA = entry_offset for the linear address in H_ADDR. Uses H_TMP. */
+static struct cold *find(struct trans *t, enum cold_kind kind)
+{
+	ENSURE(regs_empty(t));
+	regs_lend(t, RCX, H_TMP);
+	uint8_t *out = entry_offset(t);
+	load_entry(t, RCX, QUICK_OFF(jump[0].minus));
+	asm_lea(&t->e, 8, RCX, RCX, H_ADDR, 1, 0);
 	struct cold *c = on_if_zero(t, kind, out);
 	regs_give_back(t, RCX, H_TMP);
 	return c;
 }
-_Static_assert(sizeof(struct quick_jump) == 16 && QUICK_BITS == 16, "find's index");
 
 void quick_rcx_lent(struct trans *t)
 {
@@ -49,13 +70,13 @@ void quick_rcx_lent(struct trans *t)
 	map_here(t);
 }
 
-/* H_TMP has RCX, which is 0 if somebody asks for attention, and else the difference to the first entry. */
+/* H_TMP has RCX. */
 uint8_t *quick_second(struct trans *t)
 {
 	struct emit *e = &t->e;
 	quick_rcx_lent(t);
-	uint8_t *asked = asm_jrcxz(e);
-	asm_load_gs_index(e, RCX, H_DELTA, quick_table(t) + QUICK_OFF(second[0].minus));
+	uint8_t *asked = poll(t);
+	load_entry(t, RCX, QUICK_OFF(second[0].minus));
 	asm_lea(e, 8, RCX, RCX, H_ADDR, 1, 0);
 	uint8_t *found = asm_jrcxz(e);
 	asm_patch8(asked, e->p);
@@ -70,10 +91,10 @@ void quick_second_found(struct trans *t, const struct cold *c, uint8_t *found)
 	quick_rcx_lent(t);
 	regs_give_back(t, RCX, H_TMP);
 	if (c->kind == COLD_JUMP) {
-		asm_jmp_gs_index(e, H_DELTA, quick_table(t) + QUICK_OFF(second[0].host));
+		asm_jmp_gs(e, H_DELTA, quick_table(t) + QUICK_OFF(second[0].host));
 		return;
 	}
-	asm_load_gs_index(e, H_DELTA, H_DELTA, quick_table(t) + QUICK_OFF(second[0].host));
+	load_entry(t, H_DELTA, QUICK_OFF(second[0].host));
 	asm_patch32(asm_jmp(e), c->found);
 }
 
@@ -81,7 +102,7 @@ void quick_jump(struct trans *t, int32_t undo)
 {
 	flags_need(t); /* whoever comes in there takes them to be in the host's */
 	find(t, COLD_JUMP)->target = undo;
-	asm_jmp_gs_index(&t->e, H_DELTA, quick_table(t) + QUICK_OFF(jump[0].host));
+	asm_jmp_gs(&t->e, H_DELTA, quick_table(t) + QUICK_OFF(jump[0].host));
 	t->ended = true;
 }
 
@@ -97,7 +118,7 @@ void quick_call(struct trans *t)
 	uint8_t *retry = t->e.p;
 	struct cold *c = find(t, COLD_CALL);
 	c->resume = retry;
-	asm_load_gs_index(&t->e, H_DELTA, H_DELTA, quick_table(t) + QUICK_OFF(jump[0].host));
+	load_entry(t, H_DELTA, QUICK_OFF(jump[0].host));
 	c->found = t->e.p;
 	regs_release(t, H_ADDR); /* but not H_DELTA */
 	trans_push_return(t);

@@ -90,8 +90,8 @@ struct tr_vcpu {
 	uint64_t vpage;          /* linear address of the page that the running block's code is in; code with windows
 				    says it when it is left */
 	uint64_t saved_flags;    /* low 16 bits: AH of LAHF in the high byte, OF in the low one */
-	_Atomic uint64_t run_on; /* 0: leave at the next poll (any thread sets that), else 1. One word, so that those
-				    that poll agree */
+	_Atomic uint64_t run_on; /* 0: leave at the next poll (any thread sets that), else QUICK_MASK. One word, so that
+				    those that poll agree */
 	uint64_t host_rsp, self;
 	uint64_t temp;
 	uint64_t slot[VCPU_SLOTS]; /* deltas of shared TLB checks of the running block */
