@@ -238,7 +238,8 @@ typedef struct doppel_stats {
 	uint64_t tlb_misses, tlb_flushes, dispatches, helper_calls, single_steps;
 	uint64_t time_user, time_kernel; /* the parts of time_translated; only with doppel_config_profile */
 	uint64_t tlb_misses_user_read, tlb_misses_user_write, tlb_misses_kernel_read, tlb_misses_kernel_write;
-	uint64_t window_faults, window_shown, window_hidden, window_given_up; /* pages that the host's MMU checks for user code */
+	uint64_t window_faults, window_shown, window_hidden,
+		window_given_up; /* pages that the host's MMU checks for user code */
 } doppel_stats;
 /* `size` is sizeof(doppel_stats) as the caller knows it: later versions add fields at the end. */
 DOPPEL_API void doppel_vm_stats(doppel_vm *vm, doppel_stats *stats, size_t size);

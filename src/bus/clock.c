@@ -30,7 +30,8 @@ struct vm_clock {
 	struct clock_timer *firing;    /* by whoever: one at a time */
 	uint64_t sleeping_until;       /* VM time up to which the thread sleeps by itself; 0 when it does not sleep */
 	bool paused, quit;
-	_Atomic uint64_t ns_per_tick; /* of the TSC, as a fraction of SCALE_BITS bits; 0 until it matters, then constant */
+	_Atomic uint64_t
+		ns_per_tick; /* of the TSC, as a fraction of SCALE_BITS bits; 0 until it matters, then constant */
 
 	/*
 	 * What clock_now reads without the lock, as a sequence lock: `seq` is odd while the two are being changed. The

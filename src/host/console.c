@@ -22,7 +22,7 @@
 #define FLUSH_WAIT_NS 1000000000ull
 #define GATHER_NS 500000 /* the guest sends byte by byte: let some come together, but for the first after a pause */
 #define PAUSE_NS 5000000
-#define POLL_MS 100      /* to look again at what cannot be polled for */
+#define POLL_MS 100 /* to look again at what cannot be polled for */
 
 struct host_console {
 	struct console_io io; /* in, out: changed by the reader, under the lock and while the writer is not `writing` */

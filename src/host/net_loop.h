@@ -9,8 +9,9 @@
 #include <stdatomic.h>
 
 struct net_loop {
-	int event;          /* eventfd: ends the sleep of the loop */
-	_Atomic bool woken; /* it is to turn; who sets it then reads `asleep`, the thread sets `asleep` and then reads it */
+	int event; /* eventfd: ends the sleep of the loop */
+	_Atomic bool
+		woken; /* it is to turn; who sets it then reads `asleep`, the thread sets `asleep` and then reads it */
 	_Atomic bool asleep, quit;
 	struct host_linger linger;
 	bool started;

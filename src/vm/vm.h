@@ -91,9 +91,9 @@ void vm_reset(struct vm *vm);
 
 /*
  * Saves or loads every part: what the machine is, memory, processors, devices. The VM is paused or has not run yet. A
- * stream saved by a machine of another shape (memory, CPUs, CPU features) sets s->failed and changes nothing. One with a
- * state that cannot be fails too, but where memory has been loaded already: of use is the machine then only after a reset.
- * s->why says what was wrong: "the saved state has ...".
+ * stream saved by a machine of another shape (memory, CPUs, CPU features) sets s->failed and changes nothing. One with
+ * a state that cannot be fails too, but where memory has been loaded already: of use is the machine then only after a
+ * reset. s->why says what was wrong: "the saved state has ...".
  */
 void vm_state(struct vm *vm, struct state_stream *s);
 

@@ -16,7 +16,8 @@ static volatile u64 *pool; /* alone in its 2 MiB */
 static unsigned faults, reserved, good;
 
 static const u64 devices[] = {
-	0xfee00000, 0xfec00000, 0xe0000000, 0xe0008000, 0xb0000000, 0xc0000000, 0xd0000000, 0xfed00000, 0xfffff000, 0xa0000,
+	0xfee00000, 0xfec00000, 0xe0000000, 0xe0008000, 0xb0000000,
+	0xc0000000, 0xd0000000, 0xfed00000, 0xfffff000, 0xa0000,
 };
 
 static u64 flags(u64 r)
@@ -132,7 +133,8 @@ static void stack_somewhere(void)
 }
 
 static void (*const doings[])(void) = {
-	read_somewhere, read_somewhere, read_across, write_somewhere, add_somewhere, change_one, fetch_somewhere, stack_somewhere,
+	read_somewhere, read_somewhere, read_across,     write_somewhere,
+	add_somewhere,  change_one,     fetch_somewhere, stack_somewhere,
 };
 
 static void start(void)

@@ -34,7 +34,8 @@ static void start_device(void)
 	if (dev < 0)
 		skip("no virtio-rng");
 	memset(&queue, 0, sizeof(queue));
-	volatile u8 *common = virtio_structure(dev, VIRTIO_COMMON, NULL), *notify = virtio_structure(dev, VIRTIO_NOTIFY, &multiplier);
+	volatile u8 *common = virtio_structure(dev, VIRTIO_COMMON, NULL),
+		    *notify = virtio_structure(dev, VIRTIO_NOTIFY, &multiplier);
 	pci_write(dev, 4, (pci_read(dev, 4) & 0xffff) | 6); /* memory, bus master */
 	CFG8(20) = 0;
 	while (CFG8(20))

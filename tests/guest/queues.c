@@ -53,8 +53,8 @@ static const u64 elsewhere[] = {
 };
 
 /*
- * What lies in buffers may come to be page numbers for a balloon, from any byte on: without small bytes they are beyond the
- * memory, but for those of its requests.
+ * What lies in buffers may come to be page numbers for a balloon, from any byte on: without small bytes they are beyond
+ * the memory, but for those of its requests.
  */
 static void fill_area(void)
 {
@@ -623,4 +623,6 @@ TESTS(net)
 TESTS(fs)
 TESTS(vsock)
 TESTS(balloon)
-/* run: timeout=60 doppel=--disk:{disk},snapshot=on:--virtio-console:file=/dev/null:--net:user,restrict=on:--share:{share}:--vsock:unix={vsock} */
+/* run: timeout=60
+ * doppel=--disk:{disk},snapshot=on:--virtio-console:file=/dev/null:--net:user,restrict=on:--share:{share}:--vsock:unix={vsock}
+ */

@@ -264,7 +264,9 @@ TEST(mmio_wide)
 		CHECK_EQ_IN(v, NO_TRAP, "%lx", at);
 		v = CATCH(asm volatile("fxrstor (%0)" : : "r"(at) : "memory"));
 		CHECK(v == NO_TRAP || v == GP); /* reserved bits of MXCSR */
-		v = CATCH(asm volatile("lock cmpxchg16b (%0)" : : "r"(at), "a"(0), "d"(0), "b"(0), "c"(0)
+		v = CATCH(asm volatile("lock cmpxchg16b (%0)"
+				       :
+				       : "r"(at), "a"(0), "d"(0), "b"(0), "c"(0)
 				       : "memory", "cc"));
 		CHECK_EQ_IN(v, NO_TRAP, "%lx", at);
 		asm volatile("fxrstor %0" : : "m"(keep));
@@ -306,8 +308,8 @@ static bool forbidden(u16 port, unsigned len)
 	return port + len > 0xf4 && port < 0xf8; /* debug exit */
 }
 
-static const u16 busy[] = {0x20, 0xa0, 0x40, 0x43, 0x60, 0x64, 0x61, 0x70, 0x71, 0x80, 0x92, 0x3f8, 0x3fb, 0x3fc, 0x4d0,
-			   0x600, 0x604, 0x608, 0xcf8, 0xcfc, 0xcfe, 0xc000, 0xfffc, 0xffff};
+static const u16 busy[] = {0x20,  0xa0,  0x40,  0x43,  0x60,  0x64,  0x61,  0x70,  0x71,  0x80,   0x92,   0x3f8,
+			   0x3fb, 0x3fc, 0x4d0, 0x600, 0x604, 0x608, 0xcf8, 0xcfc, 0xcfe, 0xc000, 0xfffc, 0xffff};
 
 static u16 some_port(void)
 {

@@ -20,8 +20,9 @@ struct result {
 	X(movsq)                                                                                                    \
 	X(stosb)                                                                                                    \
 	X(stosw)                                                                                                    \
-	X(stosl) X(stosq) X(lodsb) X(lodsw) X(lodsl) X(lodsq) X(cmpsb) X(cmpsw) X(cmpsl) X(cmpsq) X(scasb) X(scasw) \
-		X(scasl) X(scasq)
+	X(stosl)                                                                                                    \
+	X(stosq) X(lodsb) X(lodsw) X(lodsl) X(lodsq) X(cmpsb) X(cmpsw) X(cmpsl) X(cmpsq) X(scasb) X(scasw) X(scasl) \
+		X(scasq)
 #define SNIPPETS(n)                              \
 	SNIPPET(one_##n, 64, #n "; ud2");        \
 	SNIPPET(rep_##n, 64, "rep " #n "; ud2"); \

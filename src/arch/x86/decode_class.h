@@ -18,8 +18,8 @@ uint32_t decode_repeat_prefix(const ZydisDecodedInstruction *zi);
 void decode_effects(struct x86_insn *insn, const ZydisDecodedInstruction *zi, bool amd);
 
 /*
- * Bytes that the processor takes before it finds out that this is no instruction, with prefixes; more than `len`: not all
- * of them are there.
+ * Bytes that the processor takes before it finds out that this is no instruction, with prefixes; more than `len`: not
+ * all of them are there.
  */
 unsigned decode_invalid_length(const uint8_t *p, size_t len, enum x86_mode mode, bool amd);
 /* Whether it is UD0 or UD1. */
