@@ -33,17 +33,22 @@ uint64_t light_leave(struct tr_vcpu *v, enum tr_exit code)
 	return (uint64_t)(uintptr_t)v->engine->glue_exit_stored;
 }
 
+/* Code of `page` is going to be executed at `linear`: what is known by its being elsewhere goes. */
+static void execute_at(struct tr_vcpu *v, const struct code_page *page, uint64_t linear)
+{
+	bool kernel = key_mmu(v->key) != MMU_USER;
+	if (quick_page_is_at(v, kernel, page, linear))
+		return;
+	jc_flush(v);
+	quick_page_is_at(v, kernel, page, linear);
+}
+
 /* What translated code knows of where its page is has been flushed while it was away in a helper. */
 static void page_refresh(struct tr_vcpu *v, const uint8_t *pc)
 {
 	unsigned part;
 	const struct block *b = code_find_host(v->engine, pc, &part);
-	const struct code_page *page = page_of(v->engine, b->page);
-	bool kernel = key_mmu(v->key) != MMU_USER;
-	if (!quick_page_is_at(v, kernel, page, v->vpage)) {
-		jc_flush(v);
-		quick_page_is_at(v, kernel, page, v->vpage);
-	}
+	execute_at(v, page_of(v->engine, b->page), v->vpage);
 	v->quick_lost = false;
 }
 
@@ -371,13 +376,6 @@ uint64_t light_target(struct tr_vcpu *v, uint64_t at)
 	return light_resume(v, call->resume);
 }
 
-void note_code_at(struct tr_vcpu *v, uint64_t linear, unsigned page_shift)
-{
-	unsigned h = exec_hash(linear);
-	v->exec_filter[linear >> 63][h / 64] |= 1ull << (h % 64);
-	v->exec_large[linear >> 63] |= page_shift > PAGE_SHIFT;
-}
-
 static struct code_page *itlb_fill(struct tr_vcpu *v, struct itlb_entry *e, uint64_t linear)
 {
 	struct x86_mapping m;
@@ -387,10 +385,7 @@ static struct code_page *itlb_fill(struct tr_vcpu *v, struct itlb_entry *e, uint
 	struct code_page *page = atomic_load(&v->engine->page[guest_memory_page_index(v->engine->mem, m.gpa)]);
 	if (!page)
 		return NULL;
-	if (!quick_page_is_at(v, key_mmu(v->key) != MMU_USER, page, linear)) {
-		jc_flush(v);
-		quick_page_is_at(v, key_mmu(v->key) != MMU_USER, page, linear);
-	}
+	execute_at(v, page, linear);
 	e->page = linear & PAGE_MASK;
 	e->code = page;
 	note_code_at(v, e->page, m.page_shift);

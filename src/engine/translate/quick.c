@@ -4,20 +4,23 @@
 #include "engine/translate/code.h"
 #include "engine/translate/light.h"
 
-static void log_add(uint16_t *log, unsigned *count, unsigned index)
+static void list_add(struct quick_list *list, uint32_t at)
 {
-	if (*count < QUICK_LOG)
-		log[*count] = (uint16_t)index;
-	if (*count <= QUICK_LOG)
-		(*count)++;
+	if (list->count < QUICK_LOG)
+		list->at[list->count] = at;
+	if (list->count <= QUICK_LOG)
+		list->count++;
 }
 
-static void log_far(struct quick_log *log, uint32_t index)
+/* How many there are to go through, and number `i` of them: where they are too many to tell, all `most`. */
+static uint32_t list_length(const struct quick_list *list, uint32_t most)
 {
-	if (log->fars < QUICK_LOG)
-		log->far[log->fars] = index;
-	if (log->fars <= QUICK_LOG)
-		log->fars++;
+	return list->count <= QUICK_LOG ? list->count : most;
+}
+
+static uint32_t list_at(const struct quick_list *list, uint32_t i)
+{
+	return list->count <= QUICK_LOG ? list->at[i] : i;
 }
 
 /* An entry of zeros matches address 0: in the first stands something that no address of that index matches. */
@@ -40,12 +43,11 @@ void quick_begin(struct tr_vcpu *v, bool kernel)
 
 void quick_jump_fill(struct tr_vcpu *v, bool kernel, uint64_t linear, const struct block *b)
 {
-	struct quick_log *log = &v->quick_log[kernel];
 	struct quick_tables *q = &v->quick[kernel];
 	unsigned index = linear % QUICK_ENTRIES;
 	struct quick_jump *e = index ? &q->jump[index] : &q->second[0];
 	if (!e->minus)
-		log_add(log->jump, &log->jumps, index);
+		list_add(&v->quick_log[kernel].jump, index);
 	else if (index && e->minus != -linear)
 		q->second[index] = *e;
 	*e = (struct quick_jump){-linear, (uint64_t)(uintptr_t)block_entry_quick(v->engine, b)};
@@ -60,12 +62,10 @@ static void show_at(struct tr_vcpu *v, bool kernel, unsigned slot)
 
 void quick_deltas_changed(struct tr_vcpu *v, bool kernel)
 {
-	const struct quick_log *log = &v->quick_log[kernel];
-	for (unsigned i = 0; i < (log->pages <= QUICK_LOG ? log->pages : CODE_SLOTS); i++) {
-		unsigned slot = log->pages <= QUICK_LOG ? log->page[i] : i;
-		if (v->place[slot][kernel].seen)
-			show_at(v, kernel, slot);
-	}
+	const struct quick_list *pages = &v->quick_log[kernel].page;
+	for (uint32_t i = 0; i < list_length(pages, CODE_SLOTS); i++)
+		if (v->place[list_at(pages, i)][kernel].seen)
+			show_at(v, kernel, list_at(pages, i));
 }
 
 bool quick_page_known(const struct tr_vcpu *v, bool kernel, const struct code_page *page, uint64_t linear)
@@ -76,11 +76,10 @@ bool quick_page_known(const struct tr_vcpu *v, bool kernel, const struct code_pa
 
 bool quick_page_is_at(struct tr_vcpu *v, bool kernel, const struct code_page *page, uint64_t linear)
 {
-	struct quick_log *log = &v->quick_log[kernel];
 	struct code_place *p = &v->place[page->slot][kernel];
 	if (p->seen)
 		return p->linear == (linear & PAGE_MASK);
-	log_add(log->page, &log->pages, page->slot);
+	list_add(&v->quick_log[kernel].page, page->slot);
 	p->linear = linear & PAGE_MASK;
 	show_at(v, kernel, page->slot);
 	return true;
@@ -93,22 +92,17 @@ void quick_far_fill(struct tr_vcpu *v, bool kernel, const struct far_jump *jump,
 	if (!from->page || !quick_page_known(v, kernel, page_of(v->engine, from->page), v->vpage) ||
 	    !quick_page_known(v, kernel, page_of(v->engine, b->page), linear) || v->far[jump->index] == to)
 		return;
-	log_far(&v->quick_log[kernel], jump->index);
+	list_add(&v->quick_log[kernel].far, jump->index);
 	v->far[jump->index] = to;
 }
 
-static void fars_forget(struct tr_vcpu *v, struct quick_log *log)
+static void far_forget(struct tr_vcpu *v, uint32_t index)
 {
-	const struct tr_engine *eng = v->engine;
-	for (unsigned i = 0; i < (log->fars <= QUICK_LOG ? log->fars : eng->fars); i++) {
-		uint32_t index = log->fars <= QUICK_LOG ? log->far[i] : i;
-		v->far[index] = (uint64_t)(uintptr_t)host_at(eng, eng->far_cold[index]);
-	}
-	log->fars = 0;
+	v->far[index] = (uint64_t)(uintptr_t)host_at(v->engine, v->engine->far_cold[index]);
 }
 
 /* Is the page of code where it was, by the page tables as they are? */
-static bool page_stays(struct tr_vcpu *v, uint16_t slot)
+static bool page_stays(struct tr_vcpu *v, uint32_t slot)
 {
 	const struct tr_engine *eng = v->engine;
 	uint64_t linear = v->place[slot][0].linear;
@@ -122,17 +116,17 @@ static bool page_stays(struct tr_vcpu *v, uint16_t slot)
 
 static bool pages_stay(struct tr_vcpu *v)
 {
-	const struct quick_log *log = &v->quick_log[0];
-	unsigned n = 0;
-	while (log->pages <= QUICK_LOG && n < log->pages && page_stays(v, log->page[n]))
+	const struct quick_list *pages = &v->quick_log[0].page;
+	uint32_t n = 0;
+	while (pages->count <= QUICK_LOG && n < pages->count && page_stays(v, pages->at[n]))
 		n++;
-	return n == log->pages;
+	return n == pages->count;
 }
 
 void quick_user_refresh(struct tr_vcpu *v)
 {
 	const struct quick_log *log = &v->quick_log[0];
-	bool used = log->jumps || log->fars; /* else there is nothing that a look at each page could save */
+	bool used = log->jump.count || log->far.count; /* else there is nothing that a look at each page could save */
 	if (v->cpu.cr3 != v->quick_cr3 || !used || !pages_stay(v))
 		quick_flush(v, false);
 	v->quick_cr3 = v->cpu.cr3;
@@ -142,13 +136,14 @@ void quick_user_refresh(struct tr_vcpu *v)
 void quick_flush(struct tr_vcpu *v, bool kernel)
 {
 	struct quick_log *log = &v->quick_log[kernel];
-	for (unsigned i = 0; i < (log->jumps <= QUICK_LOG ? log->jumps : QUICK_ENTRIES); i++)
-		jump_forget(v, kernel, log->jumps <= QUICK_LOG ? log->jump[i] : i);
-	for (unsigned i = 0; i < (log->pages <= QUICK_LOG ? log->pages : CODE_SLOTS); i++)
-		v->place[log->pages <= QUICK_LOG ? log->page[i] : i][kernel].seen = 0;
-	fars_forget(v, log);
-	v->quick_lost = true;
+	for (uint32_t i = 0; i < list_length(&log->jump, QUICK_ENTRIES); i++)
+		jump_forget(v, kernel, list_at(&log->jump, i));
+	for (uint32_t i = 0; i < list_length(&log->page, CODE_SLOTS); i++)
+		v->place[list_at(&log->page, i)][kernel].seen = 0;
+	for (uint32_t i = 0; i < list_length(&log->far, v->engine->fars); i++)
+		far_forget(v, list_at(&log->far, i));
 	if (log->begun)
 		jump_forget(v, kernel, 0);
-	log->jumps = log->pages = 0;
+	log->jump.count = log->page.count = log->far.count = 0;
+	v->quick_lost = true;
 }

@@ -54,12 +54,17 @@ struct code_place {
 	uint64_t seen;   /* the same through windows, a host address; 0: neither is known */
 };
 
-/* What there is to forget; a count above the log's length: too many to tell. */
+/* What there is to forget; a count above the length: too many to tell. */
+struct quick_list {
+	unsigned count;
+	uint32_t at[QUICK_LOG];
+};
+
 struct quick_log {
 	bool begun;
-	unsigned jumps, pages, fars;
-	uint16_t jump[QUICK_LOG], page[QUICK_LOG]; /* indices; code_page.slot */
-	uint32_t far[QUICK_LOG];
+	struct quick_list jump; /* indices */
+	struct quick_list page; /* code_page.slot */
+	struct quick_list far;  /* far_jump.index */
 };
 
 /* `kernel`: CPL 0's, not user code's. Code with windows is going to run. */

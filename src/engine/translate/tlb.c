@@ -167,10 +167,17 @@ static void flush_large(struct tr_vcpu *v, bool kernel)
 		v->large_user = false;
 }
 
-unsigned exec_hash(uint64_t page)
+static unsigned exec_hash(uint64_t page)
 {
 	uint64_t n = page >> PAGE_SHIFT;
 	return (unsigned)((n ^ n >> 12) % EXEC_FILTER_BITS);
+}
+
+void note_code_at(struct tr_vcpu *v, uint64_t linear, unsigned page_shift)
+{
+	unsigned h = exec_hash(linear);
+	v->exec_filter[linear >> 63][h / 64] |= 1ull << (h % 64);
+	v->exec_large[linear >> 63] |= page_shift > PAGE_SHIFT;
 }
 
 void tlb_flush_page(struct x86_cpu *cpu, uint64_t va, int pcid)
