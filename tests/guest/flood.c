@@ -271,5 +271,4 @@ TEST(code)
 	}
 	end("functions");
 }
-/* run: timeout=60
- * doppel=--disk:{disk},snapshot=on:--virtio-console:file=/dev/null:--net:user,restrict=on:--vsock:unix={vsock} */
+/* run: timeout=60 doppel=--disk:{disk},snapshot=on:--virtio-console:file=/dev/null:--net:user,restrict=on:--vsock:unix={vsock} */

@@ -623,6 +623,4 @@ TESTS(net)
 TESTS(fs)
 TESTS(vsock)
 TESTS(balloon)
-/* run: timeout=60
- * doppel=--disk:{disk},snapshot=on:--virtio-console:file=/dev/null:--net:user,restrict=on:--share:{share}:--vsock:unix={vsock}
- */
+/* run: timeout=60 doppel=--disk:{disk},snapshot=on:--virtio-console:file=/dev/null:--net:user,restrict=on:--share:{share}:--vsock:unix={vsock} */

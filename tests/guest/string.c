@@ -13,16 +13,16 @@ struct result {
 	u64 rcx, rsi, rdi, rax, rflags, vector, error, cr2, rip;
 };
 
-#define INSNS(X)                                                                                                    \
-	X(movsb)                                                                                                    \
-	X(movsw)                                                                                                    \
-	X(movsl)                                                                                                    \
-	X(movsq)                                                                                                    \
-	X(stosb)                                                                                                    \
-	X(stosw)                                                                                                    \
-	X(stosl)                                                                                                    \
-	X(stosq) X(lodsb) X(lodsw) X(lodsl) X(lodsq) X(cmpsb) X(cmpsw) X(cmpsl) X(cmpsq) X(scasb) X(scasw) X(scasl) \
-		X(scasq)
+#define INSNS(X) \
+	X(movsb) \
+	X(movsw) \
+	X(movsl) \
+	X(movsq) \
+	X(stosb) \
+	X(stosw) \
+	X(stosl) \
+	X(stosq) \
+	X(lodsb) X(lodsw) X(lodsl) X(lodsq) X(cmpsb) X(cmpsw) X(cmpsl) X(cmpsq) X(scasb) X(scasw) X(scasl) X(scasq)
 #define SNIPPETS(n)                              \
 	SNIPPET(one_##n, 64, #n "; ud2");        \
 	SNIPPET(rep_##n, 64, "rep " #n "; ud2"); \
