@@ -54,6 +54,7 @@ static void page_refresh(struct tr_vcpu *v, const uint8_t *pc)
 
 uint64_t light_resume(struct tr_vcpu *v, uint32_t at)
 {
+	v->stack_delta = v->window_delta[key_ring0(v->key)][region_of(v->cpu.gpr[RSP])];
 	if (unlikely(v->quick_lost))
 		page_refresh(v, host_at(v->engine, at));
 	return (uint64_t)(uintptr_t)host_at(v->engine, at);

@@ -80,19 +80,26 @@ static void move_stack(struct plan *p, int32_t by)
 	p->group[RSP].moved += by;
 }
 
+static bool small(int64_t move, int32_t *by)
+{
+	*by = (int32_t)move;
+	return move >= -SHARE_MOVE_MAX && move <= SHARE_MOVE_MAX;
+}
+
 bool share_known_move(const struct x86_insn *insn, unsigned reg, int32_t *by)
 {
 	if (insn->opsize != 8 || (insn->flags & INSN_MEM))
 		return false;
 	if (insn->mnemonic == ZYDIS_MNEMONIC_LEA) {
-		*by = (int32_t)insn->disp;
-		return insn->reg == reg && insn->base == (int)reg && insn->index < 0 && insn->addrsize == 8;
+		return insn->reg == reg && insn->base == (int)reg && insn->index < 0 && insn->addrsize == 8 &&
+		       small(insn->disp, by);
 	}
 	bool accumulator = insn->map == 0 && (insn->opcode == 0x05 || insn->opcode == 0x2d);
 	if (!insn->imm_len || (accumulator ? reg != RAX : !(insn->flags & INSN_RM_GPR) || insn->rm != reg))
 		return false;
-	*by = insn->mnemonic == ZYDIS_MNEMONIC_SUB ? -(int32_t)insn->imm : (int32_t)insn->imm;
-	return insn->mnemonic == ZYDIS_MNEMONIC_SUB || insn->mnemonic == ZYDIS_MNEMONIC_ADD;
+	if (insn->mnemonic != ZYDIS_MNEMONIC_SUB && insn->mnemonic != ZYDIS_MNEMONIC_ADD)
+		return false;
+	return small(insn->mnemonic == ZYDIS_MNEMONIC_SUB ? -(int64_t)insn->imm : (int64_t)insn->imm, by);
 }
 
 static void plan_stack(struct plan *p, const struct x86_insn *insn, struct share_insn *out)

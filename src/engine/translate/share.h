@@ -33,7 +33,8 @@ struct share_insn {
 
 /* Plans the sharing in `n` decoded instructions of 64-bit code. Operands where `alone` is share nothing. */
 void share_plan(const struct x86_insn *insn, unsigned n, bool window, const bool *alone, struct share_insn *out);
-/* A write of `reg` that moves it by a known amount: ADD, SUB and LEA with a constant. */
+/* A write of `reg` that moves it by a known amount, which is small: ADD, SUB and LEA with a constant. */
+#define SHARE_MOVE_MAX (1 << 20) /* so that all those of a block do not add up to a window's margin */
 bool share_known_move(const struct x86_insn *insn, unsigned reg, int32_t *by);
 /* An explicit operand that can be in a group: [base + disp], of which the base is the address; no segment base. */
 bool share_possible(const struct x86_insn *insn);

@@ -87,7 +87,9 @@ struct trans {
 	uint8_t lent;                /* of insn_map, from here on */
 	uint8_t moved;               /* likewise */
 	struct regs regs;
-	uint8_t *quiet_poll;         /* rel8 of a poll_quiet whose landing is still to be placed */
+	bool stack_moved;    /* with windows: RSP, by known amounts, since it was last sure to be near its region */
+	bool stack_sure;     /* it was, at some point of this block */
+	uint8_t *quiet_poll; /* rel8 of a poll_quiet whose landing is still to be placed */
 	unsigned colds, maps, count; /* count: of insns */
 	struct cold cold[COLD_MAX];
 	struct insn_map map[MAP_MAX];
@@ -180,9 +182,12 @@ struct host_mem mem_operand(struct trans *t, const struct x86_insn *insn);
 /* RSP + disp, in registers that are pinned. */
 struct host_mem mem_stack(struct trans *t, int32_t disp, bool write, uint8_t avoid);
 /* trans_window.c: the same through windows. The operand's registers are pinned until the end of the instruction. */
-/* After an instruction that may have moved RSP anywhere. */
+/* After an instruction that may have moved RSP anywhere: finds its region. */
 void window_stack_moved(struct trans *t);
-bool moves_stack_far(const struct x86_insn *insn);
+/* After a plain instruction. */
+void window_stack_after(struct trans *t, const struct x86_insn *insn);
+/* Before a way out of the block that leads straight to another. */
+void window_stack_settle(struct trans *t);
 /* `delta` = host address - linear address in the region of host register `reg`; what is not to be accessed there
  * faults. */
 void window_delta(struct trans *t, unsigned delta, unsigned reg);

@@ -429,6 +429,8 @@ bool trans_branch(struct trans *t, const struct x86_insn *insn)
 		regs_store(t);
 	else
 		regs_flush(t);
+	if (!(insn->gpr_write & 1u << RSP))
+		window_stack_settle(t);
 	if (t->shadow && (!wide || !begin_shadowed(t, insn)))
 		return false;
 	switch (insn->mnemonic) {

@@ -365,6 +365,6 @@ void trans_plain(struct trans *t, const struct x86_insn *insn)
 	}
 	if ((insn->fl_write & FL_ARITH) && !t->ended)
 		t->flags = FLAGS_HOST;
-	if (t->window && !t->ended && moves_stack_far(insn))
-		window_stack_moved(t);
+	if (t->window && !t->ended && insn->gpr_write & 1u << RSP)
+		window_stack_after(t, insn);
 }

@@ -17,12 +17,26 @@ struct host_mem window_fixed(struct trans *t)
 	return (struct host_mem){H_ADDR, H_DELTA, 0};
 }
 
+/*
+ * stack_delta is of the region that RSP is in, or has left by less than a window's margin. Moves by known amounts leave
+ * it as it is, and a loop could add up as many of them as it likes. So each block that moves RSP accesses something
+ * near it as well, which faults when it is not in its region any more, or finds its region before it is left.
+ */
+static void stack_is_sure(struct trans *t)
+{
+	t->stack_moved = false;
+	t->stack_sure = true;
+}
+
 /* [guest register base + disp]. `s`: the slot that keeps the delta for other accesses, if any. */
 static struct host_mem based(struct trans *t, const struct share *s, unsigned base, int32_t disp, uint8_t avoid)
 {
 	unsigned host = regs_use(t, base), delta;
-	if (base == RSP)
+	if (base == RSP) {
+		if (!(t->insn->flags & INSN_AVX)) /* of which some access nothing, by a mask */
+			stack_is_sure(t);
 		return (struct host_mem){RSP, (int8_t)regs_slot(t, SLOT_STACK, avoid), disp};
+	}
 	if (s->slot >= 0 && !s->leader) {
 		delta = regs_slot(t, (unsigned)s->slot, avoid);
 	} else {
@@ -36,15 +50,24 @@ static struct host_mem based(struct trans *t, const struct share *s, unsigned ba
 	return (struct host_mem){(uint8_t)host, (int8_t)delta, disp};
 }
 
-/* Other than by an amount that is less than a window's margin. */
-bool moves_stack_far(const struct x86_insn *insn)
+void window_stack_after(struct trans *t, const struct x86_insn *insn)
 {
 	int32_t by;
-	return insn->gpr_write & 1u << RSP && insn->cls == CLS_PLAIN && !share_known_move(insn, RSP, &by);
+	if (share_known_move(insn, RSP, &by))
+		t->stack_moved |= !t->stack_sure;
+	else
+		window_stack_moved(t);
+}
+
+void window_stack_settle(struct trans *t)
+{
+	if (t->stack_moved)
+		window_stack_moved(t);
 }
 
 void window_stack_moved(struct trans *t)
 {
+	stack_is_sure(t);
 	regs_slot_done(t, SLOT_STACK);
 	t->regs.pinned = 0;
 	unsigned delta = regs_scratch(t, 0);

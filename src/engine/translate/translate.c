@@ -189,6 +189,7 @@ static void emit_insns(struct trans *t, unsigned n)
 	t->b->len = (uint16_t)((off < PAGE_SIZE ? off : PAGE_SIZE) - t->b->off);
 	if (t->ended)
 		return;
+	window_stack_settle(t);
 	regs_flush(t);
 	if (t->shadow) { /* the run loop steps the next instruction */
 		flags_clobber(t);
@@ -444,7 +445,7 @@ struct block *translate_block(struct tr_vcpu *v, const struct code_source *src, 
 	t->window = key_windowed(key);
 	t->kernel = key_ring0(key);
 	t->key = key;
-	t->shadow = t->ended = false;
+	t->shadow = t->ended = t->stack_moved = t->stack_sure = false;
 	t->quiet_poll = NULL;
 	t->lent = t->moved = 0;
 	t->regs = (struct regs){0};
