@@ -4,7 +4,7 @@
  */
 #include "fuzz.h"
 
-#include "arch/x86/insn.h"
+#include "arch/x86/decode_cache.h"
 #include "engine/translate/rewrite.h"
 
 static const char *check(const struct x86_insn *i, size_t len)
@@ -46,6 +46,19 @@ static const char *rewrite(const struct x86_insn *insn, struct input *in)
 	return e.p - out > REWRITE_MAX ? "too long" : NULL;
 }
 
+/* Whatever the cache has met before. */
+static bool cached_differs(const struct x86_insn *insn, const uint8_t *p, size_t len, enum x86_mode mode)
+{
+	static struct x86_decode_cache cache;
+	struct x86_insn again[2];
+	for (unsigned i = 0; i < 2; i++) {
+		x86_decode_cached(&cache, &again[i], p, len, mode, NULL);
+		if (memcmp(&again[i], insn, sizeof(*insn)))
+			return true;
+	}
+	return false;
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct input in = {data, size};
@@ -55,6 +68,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	const char *why;
 
 	x86_decode(&insn, in.p, len, mode, NULL);
+	if (cached_differs(&insn, in.p, len, mode))
+		found("what was kept of an instruction like it");
 	in.p += len;
 	in.left -= len;
 	why = check(&insn, len);

@@ -1,6 +1,6 @@
 /* The decoder: classes, fields, and what can't be decoded. */
 #include "arch/x86/cpuid.h"
-#include "arch/x86/insn.h"
+#include "arch/x86/decode_cache.h"
 #include "unit.h"
 
 static struct x86_insn decode_mode(enum x86_mode mode, const struct x86_cpuid_model *model, const char *bytes,
@@ -247,6 +247,57 @@ TEST(branch_with_operand_size)
 	CHECK_EQ(decode_mode(MODE_64, &amd, "\x66\xe9\x01\x02\x03\x04", 6).len, 4);
 	CHECK_EQ(decode_mode(MODE_64, &amd, "\x66\x75\x10", 3).opsize, 2);
 	CHECK_EQ(decode_mode(MODE_64, &intel, "\x66\x75\x10", 3).opsize, 8);
+}
+
+static uint32_t next(uint32_t *seed)
+{
+	*seed = *seed * 1664525 + 1013904223;
+	return *seed >> 16;
+}
+
+/* Few prefixes and opcodes of all maps, so that the same come again, with other values behind them. */
+static size_t some_bytes(uint32_t *seed, uint8_t *p)
+{
+	static const uint8_t prefixes[] = {0x66, 0x67, 0xf2, 0xf3, 0x48, 0x41, 0x4c, 0x64, 0x2e, 0xf0};
+	size_t n = 0, len = next(seed) % 8 ? 16 : 1 + next(seed) % 15;
+	while (next(seed) % 3 == 0 && n < 3)
+		p[n++] = prefixes[next(seed) % sizeof(prefixes)];
+	switch (next(seed) % 8) {
+	case 0:
+		p[n++] = 0xc5;
+		break;
+	case 1:
+		p[n++] = 0xc4;
+		p[n++] = (uint8_t)(next(seed) & 0xe3);
+		break;
+	case 2:
+	case 3:
+		p[n++] = 0x0f;
+		break;
+	}
+	while (n < 16)
+		p[n++] = (uint8_t)next(seed);
+	return len;
+}
+
+TEST(kept_instructions_are_the_same)
+{
+	static struct x86_decode_cache cache;
+	static const enum x86_mode modes[] = {MODE_64, MODE_64, MODE_64, MODE_32, MODE_16};
+	uint32_t seed = 1;
+	uint8_t bytes[16];
+	for (unsigned n = 0; n < 400000; n++) {
+		struct x86_insn plain, kept;
+		enum x86_mode mode = modes[next(&seed) % ARRAY_LEN(modes)];
+		size_t len = some_bytes(&seed, bytes);
+		x86_decode(&plain, bytes, len, mode, NULL);
+		x86_decode_cached(&cache, &kept, bytes, len, mode, NULL);
+		if (!memcmp(&plain, &kept, sizeof(plain)))
+			continue;
+		UNIT_FAIL("mode %u, %02x %02x %02x %02x %02x %02x %02x", mode, bytes[0], bytes[1], bytes[2], bytes[3],
+			  bytes[4], bytes[5], bytes[6]);
+		return;
+	}
 }
 
 UNIT_MAIN()

@@ -1,6 +1,7 @@
 /* From bytes to struct x86_insn: Zydis decodes, and this turns its answer into the fields that the rest of the code
  * uses. */
 #include "arch/x86/cpuid.h"
+#include "arch/x86/decode_cache.h"
 #include "arch/x86/decode_class.h"
 #include "arch/x86/insn.h"
 
@@ -290,8 +291,33 @@ static void take_instruction(struct x86_insn *insn, const ZydisDecodedInstructio
 	take_encoding(insn, zi);
 }
 
+/* The bytes that decide what the instruction is, and its length; behind them are values. */
+static void take_shape(struct decode_shape *shape, const struct x86_insn *insn, const ZydisDecodedInstruction *zi,
+		       const ZydisDecodedOperand *op)
+{
+	bool shift = zi->meta.category == ZYDIS_CATEGORY_SHIFT || zi->meta.category == ZYDIS_CATEGORY_ROTATE;
+	bool exact =
+		zi->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY && zi->encoding != ZYDIS_INSTRUCTION_ENCODING_VEX;
+	for (unsigned i = 0; i < zi->operand_count; i++)
+		exact |= op[i].encoding == ZYDIS_OPERAND_ENCODING_IS4;
+	if (exact || zi->raw.imm[1].size || (shift && insn->imm_len)) {
+		*shape = (struct decode_shape){.head = insn->len};
+		return;
+	}
+	shape->disp_len = zi->raw.disp.size / 8;
+	shape->imm_signed = zi->raw.imm[0].is_signed;
+	shape->head = (uint8_t)(insn->len - shape->disp_len - insn->imm_len);
+}
+
 void x86_decode(struct x86_insn *insn, const uint8_t *p, size_t len, enum x86_mode mode,
 		const struct x86_cpuid_model *model)
+{
+	struct decode_shape shape;
+	decode_shaped(insn, p, len, mode, model, &shape);
+}
+
+void decode_shaped(struct x86_insn *insn, const uint8_t *p, size_t len, enum x86_mode mode,
+		   const struct x86_cpuid_model *model, struct decode_shape *shape)
 {
 	bool amd = vendor_is_amd(model);
 	const ZydisDecoder *decoder = &decoders[amd][mode];
@@ -328,4 +354,5 @@ void x86_decode(struct x86_insn *insn, const uint8_t *p, size_t len, enum x86_mo
 	take_immediates(insn, &zi);
 	insn->seg = segment_of(insn, zi.attributes);
 	decode_effects(insn, &zi, amd);
+	take_shape(shape, insn, &zi, op);
 }

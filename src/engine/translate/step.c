@@ -32,7 +32,7 @@ static enum verdict fetch(struct tr_vcpu *v, struct x86_insn *insn)
 	if (x86_code64(cpu) ? !x86_canonical(cpu->rip) : cpu->rip > cpu->seg[SEG_CS].limit)
 		return x86_raise_error(cpu, X86_GP, 0);
 	unsigned n = mem_fetch(cpu, linear_rip(cpu), bytes, sizeof(bytes), &verdict);
-	x86_decode(insn, bytes, n, x86_mode(cpu), v->engine->model);
+	x86_decode_cached(&v->decoded, insn, bytes, n, x86_mode(cpu), v->engine->model);
 	switch (insn->cls) {
 	case CLS_PARTIAL:
 		if (verdict == V_DONE || verdict == V_EXIT) /* from where there is no memory */

@@ -25,7 +25,7 @@ static unsigned decode_crossing(struct trans *t, const struct code_source *src, 
 		return 1;
 	memcpy(bytes, src->bytes + off, head);
 	memcpy(bytes + head, src->tail_bytes, 15);
-	x86_decode(&t->insns[0], bytes, 15, t->mode, t->eng->model);
+	x86_decode_cached(&t->v->decoded, &t->insns[0], bytes, 15, t->mode, t->eng->model);
 	if (t->insns[0].len <= head)
 		return 1;
 	t->tail = src->tail;
@@ -57,7 +57,7 @@ static unsigned decode_block(struct trans *t, const struct code_source *src, uin
 	unsigned n = 0, branches = t->window && !t->eng->no_link ? 0 : BRANCHES_MAX;
 	while (n < BLOCK_INSNS && off < PAGE_SIZE) {
 		struct x86_insn *insn = &t->insns[n++];
-		x86_decode(insn, bytes + off, PAGE_SIZE - off, t->mode, t->eng->model);
+		x86_decode_cached(&t->v->decoded, insn, bytes + off, PAGE_SIZE - off, t->mode, t->eng->model);
 		t->by_tlb[n - 1] = t->window && goes_by_tlb(t, src->page, off);
 		if (insn->cls == CLS_PARTIAL)
 			return n > 1 ? n - 1 : decode_crossing(t, src, off);

@@ -6,6 +6,7 @@
 #ifndef DOPPEL_ENGINE_TRANSLATE_VCPU_H
 #define DOPPEL_ENGINE_TRANSLATE_VCPU_H
 
+#include "arch/x86/decode_cache.h"
 #include "arch/x86/emulate.h"
 #include "engine/engine.h"
 #include "engine/translate/quick.h"
@@ -156,6 +157,7 @@ struct tr_vcpu {
 	struct tr_link *want_link; /* to be linked when its target has been made, unless the cache is flushed first */
 	uint64_t link_flushes;
 	uint64_t tsc_translated, tsc_translator;
+	struct x86_decode_cache decoded;
 	struct engine_stats stats;
 	_Alignas(64) uint8_t image[X86_XSAVE_SIZE]; /* light_xstate's copy of what is to be restored */
 	unsigned trace_next;

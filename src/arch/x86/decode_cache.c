@@ -1,0 +1,73 @@
+#include "arch/x86/decode_cache.h"
+
+#include <string.h>
+
+static unsigned hash(uint32_t bytes, unsigned bits)
+{
+	return bytes * 0x9e3779b1u >> (32 - bits);
+}
+
+/* Where an instruction of these bytes is if its head has one, two or more of them. */
+static struct decode_entry *place(struct x86_decode_cache *c, const uint8_t *p, unsigned head)
+{
+	uint32_t two = p[0];
+	if (head == 1)
+		return &c->one[p[0]];
+	two |= (uint32_t)p[1] << 8;
+	if (head == 2)
+		return &c->two[hash(two, DECODE_TWO_BITS)];
+	return &c->more[hash(two | (uint32_t)p[2] << 16, DECODE_MORE_BITS)];
+}
+
+static bool is(const struct decode_entry *e, const uint8_t *p, size_t len, enum x86_mode mode)
+{
+	return e->insn.len && e->insn.len <= len && e->insn.mode == mode && !memcmp(e->insn.bytes, p, e->shape.head);
+}
+
+/* No instruction's head begins another's, so at most one is there. */
+static const struct decode_entry *find(struct x86_decode_cache *c, const uint8_t *p, size_t len, enum x86_mode mode)
+{
+	for (unsigned head = 1; head <= 3 && head <= len; head++) {
+		const struct decode_entry *e = place(c, p, head);
+		if (is(e, p, len, mode))
+			return e;
+	}
+	return NULL;
+}
+
+static uint64_t value(const uint8_t *p, unsigned len, bool is_signed)
+{
+	uint64_t v = 0;
+	unsigned shift = 64 - 8 * len;
+	if (!len)
+		return 0;
+	for (unsigned i = 0; i < len; i++)
+		v |= (uint64_t)p[i] << 8 * i;
+	return is_signed ? (uint64_t)((int64_t)(v << shift) >> shift) : v;
+}
+
+static void fill(struct x86_insn *insn, const struct decode_entry *e, const uint8_t *p)
+{
+	const struct decode_shape *s = &e->shape;
+	*insn = e->insn;
+	if (s->head == insn->len)
+		return;
+	memcpy(insn->bytes, p, insn->len);
+	insn->disp = (int64_t)value(p + s->head, s->disp_len, true);
+	insn->imm = value(p + s->head + s->disp_len, insn->imm_len, s->imm_signed);
+}
+
+void x86_decode_cached(struct x86_decode_cache *c, struct x86_insn *insn, const uint8_t *p, size_t len,
+		       enum x86_mode mode, const struct x86_cpuid_model *model)
+{
+	const struct decode_entry *known = find(c, p, len, mode);
+	struct decode_shape shape;
+	if (known) {
+		fill(insn, known, p);
+		return;
+	}
+	decode_shaped(insn, p, len, mode, model, &shape);
+	if (insn->cls == CLS_INVALID || insn->cls == CLS_TOOLONG || insn->cls == CLS_PARTIAL)
+		return;
+	*place(c, p, MIN(shape.head, 3)) = (struct decode_entry){*insn, shape};
+}
