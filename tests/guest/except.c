@@ -282,6 +282,25 @@ static unsigned load_ss(u16 sel)
 	return CATCH(asm volatile("mov %0, %%ss" : : "r"(sel)));
 }
 
+/* With other bits of the register behind: they are clear, or with 16 bits as they were. */
+TEST(selectors_read)
+{
+	u64 a = ~0ull, b = ~0ull, c = ~0ull, d = ~0ull;
+	load_ds(SEL_USER_DATA | 3);
+	asm volatile("mov %%cs, %0; mov %%ss, %k1; mov %%ds, %w2; mov %%ds, %3" : "+r"(a), "+r"(b), "+r"(c), "+r"(d));
+	CHECK_EQ(a, SEL_CODE64);
+	CHECK_EQ(b, SEL_DATA);
+	CHECK_EQ(c, ~0xffffull | SEL_USER_DATA | 3);
+	CHECK_EQ(d, SEL_USER_DATA | 3);
+	asm volatile("mov $-1, %%r10; mov %%r10, %%r11; mov %%r10, %%r9; mov %%ds, %%r10; mov %%cs, %%r11d; "
+		     "lea (%%r10, %%r11), %0; mov %%ss, %%r9w; mov %%r9, %1"
+		     : "=r"(a), "=r"(b)
+		     :
+		     : "r9", "r10", "r11");
+	CHECK_EQ(a, (SEL_USER_DATA | 3) + SEL_CODE64);
+	CHECK_EQ(b, ~0xffffull | SEL_DATA);
+}
+
 TEST(segment_loads)
 {
 	const u16 s = SEL_TEST;

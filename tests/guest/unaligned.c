@@ -1,5 +1,5 @@
-/* Accesses that cross cache lines and pages, of every size and kind, into pages that do not follow each other in
- * memory. */
+/* Accesses that cross cache lines and pages, of every size and kind, into pages that follow each other in memory, and
+ * such as do not. */
 #include "guest.h"
 
 const char payload[] = "unaligned";
@@ -7,12 +7,30 @@ const char payload[] = "unaligned";
 #define VA TEST_VA
 static u8 *first, *second, *third;
 
-/* Two pages side by side in the address space, apart in memory and in the wrong order. */
+static bool neighbours;
+
+/* Each test: with the pages apart, and side by side in memory as well. */
+#define BOTH_WAYS(n)                                     \
+	static void both_##n(void);                      \
+	TEST(n)                                          \
+	{                                                \
+		for (unsigned way = 0; way < 2; way++) { \
+			neighbours = way;                \
+			both_##n();                      \
+		}                                        \
+	}                                                \
+	static void both_##n(void)
+
+/* Two pages side by side in the address space; else in the wrong order. */
 static void set_up(void)
 {
 	second = alloc_pages(1);
 	third = alloc_pages(1);
 	first = alloc_pages(1);
+	if (neighbours) {
+		first = alloc_pages(2);
+		second = first + PAGE;
+	}
 	map(VA, (u64)first, PTE_KERNEL);
 	map(VA + PAGE, (u64)second, PTE_KERNEL);
 	for (unsigned i = 0; i < PAGE; i++) {
@@ -36,7 +54,7 @@ static u64 expect(u64 va, unsigned size)
 
 #define AT(n) (VA + PAGE - (n))
 
-TEST(loads)
+BOTH_WAYS(loads)
 {
 	set_up();
 	for (unsigned n = 0; n <= 9; n++) {
@@ -60,7 +78,7 @@ TEST(loads)
 	}
 }
 
-TEST(stores)
+BOTH_WAYS(stores)
 {
 	set_up();
 	for (unsigned n = 0; n <= 9; n++) {
@@ -82,7 +100,7 @@ TEST(stores)
 	}
 }
 
-TEST(read_modify_write)
+BOTH_WAYS(read_modify_write)
 {
 	set_up();
 	for (unsigned n = 0; n <= 9; n++) {
@@ -116,7 +134,7 @@ TEST(read_modify_write)
 	}
 }
 
-TEST(vectors)
+BOTH_WAYS(vectors)
 {
 	static u8 buf[32] __attribute__((aligned(32)));
 	set_up();
@@ -142,7 +160,7 @@ TEST(vectors)
 	}
 }
 
-TEST(avx)
+BOTH_WAYS(avx)
 {
 	static u8 buf[32] __attribute__((aligned(32)));
 	if (!HAS_AVX)
@@ -169,7 +187,7 @@ TEST(avx)
 }
 
 /* Masked moves fault for the elements they touch only; gathers one by one. */
-TEST(masked)
+BOTH_WAYS(masked)
 {
 	if (!has_feature(7, 1, 5))
 		skip("no AVX2");
@@ -214,7 +232,7 @@ TEST(masked)
 }
 
 /* Crossing into a page that is missing: nothing is written on the first. */
-TEST(nothing_half_done)
+BOTH_WAYS(nothing_half_done)
 {
 	set_up();
 	map(VA + PAGE, (u64)second, PTE_P);
@@ -233,7 +251,7 @@ TEST(nothing_half_done)
 
 /* The stack across pages: PUSH, POP, CALL, RET, interrupts. */
 SNIPPET(crossing_stack, 64, "pushq $0x1234; call 1f; popq %rax; ud2; 1: pushfq; popq %rbx; movq 8(%rsp), %rcx; ret");
-TEST(stack)
+BOTH_WAYS(stack)
 {
 	set_up();
 	for (unsigned n = 0; n < 24; n++) {
@@ -247,7 +265,7 @@ TEST(stack)
 }
 
 /* The same within a page, at every offset in a line: the fast way. */
-TEST(within_page)
+BOTH_WAYS(within_page)
 {
 	set_up();
 	for (unsigned off = 0; off < 128; off++) {

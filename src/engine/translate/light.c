@@ -215,6 +215,45 @@ static void count_miss(struct tr_vcpu *v, bool write)
 	v->stats.tlb_miss[(key_mmu(v->key) == MMU_USER ? TLB_MISS_USER_READ : TLB_MISS_KERNEL_READ) + write]++;
 }
 
+/* The host address of linear page `page` for a read or a write, by its TLB entry; NULL: it has none. */
+static uint8_t *page_hit(const struct tr_vcpu *v, uint64_t page, bool write)
+{
+	const struct tlb_entry *e = &v->tlb[key_mmu(v->key)][(page >> PAGE_SHIFT) % TLB_ENTRIES];
+	return (write ? e->tag_write : e->tag_read) == page ? (uint8_t *)(uintptr_t)(page + e->delta) : NULL;
+}
+
+/* The same, and the entry is made if need be; NULL when it takes more than that. */
+static uint8_t *page_pointer(struct tr_vcpu *v, uint64_t page, bool write)
+{
+	uint8_t *host = page_hit(v, page, write);
+	if (host)
+		return host;
+	struct x86_mapping m;
+	unsigned access = (write ? ACC_WRITE : ACC_READ) | x86_access_mode(&v->cpu);
+	if (!x86_canonical(page) || mmu_translate(&v->cpu, page, access, &m) != V_DONE)
+		return NULL;
+	const struct guest_range *r = guest_range_find(v->engine->mem, m.gpa, 1);
+	if (!r)
+		return NULL;
+	host = r->host + (m.gpa - r->gpa);
+	return tlb_fill(v, key_mmu(v->key), page, &m, host, r->readonly) || !write ? host : NULL;
+}
+
+/* An operand in two pages, which mostly are neighbours in host memory as well: then one delta does for both. */
+static uint64_t miss_crossing(struct tr_vcpu *v, uint64_t va, uint32_t desc, uint64_t resume)
+{
+	bool write = desc & MISS_WRITE;
+	uint64_t page = va & PAGE_MASK, next = page + PAGE_SIZE;
+	const uint8_t *first = desc & MISS_SLOW ? NULL : page_hit(v, page, write);
+	if ((v->key & KEY_MODE) != MODE_64)
+		next = (uint32_t)next;
+	/* In this order, so that no bit of the page tables changes if one of them faults. */
+	if (!first || page_pointer(v, next, write) != first + PAGE_SIZE)
+		return light_leave(v, TRX_STEP);
+	v->tlb_delta = (uint64_t)(uintptr_t)first - page;
+	return resume;
+}
+
 uint64_t light_miss(struct tr_vcpu *v, uint64_t va, uint32_t desc, uint64_t resume)
 {
 	struct x86_cpu *cpu = &v->cpu;
@@ -223,8 +262,10 @@ uint64_t light_miss(struct tr_vcpu *v, uint64_t va, uint32_t desc, uint64_t resu
 
 	count_miss(v, desc & MISS_WRITE);
 	set_rip(v, MISS_OFF(desc));
-	if (!x86_canonical(va) || (va & ~PAGE_MASK) + MISS_SIZE(desc) > PAGE_SIZE)
+	if (!x86_canonical(va))
 		return light_leave(v, TRX_STEP);
+	if ((va & ~PAGE_MASK) + MISS_SIZE(desc) > PAGE_SIZE)
+		return miss_crossing(v, va, desc, resume);
 	if (mmu_translate(cpu, va, access, &m) != V_DONE) {
 		if (desc & MISS_SLOW)
 			return light_leave(v, TRX_STEP);
@@ -274,24 +315,6 @@ uint64_t light_share(struct tr_vcpu *v, uint64_t at)
 	if (!r || (!tlb_fill(v, key_mmu(v->key), va, &m, r->host + (m.gpa - r->gpa), r->readonly) && call->write))
 		return go_unshared(v);
 	return light_resume(v, call->retry);
-}
-
-/* The host address of linear page `page` for a read or a write, through the TLB; NULL when it takes more than that. */
-static uint8_t *page_pointer(struct tr_vcpu *v, uint64_t page, bool write)
-{
-	unsigned mmu = key_mmu(v->key);
-	struct tlb_entry *e = &v->tlb[mmu][(page >> PAGE_SHIFT) % TLB_ENTRIES];
-	if ((write ? e->tag_write : e->tag_read) == page)
-		return (uint8_t *)(uintptr_t)(page + e->delta);
-	struct x86_mapping m;
-	unsigned access = (write ? ACC_WRITE : ACC_READ) | x86_access_mode(&v->cpu);
-	if (!x86_canonical(page) || mmu_translate(&v->cpu, page, access, &m) != V_DONE)
-		return NULL;
-	const struct guest_range *r = guest_range_find(v->engine->mem, m.gpa, 1);
-	if (!r)
-		return NULL;
-	uint8_t *host = r->host + (m.gpa - r->gpa);
-	return tlb_fill(v, mmu, page, &m, host, r->readonly) || !write ? host : NULL;
 }
 
 uint8_t *light_pointer(struct tr_vcpu *v, uint64_t va, unsigned len, bool write)

@@ -67,7 +67,8 @@ uint8_t *light_pointer(struct tr_vcpu *v, uint64_t va, unsigned len, bool write)
 #define MISS_OFF(desc) ((desc)&0xfff)
 #define MISS_SIZE(desc) ((desc) >> 12 & 0xff)
 #define MISS_WRITE (1u << 20)
-#define MISS_SLOW (1u << 21) /* something else may come before a page fault: misalignment, a pending x87 exception */
+#define MISS_SLOW \
+	(1u << 21) /* something else may come before a page fault: misalignment, a pending x87 exception; or LOCK */
 uint64_t light_miss(struct tr_vcpu *v, uint64_t va, uint32_t desc, uint64_t resume);
 
 /*

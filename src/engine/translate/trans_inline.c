@@ -57,6 +57,17 @@ static bool inline_pushf(struct trans *t, const struct x86_insn *insn)
 	return true;
 }
 
+/* MOV r32 or r64 from a segment register. */
+static bool inline_selector(struct trans *t, const struct x86_insn *insn)
+{
+	int32_t selector = VCPU_OFF(cpu.seg[0].sel) + insn->reg * (int32_t)sizeof(struct x86_segment);
+	if (insn->map || insn->opcode != 0x8c || insn->flags & INSN_MEM || insn->opsize < 4 || insn->reg >= 6)
+		return false;
+	asm_rm(&t->e, 0x0fb7, 4, regs_define(t, insn->rm), true, -1, selector);
+	regs_written(t, 1u << insn->rm);
+	return true;
+}
+
 static bool inline_swapgs(struct trans *t)
 {
 	int32_t base = VCPU_OFF(cpu.seg[0].base) + SEG_GS * (int32_t)sizeof(struct x86_segment);
@@ -126,6 +137,8 @@ bool trans_inline(struct trans *t, const struct x86_insn *insn)
 {
 	if (t->mode != MODE_64 || t->shadow || (insn->flags & (INSN_LOCK | INSN_REP | INSN_REPNE)) || t->eng->no_inline)
 		return false;
+	if (insn->mnemonic == ZYDIS_MNEMONIC_MOV)
+		return inline_selector(t, insn);
 	regs_fixed(t);
 	if (insn->mnemonic == ZYDIS_MNEMONIC_PUSHFQ)
 		return inline_pushf(t, insn);

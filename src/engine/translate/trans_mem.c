@@ -104,10 +104,13 @@ static void load_delta(struct trans *t)
 	asm_rm(&t->e, 0x8b, 8, H_DELTA, true, H_DELTA, table + (int32_t)offsetof(struct tlb_entry, delta));
 }
 
-/* Other faults than a page fault may be due first; the slow path knows their order. */
+/*
+ * Other faults than a page fault may be due first; the slow path knows their order. It also knows what it takes to make
+ * one access of a locked one that crosses a page.
+ */
 static bool slow_fault(const struct x86_insn *insn)
 {
-	return insn->flags & (INSN_ALIGN | INSN_FPU);
+	return insn->flags & (INSN_ALIGN | INSN_FPU | INSN_LOCK) || insn->mnemonic == ZYDIS_MNEMONIC_XCHG;
 }
 
 struct host_mem mem_check(struct trans *t, unsigned size, bool write)
