@@ -71,7 +71,7 @@ int share_open(struct share_call *c)
 	int file = reopen(s, place, in.flags);
 	if (file < 0)
 		return file;
-	if (in.open_flags & FUSE_OPEN_KILL_SUIDGID)
+	if (writes(in.flags) && in.open_flags & FUSE_OPEN_KILL_SUIDGID)
 		share_drop_setid(s, file);
 	if (unchanged(share_node_get(s, c->head.nodeid), file))
 		out.open_flags |= FOPEN_KEEP_CACHE;
@@ -237,7 +237,8 @@ static int sync_handle(struct share_call *c, bool folder)
 	if (file < 0)
 		return file;
 	host_unlock(&c->share->lock);
-	int r = host_folder_fsync(file, in.fsync_flags & FUSE_FSYNC_FDATASYNC);
+	/* Nothing was written, and a sandbox for reading keeps no fsync. */
+	int r = c->share->readonly ? 0 : host_folder_fsync(file, in.fsync_flags & FUSE_FSYNC_FDATASYNC);
 	host_lock(&c->share->lock);
 	share_handle_done(c->share, in.fh);
 	return r;

@@ -425,6 +425,16 @@ TEST(readonly_means_it)
 	}
 	CHECK_EQ(client_getattr(&c, node, &attr), 0);
 	CHECK_EQ(attr.size, 4);
+	/* Not even a mode, which to open a file takes away where it is to be written to. */
+	char path[256];
+	snprintf(path, sizeof(path), "%s/file", c.in);
+	REQUIRE(!chmod(path, 04755));
+	const struct fuse_open_in in = {O_RDONLY, FUSE_OPEN_KILL_SUIDGID};
+	client_begin(&c, FUSE_OPEN, node);
+	client_arg(&c, &in, sizeof(in));
+	CHECK_EQ(client_send(&c), 0);
+	CHECK_EQ(client_getattr(&c, node, &attr), 0);
+	CHECK_EQ(attr.mode & 07777, 04755);
 	client_end(&c);
 }
 
