@@ -67,8 +67,9 @@ static const struct kept {
 	CALL(mremap, EVERYONE),
 	CALL(madvise, EVERYONE),
 	CALL(brk, EVERYONE),
-	CALL(mincore, OTHERS),   /* how much memory the guest has */
-	CALL(sysinfo, EVERYONE), /* qsort: how much memory it may take */
+	CALL(sched_getaffinity, EVERYONE), /* malloc, on a thread that is new to it: how many arenas there should be */
+	CALL(mincore, OTHERS),             /* how much memory the guest has */
+	CALL(sysinfo, EVERYONE),           /* qsort: how much memory it may take */
 	/* Time: by thread, and all of it where the host's clock is not read without a system call. */
 	CALL(clock_gettime, EVERYONE),
 	CALL(gettimeofday, EVERYONE),
@@ -86,7 +87,6 @@ static const struct kept {
 	CALL(rseq, OTHERS),
 	CALL_IF(prctl, OTHERS, IS, 0, PR_SET_NAME),
 	CALL_IF(prctl, OTHERS, IS, 0, PR_SET_TIMERSLACK),
-	CALL(sched_getaffinity, OTHERS), /* malloc: how many arenas there should be */
 	/* A thread that is going to run guest code gives up more. */
 	CALL_IF(prctl, OTHERS, IS, 0, PR_SET_NO_NEW_PRIVS),
 	CALL(seccomp, OTHERS),

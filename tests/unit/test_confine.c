@@ -273,6 +273,39 @@ TEST(guest_thread)
 	CHECK(strstr(said, "system call read (") && strstr(said, "thread 'cpu0'"));
 }
 
+static void *guest_thread_allocates(void *arg)
+{
+	cpu_set_t set;
+
+	host_confine_guest_thread();
+	if (sched_getaffinity(0, sizeof(set), &set))
+		return NULL;
+	return wait_and_allocate(arg);
+}
+
+/* When so many threads have memory of their own, newer C libraries ask how many processors they may use. */
+static void do_many_guest_threads(void)
+{
+	struct host_thread t[24];
+	void *result;
+
+	for (unsigned i = 0; i < ARRAY_LEN(t); i++)
+		if (!host_thread_start(&t[i], "cpu", guest_thread_allocates, t))
+			_exit(1);
+	for (unsigned i = 0; i < ARRAY_LEN(t); i++)
+		if (pthread_join(t[i].t, &result) || result != t)
+			_exit(2);
+}
+
+TEST(many_guest_threads_allocate)
+{
+	char said[512];
+	int status = confined(do_many_guest_threads, said, sizeof(said));
+
+	CHECK(WIFEXITED(status) && WEXITSTATUS(status) == FINE);
+	CHECK_STR(said, "");
+}
+
 /* A folder with two folders, and a thread that there was before: it may remove what is in the one and not in the other.
  */
 static char folder[64];
