@@ -234,14 +234,16 @@ static bool is_copied(const struct host_io *io)
 
 static uint64_t part_length(const struct host_nbd *nbd, const struct host_io *io)
 {
-	uint64_t left = io->len - io->moved;
+	uint64_t left = io->len - io->moved, piece;
 
 	switch (io->op) {
 	case HOST_IO_READ:
 	case HOST_IO_WRITE:
 		if (is_copied(io))
 			return MIN(left, MIN(COPY_MAX, nbd->piece_max));
-		return MIN(io->iov->len, nbd->piece_max);
+		/* Whole blocks: what is left of the piece goes with the next. */
+		piece = MIN(io->iov->len, nbd->piece_max);
+		return io->n > 1 ? align_down(piece, nbd->info.block_min) : piece;
 	default:
 		return MIN(left, RANGE_MAX);
 	}
