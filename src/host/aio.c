@@ -123,7 +123,7 @@ static void ring_begin(struct host_aio *aio, struct host_io *io)
 	switch (io->op) {
 	case HOST_IO_READ:
 	case HOST_IO_WRITE:
-		if (!io->n || !host_file_aligned(aio->c.file, io->iov, io->n, io->off)) {
+		if (!io->n || !host_file_aligned(aio->c.file, io->iov, io->n, io->off + io->moved)) {
 			ring_run(aio, io);
 			return;
 		}

@@ -273,13 +273,14 @@ const char *host_io_error_text(int error)
 	return host_error_text();
 }
 
+/* The pieces are those of what has not been moved yet. */
 static int run_transfer(struct host_file *f, struct host_io *io)
 {
-	int64_t done = transfer(f, io->op == HOST_IO_READ ? preadv2 : pwritev2, io->iov, io->n, io->off);
+	int64_t done = transfer(f, io->op == HOST_IO_READ ? preadv2 : pwritev2, io->iov, io->n, io->off + io->moved);
 
 	if (done < 0)
 		return errno;
-	return done == (int64_t)io->len ? 0 : HOST_IO_ENDED;
+	return done == (int64_t)(io->len - io->moved) ? 0 : HOST_IO_ENDED;
 }
 
 static int run_discard(struct host_file *f, const struct host_io *io)

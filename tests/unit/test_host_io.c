@@ -248,6 +248,24 @@ TEST(the_end_of_a_file)
 	}
 }
 
+/* As after a short transfer on the ring: the rest goes where it belongs. */
+TEST(what_has_been_begun)
+{
+	static uint8_t data[2 * BLOCK], back[2 * BLOCK];
+	struct host_file *f = make(2 * BLOCK, 0);
+	struct host_iovec v = {data + BLOCK, BLOCK};
+	struct host_io io = {.op = HOST_IO_WRITE, .len = 2 * BLOCK, .iov = &v, .n = 1, .moved = BLOCK};
+
+	memset(data, 0x11, BLOCK);
+	memset(data + BLOCK, 0x22, BLOCK);
+	CHECK_EQ(host_file_pwrite(f, data, BLOCK, 0), BLOCK);
+	host_io_run(f, &io);
+	CHECK_EQ(io.error, 0);
+	CHECK_EQ(host_file_pread(f, back, sizeof(back), 0), 2 * BLOCK);
+	CHECK_MEM(back, data, sizeof(data));
+	end(f);
+}
+
 TEST(what_needs_no_waiting)
 {
 	static uint8_t data[2 * BLOCK];
