@@ -137,11 +137,23 @@ static enum verdict part_read(struct x86_cpu *cpu, const struct part *p, uint8_t
 	return V_DONE;
 }
 
+static uint8_t *pointer(struct x86_cpu *cpu, uint64_t va, unsigned len, unsigned access)
+{
+	if (!cpu->ops || !cpu->ops->pointer || x86_data_breakpoints_armed(cpu))
+		return NULL;
+	return cpu->ops->pointer(cpu, va, len, access);
+}
+
 enum verdict mem_read(struct x86_cpu *cpu, uint64_t va, void *dst, unsigned len, unsigned access)
 {
+	const uint8_t *host = pointer(cpu, va, len, access);
 	struct span s;
 	uint8_t buf[ACCESS_MAX];
 
+	if (likely(host)) {
+		copy(dst, host, len);
+		return V_DONE;
+	}
 	TRY(span_translate(cpu, va, len, access, &s));
 	if (x86_data_breakpoints_armed(cpu) && !(access & ACC_IMPLICIT))
 		x86_data_breakpoint(cpu, va, len, false);
@@ -197,10 +209,15 @@ static void part_write(struct x86_cpu *cpu, const struct part *p, const uint8_t 
 
 enum verdict mem_write(struct x86_cpu *cpu, uint64_t va, const void *src, unsigned len, unsigned access)
 {
+	uint8_t *host = pointer(cpu, va, len, access | ACC_WRITE);
 	const uint8_t *from = src;
 	bool first = true;
 	struct span s;
 
+	if (likely(host)) {
+		copy(host, src, len);
+		return V_DONE;
+	}
 	TRY(span_translate(cpu, va, len, access | ACC_WRITE, &s));
 	if (x86_data_breakpoints_armed(cpu) && !(access & ACC_IMPLICIT))
 		x86_data_breakpoint(cpu, va, len, true);

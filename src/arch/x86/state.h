@@ -262,6 +262,11 @@ struct x86_cpu_ops {
 	void (*flush_all)(struct x86_cpu *cpu, bool global, int pcid);
 	void (*space_changed)(struct x86_cpu *cpu); /* CR3 names another PCID's tables, and nothing is to be flushed */
 	void (*mode_changed)(struct x86_cpu *cpu);  /* CR0, CR4, EFER, XCR0, CS, SS, CPL, DR7 or RFLAGS.AC/TF changed */
+	/*
+	 * Where [va, va + len) is in host memory, for an access (ACC_*) that is allowed and needs nothing else done,
+	 * by the engine's TLB; NULL: to be found out.
+	 */
+	uint8_t *(*pointer)(struct x86_cpu *cpu, uint64_t va, unsigned len, unsigned access);
 };
 
 /* Power-on state (SDM Vol. 3A table 9-1), or that after INIT when `init`. Keeps id, mem, model, ops, tsc_offset. */

@@ -132,6 +132,7 @@ static const struct x86_cpu_ops cpu_ops = {
 	.flush_all = tlb_flush_all,
 	.space_changed = tlb_space_changed,
 	.mode_changed = tlb_mode_changed,
+	.pointer = light_access,
 };
 
 /* In one large page of the host's, if it has them: its tables are used all over, and made all at once. */

@@ -215,28 +215,57 @@ static void count_miss(struct tr_vcpu *v, bool write)
 	v->stats.tlb_miss[(key_mmu(v->key) == MMU_USER ? TLB_MISS_USER_READ : TLB_MISS_KERNEL_READ) + write]++;
 }
 
-/* The host address of linear page `page` for a read or a write, by its TLB entry; NULL: it has none. */
-static uint8_t *page_hit(const struct tr_vcpu *v, uint64_t page, bool write)
+/* The host address of linear page `page` for an access, by its TLB entry; NULL: it has none. */
+static uint8_t *page_hit(const struct tr_vcpu *v, unsigned mmu, uint64_t page, bool write)
 {
-	const struct tlb_entry *e = &v->tlb[key_mmu(v->key)][(page >> PAGE_SHIFT) % TLB_ENTRIES];
+	const struct tlb_entry *e = &v->tlb[mmu][(page >> PAGE_SHIFT) % TLB_ENTRIES];
 	return (write ? e->tag_write : e->tag_read) == page ? (uint8_t *)(uintptr_t)(page + e->delta) : NULL;
 }
 
-/* The same, and the entry is made if need be; NULL when it takes more than that. */
-static uint8_t *page_pointer(struct tr_vcpu *v, uint64_t page, bool write)
+/* The same, and the entry is made if need be; NULL when it takes more than that. `mmu` is that of `access`. */
+static uint8_t *page_pointer(struct tr_vcpu *v, unsigned mmu, uint64_t page, unsigned access)
 {
-	uint8_t *host = page_hit(v, page, write);
+	bool write = access & ACC_WRITE;
+	uint8_t *host = page_hit(v, mmu, page, write);
 	if (host)
 		return host;
 	struct x86_mapping m;
-	unsigned access = (write ? ACC_WRITE : ACC_READ) | x86_access_mode(&v->cpu);
 	if (!x86_canonical(page) || mmu_translate(&v->cpu, page, access, &m) != V_DONE)
 		return NULL;
 	const struct guest_range *r = guest_range_find(v->engine->mem, m.gpa, 1);
 	if (!r)
 		return NULL;
 	host = r->host + (m.gpa - r->gpa);
-	return tlb_fill(v, key_mmu(v->key), page, &m, host, r->readonly) || !write ? host : NULL;
+	return tlb_fill(v, mmu, page, &m, host, r->readonly) || !write ? host : NULL;
+}
+
+/* As the code that runs. */
+static uint8_t *own_pointer(struct tr_vcpu *v, uint64_t page, bool write)
+{
+	return page_pointer(v, key_mmu(v->key), page, (write ? ACC_WRITE : ACC_READ) | x86_access_mode(&v->cpu));
+}
+
+static unsigned mmu_of(const struct x86_cpu *cpu, unsigned access)
+{
+	if (access & ACC_USER)
+		return MMU_USER;
+	return cpu->cr4 & CR4_SMAP && (access & ACC_IMPLICIT || !(cpu->rflags & FL_AC)) ? MMU_KERNEL : MMU_KERNEL_AC;
+}
+
+uint8_t *light_access(struct x86_cpu *cpu, uint64_t va, unsigned len, unsigned access)
+{
+	struct tr_vcpu *v = vcpu_of(cpu);
+	uint64_t page = va & PAGE_MASK, offset = va - page;
+	unsigned mmu = mmu_of(cpu, access);
+	uint8_t *host;
+	if (offset + len > PAGE_SIZE)
+		return NULL;
+	/* Out of it, a page may come to hold translated code between its write tag, looked at or made, and a store. */
+	if (atomic_load(&v->in_code))
+		host = page_pointer(v, mmu, page, access);
+	else
+		host = access & ACC_WRITE ? NULL : page_hit(v, mmu, page, false);
+	return host ? host + offset : NULL;
 }
 
 /* An operand in two pages, which mostly are neighbours in host memory as well: then one delta does for both. */
@@ -244,11 +273,11 @@ static uint64_t miss_crossing(struct tr_vcpu *v, uint64_t va, uint32_t desc, uin
 {
 	bool write = desc & MISS_WRITE;
 	uint64_t page = va & PAGE_MASK, next = page + PAGE_SIZE;
-	const uint8_t *first = desc & MISS_SLOW ? NULL : page_hit(v, page, write);
+	const uint8_t *first = desc & MISS_SLOW ? NULL : page_hit(v, key_mmu(v->key), page, write);
 	if ((v->key & KEY_MODE) != MODE_64)
 		next = (uint32_t)next;
 	/* In this order, so that no bit of the page tables changes if one of them faults. */
-	if (!first || page_pointer(v, next, write) != first + PAGE_SIZE)
+	if (!first || own_pointer(v, next, write) != first + PAGE_SIZE)
 		return light_leave(v, TRX_STEP);
 	v->tlb_delta = (uint64_t)(uintptr_t)first - page;
 	return resume;
@@ -320,10 +349,10 @@ uint64_t light_share(struct tr_vcpu *v, uint64_t at)
 uint8_t *light_pointer(struct tr_vcpu *v, uint64_t va, unsigned len, bool write)
 {
 	uint64_t page = va & PAGE_MASK, last = (va + len - 1) & PAGE_MASK;
-	uint8_t *p = page_pointer(v, page, write);
+	uint8_t *p = own_pointer(v, page, write);
 	if (!p)
 		return NULL;
-	if (last != page && page_pointer(v, last, write) != p + (last - page))
+	if (last != page && own_pointer(v, last, write) != p + (last - page))
 		return NULL;
 	return p + (va - page);
 }

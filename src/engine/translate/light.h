@@ -62,6 +62,8 @@ void xstate_scrub(const struct tr_engine *eng, uint8_t *image);
 uint64_t light_leave(struct tr_vcpu *v, enum tr_exit code);
 uint64_t light_resume(struct tr_vcpu *v, uint32_t at);
 uint8_t *light_pointer(struct tr_vcpu *v, uint64_t va, unsigned len, bool write);
+/* x86_cpu_ops.pointer */
+uint8_t *light_access(struct x86_cpu *cpu, uint64_t va, unsigned len, unsigned access);
 
 /* A miss in the inlined TLB: fills it, or delivers the fault, or leaves for the slow path. */
 #define MISS_OFF(desc) ((desc)&0xfff)

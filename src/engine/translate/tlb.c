@@ -4,11 +4,6 @@
  */
 #include "engine/translate/light.h"
 
-static struct tr_vcpu *vcpu_of(struct x86_cpu *cpu)
-{
-	return container_of(cpu, struct tr_vcpu, cpu);
-}
-
 static void jc_clear(struct tr_vcpu *v, unsigned mode)
 {
 	for (unsigned i = 0; i < JC_ENTRIES; i++)

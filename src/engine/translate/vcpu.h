@@ -172,6 +172,11 @@ struct tr_vcpu {
 
 _Static_assert(offsetof(struct tr_vcpu, cpu) == 0 && offsetof(struct x86_cpu, gpr) == 0, "gs:[8 * n] is register n");
 
+static inline struct tr_vcpu *vcpu_of(struct x86_cpu *cpu)
+{
+	return container_of(cpu, struct tr_vcpu, cpu);
+}
+
 #define VCPU_OFF(field) ((int32_t)offsetof(struct tr_vcpu, field))
 
 #endif
