@@ -288,6 +288,7 @@ void tlb_mode_changed(struct x86_cpu *cpu)
 	if (key == v->key)
 		return;
 	v->key = key;
+	v->noshare = false; /* meant code of the other key; that with windows has no such variant */
 	if (key & KEY_SLOW)
 		return;
 	if ((key & KEY_COMMON) != v->jc_common) {
