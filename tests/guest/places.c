@@ -160,6 +160,56 @@ TEST(far_operands)
 	}
 }
 
+/*
+ * Beyond the last page of the lower half there is nowhere to go on: who runs or counts into it has done so when the
+ * next instruction faults, who jumps there has done nothing.
+ */
+TEST(end_of_the_lower_half)
+{
+	enum { AT = 0xff0 };
+	static const struct {
+		const char *code; /* the last bytes of the page */
+		unsigned len;
+		u64 rcx, rip, rcx_after; /* where it faults: an offset in the page */
+	} rows[] = {
+		{"\x90", 1, 5, PAGE, 5},                     /* nop */
+		{"\x48\xff\xc1", 3, 5, PAGE, 6},             /* incq %rcx */
+		{"\x84\xc9\x74\x80", 4, 5, PAGE, 5},         /* testb %cl, %cl; jz, not taken */
+		{"\x84\xc9\x75\x7f", 4, 5, PAGE - 2, 5},     /* jnz, taken */
+		{"\xe3\x80", 2, 5, PAGE, 5},                 /* jrcxz, not taken */
+		{"\xe3\x7f", 2, 0, PAGE - 2, 0},             /* jrcxz, taken */
+		{"\xe2\x80", 2, 1, PAGE, 0},                 /* loop, not taken */
+		{"\xe2\x7f", 2, 2, PAGE - 2, 2},             /* loop, taken */
+		{"\xe2\x7f\x90\x90", 4, 3, PAGE - 4, 3},     /* loop, taken */
+		{"\xe2\x7f\x90\x90", 4, 1, PAGE, 0},         /* loop, not taken */
+		{"\xeb\x7f", 2, 5, PAGE - 2, 5},             /* jmp */
+		{"\xe8\x00\x00\x00\x00", 5, 5, PAGE - 5, 5}, /* call */
+	};
+	const u64 last = 0x00007ffffffff000;
+	extern u64 boot_pml4[];
+	u64 was = boot_pml4[255];
+	u8 *p = alloc_pages(1);
+	map(last, (u64)p, PTE_USER);
+	struct frame f[2] = {kernel_frame(0, 0), user_code(to_neighbour, to_neighbour_end, 64)};
+	f[0].rsp = (u64)alloc_pages(1) + PAGE;
+	for (unsigned i = 0; i < 2 * sizeof(rows) / sizeof(rows[0]); i++) {
+		struct frame *in = &f[i & 1];
+		unsigned row = i / 2;
+		memset(p, 0x90, PAGE);
+		memcpy(p, "\x0f\x0b", 2); /* ud2 */
+		memcpy(p + PAGE - rows[row].len, rows[row].code, rows[row].len);
+		in->rip = last + AT;
+		in->rcx = rows[row].rcx;
+		struct trap *t = run_frame(in);
+		CHECK_EQ_IN(t->f.vector, GP, "row %u", row);
+		CHECK_EQ_IN(t->f.rip, last + rows[row].rip, "row %u", row);
+		CHECK_EQ_IN(t->f.rcx, rows[row].rcx_after, "row %u", row);
+		CHECK_EQ_IN(t->f.rsp, in->rsp, "row %u", row);
+	}
+	boot_pml4[255] = was;
+	write_cr3(read_cr3());
+}
+
 /* More pages of code than a translator may care to tell apart. */
 TEST(many_pages)
 {

@@ -104,7 +104,7 @@ struct far_jump {
 	uint32_t from;          /* block */
 	uint32_t index;         /* in tr_vcpu.far, tr_engine.far_cold */
 	int32_t target;         /* from the start of the page that the jump is in */
-	uint16_t from_off : 12; /* of the instruction there */
+	uint16_t from_off : 13; /* of the instruction there, or of the page's end */
 	uint16_t pushed : 1;    /* as in struct tr_link */
 };
 

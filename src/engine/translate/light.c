@@ -371,7 +371,7 @@ uint64_t light_jump(struct tr_vcpu *v, uint64_t arg)
 	bool code64 = (v->key & KEY_MODE) == MODE_64;
 	v->stats.dispatches++;
 	if (code64 && !x86_canonical(v->tlb_va))
-		return jump_nowhere(v, arg & ~PAGE_MASK, (int32_t)arg >> PAGE_SHIFT);
+		return jump_nowhere(v, arg & (BIT(JUMP_OFF_BITS) - 1), (int32_t)arg >> JUMP_OFF_BITS);
 	cpu->rip = code64 ? v->tlb_va : (uint32_t)(v->tlb_va - cpu->seg[SEG_CS].base);
 	return go_on(v);
 }

@@ -75,9 +75,11 @@ uint64_t light_miss(struct tr_vcpu *v, uint64_t va, uint32_t desc, uint64_t resu
 
 /*
  * An indirect jump that the jump cache does not know; tlb_va holds the linear target. `arg`: page offset of the
- * instruction in the low 12 bits, what it has added to RSP above, to be undone when the target is not canonical.
+ * instruction (or of the page's end, for who runs into it) in the low 13 bits, what it has added to RSP above, to be
+ * undone when the target is not canonical.
  */
-#define JUMP_ARG(off, undo) ((uint32_t)(undo) << PAGE_SHIFT | (off))
+#define JUMP_OFF_BITS (PAGE_SHIFT + 1)
+#define JUMP_ARG(off, undo) ((uint32_t)(undo) << JUMP_OFF_BITS | (off))
 uint64_t light_jump(struct tr_vcpu *v, uint64_t arg);
 
 /*

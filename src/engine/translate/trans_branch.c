@@ -296,12 +296,13 @@ static void trans_jrcxz(struct trans *t, const struct x86_insn *insn)
 	conditional(t, from, target);
 }
 
+/* Not to another page: that may be nowhere, and then RCX must not have been counted down. */
 static bool trans_loop(struct trans *t, const struct x86_insn *insn)
 {
-	if (insn->mnemonic != ZYDIS_MNEMONIC_LOOP || insn->addrsize != 8 || insn->opsize != stack_bytes(t) ||
-	    branch_target(t, insn) == t->off)
-		return false;
 	int64_t target = branch_target(t, insn);
+	if (insn->mnemonic != ZYDIS_MNEMONIC_LOOP || insn->addrsize != 8 || insn->opsize != stack_bytes(t) ||
+	    target == t->off || !in_page(target) || !in_page(t->next))
+		return false;
 	if (target <= t->off) {
 		flags_clobber(t);
 		poll_flagged(t, t->off);
