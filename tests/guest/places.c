@@ -210,6 +210,22 @@ TEST(end_of_the_lower_half)
 	write_cr3(read_cr3());
 }
 
+/* A page table entry that is another while a TLB may still have the old one: the code goes on in either page. */
+SNIPPET(move_away, 64, "movq %rdi, (%r8); jmp 1f; .fill 64, 1, 0xcc; 1: movl $7, %eax; ret");
+TEST(moved_without_a_flush)
+{
+	u8 *p[2] = {page_with(move_away, move_away_end), page_with(move_away, move_away_end)};
+	map(HERE, (u64)p[0], PTE_KERNEL);
+	register volatile u64 *pte asm("r8") = walk(HERE, 1, false);
+	u64 rax;
+	asm volatile("call *%[at]"
+		     : "=a"(rax)
+		     : [at] "r"(HERE), "r"(pte), "D"((u64)p[1] | PTE_KERNEL)
+		     : "memory", "cc");
+	CHECK_EQ(rax, 7);
+	invlpg(HERE);
+}
+
 /* More pages of code than a translator may care to tell apart. */
 TEST(many_pages)
 {

@@ -449,10 +449,20 @@ static struct code_page *itlb_fill(struct tr_vcpu *v, struct itlb_entry *e, uint
 	return page;
 }
 
+static struct itlb_entry *itlb_of(struct tr_vcpu *v, uint64_t linear)
+{
+	return &v->itlb[key_mmu(v->key)][(linear >> PAGE_SHIFT) % ITLB_ENTRIES];
+}
+
 struct code_page *light_page_of(struct tr_vcpu *v, uint64_t linear)
 {
-	struct itlb_entry *it = &v->itlb[key_mmu(v->key)][(linear >> PAGE_SHIFT) % ITLB_ENTRIES];
+	struct itlb_entry *it = itlb_of(v, linear);
 	return it->page == (linear & PAGE_MASK) ? it->code : itlb_fill(v, it, linear);
+}
+
+void light_page_forget(struct tr_vcpu *v, uint64_t linear)
+{
+	itlb_of(v, linear)->page = TLB_NONE;
 }
 
 uint64_t light_tail(struct tr_vcpu *v, uint64_t at)

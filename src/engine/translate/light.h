@@ -93,6 +93,8 @@ uint64_t light_far_quick(struct tr_vcpu *v, uint64_t jump);
 uint64_t light_link(struct tr_vcpu *v, uint64_t link);
 /* The record of linear page `linear`'s code, or NULL when nothing of it is translated (or it cannot be executed). */
 struct code_page *light_page_of(struct tr_vcpu *v, uint64_t linear);
+/* The translator goes by the page tables as they are: so will who looks for what it makes there. */
+void light_page_forget(struct tr_vcpu *v, uint64_t linear);
 
 /* Host address of the block at cpu->rip; translated code is entered there with flags in saved_flags. 0: needs the
  * translator or a step. */

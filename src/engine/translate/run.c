@@ -113,6 +113,7 @@ static bool run_some(struct tr_vcpu *v)
 		try_link(v, link);
 	uint64_t pc = light_lookup(v);
 	if (!pc) {
+		light_page_forget(v, linear_rip(&v->cpu));
 		vcpu_code_leave(v);
 		return run_lookup(v);
 	}
