@@ -455,6 +455,39 @@ TEST(dirty_bit_race)
 	CHECK_EQ(lost, 0);
 }
 
+/*
+ * Where the last x87 instruction was, in an image, to one who looks at it all the time: the guest's address, or none.
+ * With an exception pending, for else AMD's processors do not say.
+ */
+static struct {
+	u64 fcw_fop, fip, fdp, rest[61];
+} image __attribute__((aligned(64)));
+static void save_images(void *arg)
+{
+	static const u16 unmasked = 0x340;
+	static const u64 one = 0x3ff0000000000000;
+	(void)arg;
+	for (unsigned i = 0; i < 100000; i++)
+		asm volatile("fninit; fldcw %2; fldz; fdivrl %1; fxsave64 %0" : "=m"(image) : "m"(one), "m"(unmasked));
+	asm volatile("fninit");
+	stop = true;
+}
+TEST(image_pointers)
+{
+	const u64 beyond = 1ull << 32; /* nothing of ours is there */
+	u64 fip = 0, fdp = 0;
+	stop = false;
+	smp_start();
+	smp_post(1, save_images, NULL);
+	while (!stop && fip < beyond && fdp < beyond) {
+		fip = *(volatile u64 *)&image.fip;
+		fdp = *(volatile u64 *)&image.fdp;
+	}
+	smp_wait(1);
+	CHECK_EQ(fip / beyond, 0);
+	CHECK_EQ(fdp / beyond, 0);
+}
+
 /* The TSC goes the same way for all: a time read after another processor's is not before it. */
 static volatile u64 last_tsc;
 static void clocks(void *arg)

@@ -53,9 +53,9 @@ uint64_t light_xstate(struct tr_vcpu *v, uint64_t call);
 
 /*
  * The last x87 instruction's address in a saved image is the host's when it ran in translated code: the guest must not
- * see that. It becomes 0, as after FNINIT.
+ * see that. It becomes 0, as after FNINIT. False: it is the guest's.
  */
-void xstate_scrub(const struct tr_engine *eng, uint8_t *image);
+bool xstate_scrub(const struct tr_engine *eng, uint8_t *image);
 
 /* Between the helpers: leave translated code with cpu->rip true; on at host code number `at`; the way to [va, va+len)
  * in host memory through the TLB, or NULL. */

@@ -83,13 +83,22 @@ static void execute(enum xs_op op, uint8_t *image, uint64_t mask)
 }
 
 /* FOP at 6, FIP at 8, FDP at 16 (SDM Vol. 1 10.5.1). */
-void xstate_scrub(const struct tr_engine *eng, uint8_t *image)
+bool xstate_scrub(const struct tr_engine *eng, uint8_t *image)
 {
 	if (load64(image + 8) - (uint64_t)(uintptr_t)eng->code.rx >= eng->code.size)
-		return;
+		return false;
 	*(uint16_t *)(void *)(image + 6) = 0;
 	*(uint64_t *)(void *)(image + 8) = 0;
 	*(uint64_t *)(void *)(image + 16) = 0;
+	return true;
+}
+
+/* In the processor itself: out of guest memory others could read the pointers before they are scrubbed there. */
+static void scrub_live(struct tr_vcpu *v)
+{
+	execute(XS_FXSAVE, v->image, 0);
+	if (xstate_scrub(v->engine, v->image))
+		execute(XS_FXRSTOR, v->image, 0);
 }
 
 static bool transfer(struct tr_vcpu *v, enum xs_op op, uint64_t linear, uint64_t mask)
@@ -102,8 +111,9 @@ static bool transfer(struct tr_vcpu *v, enum xs_op op, uint64_t linear, uint64_t
 	if (!p)
 		return false;
 	if (!restore) {
+		if (fx || mask & XCR0_X87)
+			scrub_live(v);
 		execute(op, p, mask);
-		xstate_scrub(v->engine, p);
 		return true;
 	}
 	uint8_t *to = v->image;

@@ -159,7 +159,7 @@ struct tr_vcpu {
 	uint64_t tsc_translated, tsc_translator;
 	struct x86_decode_cache decoded;
 	struct engine_stats stats;
-	_Alignas(64) uint8_t image[X86_XSAVE_SIZE]; /* light_xstate's copy of what is to be restored */
+	_Alignas(64) uint8_t image[X86_XSAVE_SIZE]; /* light_xstate's copy of what is to be restored, or scrubbed */
 	unsigned trace_next;
 	uint64_t trace[1024]; /* last blocks entered through the dispatcher: linear addresses */
 
