@@ -69,17 +69,23 @@ static void start_threads(struct vm *vm)
 	}
 }
 
-static void start(struct vm *vm)
+static bool start_consoles(struct vm *vm)
 {
 	struct error err;
 
-	if (!vm_console_start(vm->console, &err) ||
-	    (vm->virtio_console && !vm_console_start(vm->virtio_console, &err))) {
-		vm_report_text(vm, "%s", err.text);
-		vm_stop(vm, VM_END_FAILED, 0);
-		return;
-	}
+	if (vm_console_start(vm->console, &err) && (!vm->virtio_console || vm_console_start(vm->virtio_console, &err)))
+		return true;
+	vm_report_text(vm, "%s", err.text);
+	vm_stop(vm, VM_END_FAILED, 0);
+	return false;
+}
+
+/* The processors' threads first: they give up system calls and wait, while the consoles' are being made. */
+static void start(struct vm *vm)
+{
 	start_threads(vm);
+	if (!start_consoles(vm))
+		return;
 	if (!vm_limit_start(vm)) {
 		vm_report_text(vm, "no thread for the CPU limit: %s", host_error_text());
 		vm_stop(vm, VM_END_FAILED, 0);
