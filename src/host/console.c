@@ -104,22 +104,22 @@ static bool drain(struct host_console *c)
 static void *writer_thread(void *opaque)
 {
 	struct host_console *c = opaque;
-	uint64_t give_up = 0;
+	uint64_t give_up = 0, written = 0; /* when something was, last */
 
 	host_lock(&c->lock);
 	for (;;) {
 		if (!c->used) {
 			if (c->quit)
 				break;
-			uint64_t since = host_now_ns();
 			host_cond_wait(&c->filled, &c->lock);
-			if (!c->quit && c->used < CHUNK && host_now_ns() - since < PAUSE_NS) {
+			if (!c->quit && c->used < CHUNK && host_now_ns() - written < PAUSE_NS) {
 				host_unlock(&c->lock);
 				host_sleep_ns(GATHER_NS);
 				host_lock(&c->lock);
 			}
 		} else if (drain(c)) {
 			give_up = 0;
+			written = host_now_ns();
 		} else if (c->quit) {
 			if (!give_up)
 				give_up = host_now_ns() + FLUSH_WAIT_NS;
