@@ -190,11 +190,10 @@ static bool make_parts(struct vm *vm, const struct vm_config *config, struct err
 	vm->has_memory = true;
 	bus_init(&vm->bus);
 	vm->has_bus = true;
-	if (!make_clock(vm, err))
-		return false;
 	x86_cpuid_init(&vm->model, vm->cpus, 0);
 	x86_cpuid_offer(&vm->model, pv);
-	if (!make_engine(vm, config, err))
+	/* Threads after it: while a library is being loaded (vm_nets_expect), the C library makes none. */
+	if (!make_engine(vm, config, err) || !make_clock(vm, err))
 		return false;
 	if (!make_consoles(vm, config, err) || !make_board(vm, config, err) || !pc_load(vm->pc, err))
 		return false;
