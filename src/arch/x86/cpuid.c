@@ -4,6 +4,8 @@
  */
 #include "arch/x86/internal.h"
 
+#include <stdatomic.h>
+
 enum { EAX, EBX, ECX, EDX };
 
 static void host_cpuid(uint32_t leaf, uint32_t subleaf, uint32_t out[4])
@@ -77,11 +79,17 @@ static const struct feature features[] = {
 #define NEEDS_XSAVE (BIT(FEAT_AVX) | BIT(FEAT_XSAVEOPT) | BIT(FEAT_XSAVEC) | BIT(FEAT_XGETBV1) | BIT(FEAT_XSAVES))
 #define NEEDS_AVX (BIT(FEAT_AVX2) | BIT(FEAT_FMA) | BIT(FEAT_F16C) | BIT(FEAT_VAES) | BIT(FEAT_VPCLMUL))
 
+/* Of both ranges of leaves the last, asked for once: CPUID takes 6 us on a host that is virtual itself. */
 static bool host_max_leaf(uint32_t leaf)
 {
-	uint32_t r[4];
+	static _Atomic uint32_t last[2];
+	_Atomic uint32_t *known = &last[leaf >> 31];
+	uint32_t r[4] = {atomic_load_explicit(known, memory_order_relaxed)};
 
-	host_cpuid(leaf & 0x80000000, 0, r);
+	if (!r[EAX]) {
+		host_cpuid(leaf & 0x80000000, 0, r);
+		atomic_store_explicit(known, r[EAX], memory_order_relaxed);
+	}
 	return r[EAX] >= leaf && (r[EAX] ^ leaf) < 0x80000000;
 }
 
@@ -106,11 +114,15 @@ static bool host_avx_enabled(void)
 	return (lo & 7) == 7;
 }
 
-static bool vendor_is_amd(void)
+bool x86_host_is_amd(void)
 {
-	uint32_t r[4];
+	static _Atomic uint32_t known;
+	uint32_t r[4] = {[EBX] = atomic_load_explicit(&known, memory_order_relaxed)};
 
-	host_cpuid(0, 0, r);
+	if (!r[EBX]) {
+		host_cpuid(0, 0, r);
+		atomic_store_explicit(&known, r[EBX], memory_order_relaxed);
+	}
 	return r[EBX] == 0x68747541 || r[EBX] == 0x6f677948; /* "Auth"enticAMD, "Hygo"nGenuine */
 }
 
@@ -120,7 +132,7 @@ static bool host_rdseed_broken(void)
 	uint32_t r[4];
 
 	host_cpuid(1, 0, r);
-	return vendor_is_amd() && bits(r[EAX], 11, 8) + bits(r[EAX], 27, 20) == 0x1a;
+	return x86_host_is_amd() && bits(r[EAX], 11, 8) + bits(r[EAX], 27, 20) == 0x1a;
 }
 
 /* Those of the table that the host has. Each leaf is asked for once: a host that is virtual itself takes long. */
@@ -400,7 +412,7 @@ static uint8_t choose_phys_bits(void)
 
 void x86_cpuid_init(struct x86_cpuid_model *model, unsigned cpus, uint64_t tsc_hz)
 {
-	model->amd = vendor_is_amd();
+	model->amd = x86_host_is_amd();
 	model->pv = 0;
 	model->features = choose_features();
 	for (unsigned i = 0; i < X86_CPUID_MAX; i++)

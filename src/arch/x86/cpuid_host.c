@@ -24,21 +24,23 @@ static void ask(uint32_t leaf, uint32_t subleaf, uint32_t out[4])
 	__asm__ volatile("cpuid" : "=a"(out[0]), "=b"(out[1]), "=c"(out[2]), "=d"(out[3]) : "a"(leaf), "c"(subleaf));
 }
 
-static bool has(x86_cpuid_fn *cpuid, const struct need *need)
-{
-	uint32_t r[4];
-
-	cpuid(need->leaf & 0x80000000, 0, r);
-	if (r[EAX] < need->leaf)
-		return false;
-	cpuid(need->leaf, 0, r);
-	return r[need->reg] >> need->bit & 1;
-}
-
+/* Each leaf is asked for once: a host that is virtual itself takes long. */
 const char *x86_host_lacks(x86_cpuid_fn *cpuid)
 {
-	for (unsigned i = 0; i < ARRAY_LEN(needs); i++)
-		if (!has(cpuid ? cpuid : ask, &needs[i]))
+	uint32_t leaf = UINT32_MAX, r[4] = {0};
+
+	if (!cpuid)
+		cpuid = ask;
+	for (unsigned i = 0; i < ARRAY_LEN(needs); i++) {
+		if (needs[i].leaf != leaf) {
+			leaf = needs[i].leaf;
+			cpuid(leaf & 0x80000000, 0, r);
+			if (r[EAX] < leaf)
+				return needs[i].name;
+			cpuid(leaf, 0, r);
+		}
+		if (!(r[needs[i].reg] >> needs[i].bit & 1))
 			return needs[i].name;
+	}
 	return NULL;
 }

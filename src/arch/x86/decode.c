@@ -27,11 +27,6 @@ static const ZydisDecoder decoders[2][3] = {
 	{DECODER(LEGACY_16, 16, ZYAN_TRUE), DECODER(LEGACY_32, 32, ZYAN_TRUE), DECODER(LONG_64, 64, ZYAN_TRUE)},
 };
 
-static bool vendor_is_amd(const struct x86_cpuid_model *model)
-{
-	return model ? model->amd : __builtin_cpu_is("amd") != 0;
-}
-
 /* A general register's number and width in bytes; false for other registers. Zydis numbers them in groups, from 8 bits
  * up. */
 static bool gpr_of(ZydisRegister r, unsigned *num, unsigned *width, bool *high)
@@ -319,7 +314,7 @@ void x86_decode(struct x86_insn *insn, const uint8_t *p, size_t len, enum x86_mo
 void decode_shaped(struct x86_insn *insn, const uint8_t *p, size_t len, enum x86_mode mode,
 		   const struct x86_cpuid_model *model, struct decode_shape *shape)
 {
-	bool amd = vendor_is_amd(model);
+	bool amd = model ? model->amd : x86_host_is_amd();
 	const ZydisDecoder *decoder = &decoders[amd][mode];
 	ZydisDecodedInstruction zi;
 	ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
