@@ -120,12 +120,15 @@ TEST(neighbours)
 }
 
 /* A locked operand across a cache line, and across two pages that do not follow each other in memory. */
+static unsigned splitters_ds = SEL_DATA;
 static void splitters(void *arg)
 {
 	volatile u64 *p = arg;
+	asm volatile("movl %0, %%ds" : : "r"(splitters_ds));
 	barrier_wait(&gate, cpus);
 	for (unsigned i = 0; i < 2000; i++)
 		asm volatile("lock addq %1, %0" : "+m"(*p) : "r"(0x100000001ull) : "cc");
+	asm volatile("movl %0, %%ds" : : "r"(SEL_DATA));
 }
 static void split(u64 at)
 {
@@ -144,6 +147,10 @@ TEST(split_lock)
 	map(TEST_VA + PAGE, (u64)alloc_pages(1), PTE_KERNEL);
 	split(TEST_VA + PAGE - 4);
 	split(TEST_VA + PAGE - 1);
+	gdt[SEL_TEST / 8] = 0x00cf93000800ffff; /* a base of 2 KiB, which is nothing to 64-bit mode */
+	splitters_ds = SEL_TEST;
+	split(TEST_VA + PAGE - 4);
+	splitters_ds = SEL_DATA;
 }
 
 /* Message passing: stores are seen in their order, loads made in theirs (SDM Vol. 3A 8.2.2). */

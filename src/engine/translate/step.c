@@ -55,7 +55,9 @@ static bool split_lock(struct tr_vcpu *v, const struct x86_insn *insn)
 {
 	if (!(insn->flags & INSN_MEM) || (!(insn->flags & INSN_LOCK) && insn->mnemonic != ZYDIS_MNEMONIC_XCHG))
 		return false;
-	uint64_t linear = x86_effective_address(&v->cpu, insn) + v->cpu.seg[insn->seg].base;
+	uint64_t linear = x86_effective_address(&v->cpu, insn);
+	if (insn->mode != MODE_64 || insn->seg >= SEG_FS)
+		linear += v->cpu.seg[insn->seg].base;
 	return (linear & ~PAGE_MASK) + insn->mem_size > PAGE_SIZE;
 }
 
