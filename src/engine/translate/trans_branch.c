@@ -33,10 +33,10 @@ void poll_flagged(struct trans *t, uint16_t off)
  */
 static void poll_quiet(struct trans *t)
 {
-	asm_mov(&t->e, H_ADDR, RCX);
+	regs_lend(t, RCX, H_ADDR);
 	asm_load_gs(&t->e, 8, RCX, VCPU_OFF(run_on));
 	t->quiet_poll = asm_jrcxz(&t->e);
-	asm_mov(&t->e, RCX, H_ADDR);
+	regs_give_back(t, RCX, H_ADDR);
 }
 
 static void quiet_poll_land(struct trans *t, enum flags_at flags)
@@ -44,9 +44,11 @@ static void quiet_poll_land(struct trans *t, enum flags_at flags)
 	if (!t->quiet_poll)
 		return;
 	asm_patch8(t->quiet_poll, t->e.p);
-	asm_mov(&t->e, RCX, H_ADDR);
-	struct cold *c = cold_add(t, COLD_POLL, asm_jmp(&t->e));
-	c->flags = flags;
+	t->flags = flags;
+	t->lent = LENT(RCX, H_ADDR);
+	map_here(t);
+	regs_give_back(t, RCX, H_ADDR);
+	cold_add(t, COLD_POLL, asm_jmp(&t->e));
 	t->quiet_poll = NULL;
 }
 
