@@ -33,7 +33,7 @@ static struct host_mem based(struct trans *t, const struct share *s, unsigned ba
 {
 	unsigned host = regs_use(t, base), delta;
 	if (base == RSP) {
-		if (!(t->insn->flags & INSN_AVX)) /* of which some access nothing, by a mask */
+		if (!(t->insn->flags & (INSN_AVX | INSN_FPU))) /* some access nothing: by a mask, by an exception */
 			stack_is_sure(t);
 		return (struct host_mem){RSP, (int8_t)regs_slot(t, SLOT_STACK, avoid), disp};
 	}
