@@ -77,7 +77,8 @@ bool share_possible(const struct x86_insn *insn)
 
 static void move_stack(struct plan *p, int32_t by)
 {
-	p->group[RSP].moved += by;
+	if (p->group[RSP].open)
+		p->group[RSP].moved += by;
 }
 
 static bool small(int64_t move, int32_t *by)
