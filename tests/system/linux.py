@@ -117,7 +117,8 @@ class Machine:
     def command(self, line):
         """Types a command at busybox's prompt and returns what it prints, without the kernel's lines; reads the next prompt too."""
         self.send(line)
-        self.wait_for(b'\n')  # the echo
+        while not KERNEL_LINE.sub('', self.wait_for(b'\n') + '\n'):  # up to the echo
+            pass
         return KERNEL_LINE.sub('', self.wait_for(PROMPT))
 
     def finish(self):
