@@ -339,3 +339,29 @@ TEST(xgetbv1)
 	CHECK_EQ(lo & ~7, 0);
 	CHECK_EQ(CATCH(asm volatile("xgetbv" : "=a"(lo), "=d"(hi) : "c"(2))), GP);
 }
+
+/* An operand relative to RIP, some way behind an instruction whose helper had to know RIP as well. */
+static u8 around[3][1024] __attribute__((aligned(64)));
+TEST(relative_to_rip)
+{
+	u32 a = 0, b, c = 0, d;
+	memset(around, 0xcc, sizeof(around));
+	asm volatile("fninit; cpuid; .fill 16, 1, 0x90; fxsaveq around+1024(%%rip)"
+		     : "+a"(a), "=b"(b), "+c"(c), "=d"(d)
+		     :
+		     : "memory");
+	CHECK_EQ(*(u16 *)around[1], 0x37f);
+	for (unsigned i = 0; i < 1024; i++) {
+		CHECK_EQ_IN(around[0][i], 0xcc, "%u bytes before", 1024 - i);
+		CHECK_EQ_IN(around[2][i], 0xcc, "%u bytes behind", i);
+	}
+	*(u32 *)(around[1] + 24) = 0x1fa0;
+	asm volatile("cpuid; .fill 16, 1, 0x90; fxrstorq around+1024(%%rip)"
+		     : "+a"(a), "=b"(b), "+c"(c), "=d"(d)
+		     :
+		     : "memory");
+	asm volatile("stmxcsr %0" : "=m"(a));
+	CHECK_EQ(a, 0x1fa0);
+	a = 0x1f80;
+	asm volatile("ldmxcsr %0" : : "m"(a));
+}

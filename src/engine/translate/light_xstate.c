@@ -131,10 +131,10 @@ uint64_t light_xstate(struct tr_vcpu *v, uint64_t at)
 	const struct call_insn *call = record(v->engine, (uint32_t)at);
 	struct x86_cpu *cpu = &v->cpu;
 	int i = find_op(&call->insn);
-	uint64_t linear = x86_effective_address(cpu, &call->insn);
 	bool fx = xs_table[i].op == XS_FXSAVE || xs_table[i].op == XS_FXRSTOR;
 
-	set_rip(v, call->off);
+	set_rip(v, call->off); /* first: the operand may be relative to it */
+	uint64_t linear = x86_effective_address(cpu, &call->insn);
 	if (call->insn.seg == SEG_FS || call->insn.seg == SEG_GS)
 		linear += cpu->seg[call->insn.seg].base;
 	if ((v->key & KEY_NO_FPU) || (xs_table[i].supervisor && cpu->cpl) || (!fx && !(cpu->cr4 & CR4_OSXSAVE)) ||
