@@ -245,7 +245,7 @@ static unsigned immediate_0f(const struct shape *s)
 	case 0xc6:
 		return 1;
 	case 0x78: /* EXTRQ and INSERTQ, or what would be */
-		return s->amd ? 2 : 0;
+		return s->amd && !s->evex ? 2 : 0;
 	default:
 		return s->opcode >> 4 == 8 ? near_offset(s) : 0;
 	}
