@@ -69,18 +69,7 @@ static void set_queue(unsigned n, struct queue *q)
 /* The device, up to where its queues `first` and, if there are two, `second` are set up. */
 static int open_device(unsigned type, unsigned first, int second)
 {
-	int dev = virtio_find(type);
-	if (dev < 0)
-		skip("no such device");
-	common = virtio_structure(dev, VIRTIO_COMMON, NULL);
-	doorbell = (volatile u16 *)virtio_structure(dev, VIRTIO_NOTIFY, NULL);
-	pci_write(dev, 4, (pci_read(dev, 4) & 0xffff) | 6);
-	CFG8(20) = 0;
-	CHECK(WAIT_FOR(!CFG8(20), 5000000));
-	CFG8(20) = 3;
-	CFG32(8) = 1; /* VIRTIO_F_VERSION_1 and nothing else */
-	CFG32(12) = 1;
-	CFG8(20) = 11;
+	int dev = virtio_open(type, &common, &doorbell);
 	set_queue(first, &queue[0]);
 	if (second >= 0)
 		set_queue(second, &queue[1]);

@@ -58,18 +58,7 @@ static volatile struct answer answer;
 
 static void open_device(void)
 {
-	int dev = virtio_find(26);
-	if (dev < 0)
-		skip("no such device");
-	common = virtio_structure(dev, VIRTIO_COMMON, NULL);
-	doorbell = (volatile u16 *)virtio_structure(dev, VIRTIO_NOTIFY, NULL);
-	pci_write(dev, 4, (pci_read(dev, 4) & 0xffff) | 6);
-	CFG8(20) = 0;
-	CHECK(WAIT_FOR(!CFG8(20), 5000000));
-	CFG8(20) = 3;
-	CFG32(8) = 1; /* VIRTIO_F_VERSION_1 and nothing else */
-	CFG32(12) = 1;
-	CFG8(20) = 11;
+	virtio_open(26, &common, &doorbell);
 	memset(&queue, 0, sizeof(queue));
 	CFG16(22) = REQUESTS;
 	CFG16(24) = QUEUE;

@@ -211,19 +211,26 @@ static void *wait_and_allocate(void *arg)
 	return allocate(arg);
 }
 
-static void do_work(void)
+/* At the same time; each returns its argument when all went well. */
+static void run_threads(const char *name, void *(*fn)(void *), unsigned n)
 {
-	struct host_thread t[8];
-	struct timespec ts;
+	struct host_thread t[24];
 	void *result;
-	char random[16];
 
-	for (unsigned i = 0; i < ARRAY_LEN(t); i++)
-		if (!host_thread_start(&t[i], "worker", wait_and_allocate, t))
+	for (unsigned i = 0; i < n; i++)
+		if (!host_thread_start(&t[i], name, fn, t))
 			_exit(1);
-	for (unsigned i = 0; i < ARRAY_LEN(t); i++)
+	for (unsigned i = 0; i < n; i++)
 		if (pthread_join(t[i].t, &result) || result != t)
 			_exit(2);
+}
+
+static void do_work(void)
+{
+	struct timespec ts;
+	char random[16];
+
+	run_threads("worker", wait_and_allocate, 8);
 	errno = 0;
 	if (open("/etc/passwd", O_RDONLY | O_CLOEXEC) >= 0 || errno != EACCES) /* as the C library's */
 		_exit(3);
@@ -286,15 +293,7 @@ static void *guest_thread_allocates(void *arg)
 /* When so many threads have memory of their own, newer C libraries ask how many processors they may use. */
 static void do_many_guest_threads(void)
 {
-	struct host_thread t[24];
-	void *result;
-
-	for (unsigned i = 0; i < ARRAY_LEN(t); i++)
-		if (!host_thread_start(&t[i], "cpu", guest_thread_allocates, t))
-			_exit(1);
-	for (unsigned i = 0; i < ARRAY_LEN(t); i++)
-		if (pthread_join(t[i].t, &result) || result != t)
-			_exit(2);
+	run_threads("cpu", guest_thread_allocates, 24);
 }
 
 TEST(many_guest_threads_allocate)

@@ -79,18 +79,25 @@ static const struct feature features[] = {
 #define NEEDS_XSAVE (BIT(FEAT_AVX) | BIT(FEAT_XSAVEOPT) | BIT(FEAT_XSAVEC) | BIT(FEAT_XGETBV1) | BIT(FEAT_XSAVES))
 #define NEEDS_AVX (BIT(FEAT_AVX2) | BIT(FEAT_FMA) | BIT(FEAT_F16C) | BIT(FEAT_VAES) | BIT(FEAT_VPCLMUL))
 
-/* Of both ranges of leaves the last, asked for once: CPUID takes 6 us on a host that is virtual itself. */
+/* What a leaf has in `reg`, which is not 0, asked for once: CPUID takes 6 us on a host that is virtual itself. */
+static uint32_t ask_once(_Atomic uint32_t *known, uint32_t leaf, unsigned reg)
+{
+	uint32_t value = atomic_load_explicit(known, memory_order_relaxed), r[4];
+
+	if (value)
+		return value;
+	host_cpuid(leaf, 0, r);
+	atomic_store_explicit(known, r[reg], memory_order_relaxed);
+	return r[reg];
+}
+
+/* There is such a leaf: the first of each of the two ranges names the last. */
 static bool host_max_leaf(uint32_t leaf)
 {
-	static _Atomic uint32_t last[2];
-	_Atomic uint32_t *known = &last[leaf >> 31];
-	uint32_t r[4] = {atomic_load_explicit(known, memory_order_relaxed)};
+	static _Atomic uint32_t known[2];
+	uint32_t last = ask_once(&known[leaf >> 31], leaf & 0x80000000, EAX);
 
-	if (!r[EAX]) {
-		host_cpuid(leaf & 0x80000000, 0, r);
-		atomic_store_explicit(known, r[EAX], memory_order_relaxed);
-	}
-	return r[EAX] >= leaf && (r[EAX] ^ leaf) < 0x80000000;
+	return last >= leaf && (last ^ leaf) < 0x80000000;
 }
 
 static bool host_bit(uint32_t leaf, uint32_t subleaf, unsigned reg, unsigned bit)
@@ -117,13 +124,9 @@ static bool host_avx_enabled(void)
 bool x86_host_is_amd(void)
 {
 	static _Atomic uint32_t known;
-	uint32_t r[4] = {[EBX] = atomic_load_explicit(&known, memory_order_relaxed)};
+	uint32_t vendor = ask_once(&known, 0, EBX);
 
-	if (!r[EBX]) {
-		host_cpuid(0, 0, r);
-		atomic_store_explicit(&known, r[EBX], memory_order_relaxed);
-	}
-	return r[EBX] == 0x68747541 || r[EBX] == 0x6f677948; /* "Auth"enticAMD, "Hygo"nGenuine */
+	return vendor == 0x68747541 || vendor == 0x6f677948; /* "Auth"enticAMD, "Hygo"nGenuine */
 }
 
 /* AMD's family 1Ah: RDSEED of 16 and 32 bits takes zeroes for random, but for new microcode (AMD-SB-7055). */

@@ -113,6 +113,11 @@ static inline enum x86_mode x86_mode(const struct x86_cpu *cpu)
 
 /* The memory operand's offset within its segment, truncated to the address size; x86_linear adds the segment base. */
 uint64_t x86_effective_address(const struct x86_cpu *cpu, const struct x86_insn *insn);
+/* That base: 64-bit mode knows no others than those of FS and GS (SDM Vol. 1 3.4.4). */
+static inline uint64_t x86_operand_base(const struct x86_cpu *cpu, const struct x86_insn *insn)
+{
+	return insn->mode != MODE_64 || insn->seg >= SEG_FS ? cpu->seg[insn->seg].base : 0;
+}
 
 /* For who reaches guest memory by a pointer: notes the data breakpoints that the access matches, as mem_read and
  * mem_write do. */

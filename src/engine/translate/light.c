@@ -210,6 +210,17 @@ static bool tlb_fill(struct tr_vcpu *v, unsigned mmu, uint64_t va, const struct 
 	return write;
 }
 
+/* Fills by `m`; gives the host address of `va`, or NULL when that is not RAM, or not to be written to through the TLB.
+ */
+static uint8_t *fill_pointer(struct tr_vcpu *v, unsigned mmu, uint64_t va, const struct x86_mapping *m, bool write)
+{
+	const struct guest_range *r = guest_range_find(v->engine->mem, m->gpa, 1);
+	if (!r)
+		return NULL;
+	uint8_t *host = r->host + (m->gpa - r->gpa);
+	return tlb_fill(v, mmu, va, m, host, r->readonly) || !write ? host : NULL;
+}
+
 static void count_miss(struct tr_vcpu *v, bool write)
 {
 	v->stats.tlb_miss[(key_mmu(v->key) == MMU_USER ? TLB_MISS_USER_READ : TLB_MISS_KERNEL_READ) + write]++;
@@ -232,11 +243,7 @@ static uint8_t *page_pointer(struct tr_vcpu *v, unsigned mmu, uint64_t page, uns
 	struct x86_mapping m;
 	if (!x86_canonical(page) || mmu_translate(&v->cpu, page, access, &m) != V_DONE)
 		return NULL;
-	const struct guest_range *r = guest_range_find(v->engine->mem, m.gpa, 1);
-	if (!r)
-		return NULL;
-	host = r->host + (m.gpa - r->gpa);
-	return tlb_fill(v, mmu, page, &m, host, r->readonly) || !write ? host : NULL;
+	return fill_pointer(v, mmu, page, &m, write);
 }
 
 /* As the code that runs. */
@@ -301,12 +308,8 @@ uint64_t light_miss(struct tr_vcpu *v, uint64_t va, uint32_t desc, uint64_t resu
 		flags_to_cpu(v);
 		return exception(v);
 	}
-	const struct guest_range *r = guest_range_find(v->engine->mem, m.gpa, 1);
-	if (!r)
-		return light_leave(v, TRX_STEP);
-	uint8_t *host = r->host + (m.gpa - r->gpa);
-	bool writable = tlb_fill(v, key_mmu(v->key), va, &m, host, r->readonly);
-	if ((desc & MISS_WRITE) && !writable)
+	const uint8_t *host = fill_pointer(v, key_mmu(v->key), va, &m, desc & MISS_WRITE);
+	if (!host)
 		return light_leave(v, TRX_STEP);
 	v->tlb_delta = (uint64_t)(uintptr_t)host - va;
 	return resume;
@@ -340,8 +343,7 @@ uint64_t light_share(struct tr_vcpu *v, uint64_t at)
 		flags_to_cpu(v);
 		return exception(v);
 	}
-	const struct guest_range *r = guest_range_find(v->engine->mem, m.gpa, 1);
-	if (!r || (!tlb_fill(v, key_mmu(v->key), va, &m, r->host + (m.gpa - r->gpa), r->readonly) && call->write))
+	if (!fill_pointer(v, key_mmu(v->key), va, &m, call->write))
 		return go_unshared(v);
 	return light_resume(v, call->retry);
 }

@@ -134,9 +134,7 @@ uint64_t light_xstate(struct tr_vcpu *v, uint64_t at)
 	bool fx = xs_table[i].op == XS_FXSAVE || xs_table[i].op == XS_FXRSTOR;
 
 	set_rip(v, call->off); /* first: the operand may be relative to it */
-	uint64_t linear = x86_effective_address(cpu, &call->insn);
-	if (call->insn.seg == SEG_FS || call->insn.seg == SEG_GS)
-		linear += cpu->seg[call->insn.seg].base;
+	uint64_t linear = x86_effective_address(cpu, &call->insn) + x86_operand_base(cpu, &call->insn);
 	if ((v->key & KEY_NO_FPU) || (xs_table[i].supervisor && cpu->cpl) || (!fx && !(cpu->cr4 & CR4_OSXSAVE)) ||
 	    (cpu->xcr0 & ~(uint64_t)(XCR0_X87 | XCR0_SSE | XCR0_AVX)))
 		return light_leave(v, TRX_STEP);

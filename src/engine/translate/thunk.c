@@ -167,7 +167,7 @@ static uint64_t bit_offset(const struct x86_cpu *cpu, const struct x86_insn *ins
  * itself. */
 static bool misaligned(const struct x86_cpu *cpu, const struct x86_insn *insn, uint64_t off)
 {
-	uint64_t linear = off + (insn->mode != MODE_64 || insn->seg >= SEG_FS ? cpu->seg[insn->seg].base : 0);
+	uint64_t linear = off + x86_operand_base(cpu, insn);
 	uint32_t mxcsr;
 
 	if (!(insn->flags & INSN_ALIGN) || !(linear & (insn->mem_size - 1u)))

@@ -108,7 +108,7 @@ static enum verdict save_begin(struct x86_cpu *cpu, const struct x86_insn *insn,
 	v = thunk_linear(cpu, insn->seg, off, size, write, &s->op.linear);
 	if (v == V_INJECT && align == 16)
 		return v;
-	linear = off + (insn->mode != MODE_64 || insn->seg >= SEG_FS ? cpu->seg[insn->seg].base : 0);
+	linear = off + x86_operand_base(cpu, insn);
 	if (!(linear & (align - 1)))
 		return v;
 	if (align == 16 && (linear & 3) && thunk_checks_alignment(cpu)) /* FXSAVE's own choice (SDM Vol. 2) */

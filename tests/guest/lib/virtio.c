@@ -59,3 +59,20 @@ volatile u8 *virtio_structure(unsigned dev, unsigned kind, u32 *extra)
 	}
 	return NULL;
 }
+
+int virtio_open(unsigned type, volatile u8 **structure, volatile u16 **doorbell)
+{
+	int dev = virtio_find(type);
+	if (dev < 0)
+		skip("no such device");
+	volatile u8 *common = *structure = virtio_structure(dev, VIRTIO_COMMON, NULL);
+	*doorbell = (volatile u16 *)virtio_structure(dev, VIRTIO_NOTIFY, NULL);
+	pci_write(dev, 4, (pci_read(dev, 4) & 0xffff) | 6);
+	CFG8(20) = 0;
+	CHECK(WAIT_FOR(!CFG8(20), 5000000));
+	CFG8(20) = 3;
+	CFG32(8) = 1; /* VIRTIO_F_VERSION_1 and nothing else */
+	CFG32(12) = 1;
+	CFG8(20) = 11;
+	return dev;
+}

@@ -13,6 +13,12 @@ enum { VIRTIO_COMMON = 1, VIRTIO_NOTIFY = 2, VIRTIO_ISR = 3, VIRTIO_CONFIG = 4 }
 /* The configuration structure of this kind (virtio 1.2 4.1.4), mapped; `extra` gets what follows the capability. */
 volatile u8 *virtio_structure(unsigned dev, unsigned kind, u32 *extra);
 
+/*
+ * The device up to where its queues are to be set up, which CFG8(20) = 15 ends; the test is skipped when there is none.
+ * The doorbell is the first queue's.
+ */
+int virtio_open(unsigned type, volatile u8 **structure, volatile u16 **doorbell);
+
 /* Fields of the common structure at `common`. */
 #define CFG8(off) (*(common + (off)))
 #define CFG16(off) (*(volatile u16 *)(common + (off)))
