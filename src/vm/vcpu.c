@@ -168,7 +168,7 @@ static bool inject(struct vcpu *v)
 {
 	struct x86_cpu *cpu = v->cpu;
 
-	if (v->nmi && !cpu->nmi_blocked && !cpu->shadow) {
+	if (v->nmi && x86_can_nmi(cpu)) {
 		if (!delivered(v, v->vm->ops->nmi(v->engine)))
 			return false;
 		v->nmi = false;

@@ -171,6 +171,75 @@ TEST(step_on_off)
 	CHECK_EQ(log[1].rip, (u64)s_on + 11);
 }
 
+/* HLT is over when its own trap comes (Vol. 2, HLT): it does not wait for an interrupt. */
+SNIPPET(s_hlt, 64, "cli; hlt; nop; ud2");
+TEST(step_hlt)
+{
+	if (have_option("engine=qemu"))
+		skip("QEMU sleeps for ever");
+	STEP_KERNEL(s_hlt, 1, 2, 3);
+}
+
+/* The trap after an instruction comes before an interrupt that it has caused (Vol. 3A table 7-2). */
+static struct {
+	unsigned hits;
+	u64 rip, rflags;
+} interrupt;
+static bool on_interrupt(struct frame *f)
+{
+	interrupt = (typeof(interrupt)){hits, f->rip, f->rflags};
+	apic_write(APIC_EOI, 0);
+	return true;
+}
+SNIPPET(s_ipi, 64, "movl %eax, (%rdi); nop; ud2");
+SNIPPET(s_ipi_msr, 64, "wrmsr; nop; ud2");
+static void check_step_ipi(const u8 *code)
+{
+	set_up();
+	set_handler(0x60, on_interrupt);
+	interrupt = (typeof(interrupt)){0};
+	struct frame f = kernel_frame((u64)code, (u64)stack + 4096);
+	f.rflags |= FL_TF | FL_IF;
+	f.rax = ICR_SELF | ICR_ASSERT | 0x60;
+	f.rcx = 0x830; /* the x2APIC's ICR */
+	f.rdi = 0xfee00000 + APIC_ICR;
+	CHECK_EQ(run_frame(&f)->f.vector, UD);
+	CHECK_EQ(hits, 2);
+	CHECK_EQ(log[0].rip, (u64)code + 2);
+	CHECK_EQ(log[0].dr6 & DR6_BS, DR6_BS);
+	CHECK_EQ(log[1].rip, (u64)code + 3);
+	CHECK_EQ(interrupt.hits, 1);
+	CHECK_EQ(interrupt.rip, (u64)code + 2);
+	CHECK_EQ(interrupt.rflags & FL_TF, FL_TF);
+}
+TEST(step_and_interrupt)
+{
+	check_step_ipi(s_ipi);
+	if (!HAS_X2APIC)
+		return;
+	apic_set_x2(true);
+	check_step_ipi(s_ipi_msr);
+	apic_set_x2(false);
+}
+
+/* A WRMSR that is refused has not retired: its fault, and no trap. */
+SNIPPET(s_wrmsr, 64, "wrmsr; ud2");
+TEST(step_and_bad_wrmsr)
+{
+	if (have_option("engine=qemu"))
+		skip("QEMU takes any value");
+	set_up();
+	struct frame f = kernel_frame((u64)s_wrmsr, (u64)stack + 4096);
+	f.rflags |= FL_TF;
+	f.rcx = MSR_APIC_BASE;
+	f.rax = f.rdx = ~0u;
+	struct trap *t = run_frame(&f);
+	CHECK_EQ(t->f.vector, GP);
+	CHECK_EQ(t->f.rip, (u64)s_wrmsr);
+	CHECK_EQ(t->f.rflags & FL_TF, FL_TF);
+	CHECK_EQ(hits, 0);
+}
+
 /* An exception clears TF in its handler; the fault comes before the trap. */
 TEST(step_and_fault)
 {

@@ -32,9 +32,20 @@ enum verdict x86_deliver_exception(struct x86_cpu *cpu);
 enum verdict x86_deliver_interrupt(struct x86_cpu *cpu, uint8_t vector);
 enum verdict x86_deliver_nmi(struct x86_cpu *cpu);
 
+/* Neither may come in between: a shadow, or a debug trap that is due first (SDM Vol. 3A table 7-2). */
+static inline bool x86_holds_off(const struct x86_cpu *cpu)
+{
+	return cpu->shadow || cpu->db_pending & X86_TRAP_DUE;
+}
+
 static inline bool x86_can_interrupt(const struct x86_cpu *cpu)
 {
-	return (cpu->rflags & FL_IF) && !cpu->shadow;
+	return (cpu->rflags & FL_IF) && !x86_holds_off(cpu);
+}
+
+static inline bool x86_can_nmi(const struct x86_cpu *cpu)
+{
+	return !cpu->nmi_blocked && !x86_holds_off(cpu);
 }
 
 /*

@@ -151,7 +151,7 @@ enum x86_exit_kind run(struct tr_vcpu *v)
 	struct x86_cpu *cpu = &v->cpu;
 	enum verdict r = x86_resume(cpu);
 	if (r == V_DONE)
-		r = step_traps_due(v);
+		r = step_trap_due(v);
 	if (r == V_EXIT || (r == V_INJECT && !deliver(v)))
 		return cpu->exit.kind;
 	bool must_step = answered(cpu);

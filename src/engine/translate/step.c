@@ -88,6 +88,22 @@ static enum verdict carry_out(struct tr_vcpu *v, const struct x86_insn *insn)
 	return split_lock(v, insn) ? thunk_exclusive(v, insn) : thunk_step(v->thunk, &v->cpu, insn);
 }
 
+/* An instruction has retired with `verdict`: its debug trap, which waits for what the monitor is asked to do. */
+static enum verdict traps(struct x86_cpu *cpu, enum verdict verdict, uint64_t was)
+{
+	enum verdict trap = x86_after_instruction(cpu, was);
+
+	if (verdict == V_DONE || trap == V_DONE)
+		return verdict == V_DONE ? trap : verdict;
+	if (cpu->exit.kind == EXIT_HLT) { /* over already: a debug exception ends it (SDM Vol. 2, HLT) */
+		cpu->exit = (struct x86_exit){0};
+		cpu->halted = false;
+		return trap;
+	}
+	cpu->db_pending = X86_TRAP_DUE;
+	return verdict;
+}
+
 enum verdict step(struct tr_vcpu *v)
 {
 	struct x86_cpu *cpu = &v->cpu;
@@ -116,18 +132,15 @@ enum verdict step(struct tr_vcpu *v)
 		cpu->shadow = 0;
 	if (!debug || !retired)
 		return verdict;
-	if (verdict == V_EXIT) { /* first what the instruction asked of the monitor */
-		v->traps_due = true;
-		v->traps_was = was;
-		return verdict;
-	}
-	return x86_after_instruction(cpu, was);
+	return traps(cpu, verdict, was);
 }
 
-enum verdict step_traps_due(struct tr_vcpu *v)
+enum verdict step_trap_due(struct tr_vcpu *v)
 {
-	if (!v->traps_due)
+	struct x86_cpu *cpu = &v->cpu;
+
+	if (!(cpu->db_pending & X86_TRAP_DUE))
 		return V_DONE;
-	v->traps_due = false;
-	return x86_after_instruction(&v->cpu, v->traps_was);
+	cpu->db_pending = 0;
+	return V_INJECT;
 }

@@ -8,8 +8,8 @@
 /* Runs the instruction at cpu->rip; rflags is whole. V_INJECT: cpu->exc is to be delivered. */
 enum verdict step(struct tr_vcpu *v);
 
-/* Debug traps of an instruction that ended in an exit, once the monitor has seen to that. */
-enum verdict step_traps_due(struct tr_vcpu *v);
+/* The debug trap of an instruction that ended in an exit, once the monitor has seen to that. */
+enum verdict step_trap_due(struct tr_vcpu *v);
 
 /* A CLS_SPECIAL instruction that needs no vector state: x86_emulate_general carries it out. */
 bool step_is_general(const struct x86_insn *insn);
