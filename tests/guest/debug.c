@@ -321,6 +321,50 @@ TEST(code_breakpoint)
 	WRITE_DR(7, 0x400);
 }
 
+/* It is passed when the whole of a repeated instruction is: RF stays until then, in frames of traps too (17.3.1.1). */
+TEST(code_breakpoint_rep)
+{
+	set_up();
+	arm(0, (u64)s_rep + 5, EXECUTE, 1);
+	struct frame f = kernel_frame((u64)s_rep, (u64)stack + 4096);
+	f.rdi = (u64)stack;
+	struct trap *t = run_frame(&f);
+	CHECK_EQ(t->f.vector, UD);
+	CHECK_EQ(t->f.rcx, 0);
+	CHECK_EQ(hits, 1);
+	CHECK_EQ(log[0].rip, (u64)s_rep + 5);
+	CHECK_EQ(log[0].dr6 & 0x400f, 1);
+	hits = 0;
+	f.rip = (u64)s_rep + 5;
+	f.rcx = 3;
+	f.rflags |= FL_TF | FL_RF;
+	t = run_frame(&f);
+	CHECK_EQ(t->f.vector, UD);
+	CHECK_EQ(hits, 3);
+	for (unsigned i = 0; i < 3; i++) {
+		CHECK_EQ_IN(log[i].dr6 & 0x400f, DR6_BS, "trap %u", i);
+		CHECK_EQ_IN(log[i].rflags & FL_RF, i < 2 ? FL_RF : 0, "trap %u", i);
+	}
+	WRITE_DR(7, 0x400);
+}
+
+/* IRET loads RF, whatever it was when it began. */
+SNIPPET(b_iret, 64,
+	"movq %rsp, %rax; movl %ss, %ecx; pushq %rcx; pushq %rax; pushfq; orl $0x10000, (%rsp); movl %cs, %ecx;"
+	"pushq %rcx; leaq 1f(%rip), %rcx; pushq %rcx; iretq; nop; 1: nop; ud2");
+TEST(code_breakpoint_iret)
+{
+	set_up();
+	u64 iretq = (u64)b_iret_end - 6, to = (u64)b_iret_end - 3;
+	arm(0, iretq, EXECUTE, 1);
+	arm(1, to, EXECUTE, 1);
+	struct frame f = kernel_frame((u64)b_iret, (u64)stack + 4096);
+	CHECK_EQ(run_frame(&f)->f.vector, UD);
+	CHECK_EQ(hits, 1);
+	CHECK_EQ(log[0].rip, iretq);
+	WRITE_DR(7, 0x400);
+}
+
 TEST(code_breakpoint_user)
 {
 	set_up();

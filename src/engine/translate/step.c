@@ -88,6 +88,34 @@ static enum verdict carry_out(struct tr_vcpu *v, const struct x86_insn *insn)
 	return split_lock(v, insn) ? thunk_exclusive(v, insn) : thunk_step(v->thunk, &v->cpu, insn);
 }
 
+static bool is_iret(const struct x86_insn *insn)
+{
+	return insn->mnemonic == ZYDIS_MNEMONIC_IRET || insn->mnemonic == ZYDIS_MNEMONIC_IRETD ||
+	       insn->mnemonic == ZYDIS_MNEMONIC_IRETQ;
+}
+
+static bool is_repeated(const struct x86_insn *insn)
+{
+	bool ins_outs = insn->cls == CLS_SYSTEM && !insn->map && (insn->opcode & 0xfc) == 0x6c;
+
+	return insn->flags & (INSN_REP | INSN_REPNE) && (insn->cls == CLS_STRING || ins_outs);
+}
+
+/*
+ * RF goes when the instruction that it was set for is through (SDM Vol. 3B 17.3.1.1). What IRET has loaded is for the
+ * next one; and a repeated one that goes on has it, so that its breakpoint is met once. Returns RFLAGS as they were,
+ * with RF if it is to go.
+ */
+static uint64_t keep_rf(struct x86_cpu *cpu, const struct x86_insn *insn, uint64_t rip, uint64_t was)
+{
+	if (is_iret(insn))
+		return was & ~(uint64_t)FL_RF;
+	if (!is_repeated(insn) || cpu->rip != rip)
+		return was;
+	cpu->rflags |= FL_RF;
+	return was & ~(uint64_t)FL_RF;
+}
+
 /* An instruction has retired with `verdict`: its debug trap, which waits for what the monitor is asked to do. */
 static enum verdict traps(struct x86_cpu *cpu, enum verdict verdict, uint64_t was)
 {
@@ -108,7 +136,7 @@ enum verdict step(struct tr_vcpu *v)
 {
 	struct x86_cpu *cpu = &v->cpu;
 	struct x86_insn insn;
-	uint64_t was = cpu->rflags;
+	uint64_t was = cpu->rflags, rip = cpu->rip;
 	uint8_t shadow = cpu->shadow;
 	bool debug = x86_debug_active(cpu);
 	enum verdict verdict = V_DONE;
@@ -132,7 +160,7 @@ enum verdict step(struct tr_vcpu *v)
 		cpu->shadow = 0;
 	if (!debug || !retired)
 		return verdict;
-	return traps(cpu, verdict, was);
+	return traps(cpu, verdict, keep_rf(cpu, &insn, rip, was));
 }
 
 enum verdict step_trap_due(struct tr_vcpu *v)
