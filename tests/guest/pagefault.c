@@ -307,6 +307,28 @@ TEST(non_canonical_crossing)
 	CHECK_EQ(CATCH(asm volatile("movq (%0), %%rax" : : "r"(0x00007ffffffffffc) : "rax")), GP);
 }
 
+/* So is only the first byte's of an instruction, and that of what comes after the last one that has a place. */
+TEST(non_canonical_fetch)
+{
+	static const u8 crossing[] = {0x48, 0xb8, 1}, last[] = {0x90};
+	u64 page = 0x00007ffffffff000, end = page + PAGE;
+	volatile u64 *top = walk(page, 4, true);
+	u8 *code = alloc_pages(1);
+	map(page, (u64)code, PTE_USER);
+	memcpy(code + PAGE - sizeof(crossing), crossing, sizeof(crossing));
+	struct frame f = user_frame(end - sizeof(crossing), 0);
+	CHECK_EQ(run_frame(&f)->f.vector, GP);
+	CHECK_EQ(last_trap()->f.error, 0);
+	CHECK_EQ(last_trap()->f.rip, end - sizeof(crossing));
+	memcpy(code + PAGE - sizeof(last), last, sizeof(last));
+	f.rip = end - sizeof(last);
+	CHECK_EQ(run_frame(&f)->f.vector, GP);
+	CHECK_EQ(last_trap()->f.error, 0);
+	CHECK_EQ(last_trap()->f.rip, end);
+	*top = 0;
+	write_cr3(read_cr3());
+}
+
 /* Accesses by the processor itself are supervisor accesses whatever the ring. */
 TEST(implicit_supervisor)
 {

@@ -239,9 +239,19 @@ enum verdict mem_probe(struct x86_cpu *cpu, uint64_t va, unsigned len, unsigned 
 	return V_DONE;
 }
 
+/* Instructions go on at address 0 behind the last one outside 64-bit mode, and nowhere behind the last canonical one. */
+static enum verdict fetch_translate(struct x86_cpu *cpu, uint64_t va, struct x86_mapping *m)
+{
+	if (!x86_code64(cpu))
+		va = (uint32_t)va;
+	else if (!x86_canonical(va))
+		return raise_gp(cpu, 0);
+	return mmu_translate(cpu, va, ACC_EXEC | x86_access_mode(cpu), m);
+}
+
 unsigned mem_fetch(struct x86_cpu *cpu, uint64_t linear, uint8_t *dst, unsigned len, enum verdict *v)
 {
-	unsigned done = 0, access = ACC_EXEC | x86_access_mode(cpu);
+	unsigned done = 0;
 
 	*v = V_DONE;
 	while (done < len) {
@@ -249,7 +259,7 @@ unsigned mem_fetch(struct x86_cpu *cpu, uint64_t linear, uint8_t *dst, unsigned 
 		unsigned n = MIN(len - done, (unsigned)(PAGE_SIZE - (va & ~PAGE_MASK)));
 		struct x86_mapping m;
 
-		*v = mmu_translate(cpu, va, access, &m);
+		*v = fetch_translate(cpu, va, &m);
 		if (*v != V_DONE)
 			break;
 		/* Code in device memory reads as an empty bus does: FF FF is #UD. */
