@@ -441,8 +441,10 @@ TEST(ignored_bits)
 	CHECK_EQ(read64(VA), 9);
 	write_cr3(read_cr3() | PTE_PWT | PTE_PCD);
 	CHECK_EQ(read64(VA), 9);
-	volatile u64 *e = walk(VA, 2, false);
-	*e |= 0xf40ull | 1ull << 58; /* D and G of a non-leaf entry are ignored */
-	flush();
-	CHECK_EQ(read64(VA), 9);
+	for (unsigned level = 2; level <= 3; level++) {
+		volatile u64 *e = walk(VA, level, false);
+		*e |= 0xf40ull | 1ull << 58; /* D and G of a non-leaf entry are ignored; AMD's of level 4 must be 0 */
+		flush();
+		CHECK_EQ_IN(read64(VA), 9, "level %u", level);
+	}
 }

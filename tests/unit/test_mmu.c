@@ -154,7 +154,7 @@ static uint64_t reserved_bits(const struct x86_test *t, unsigned level, bool lar
 		r |= BIT(i);
 	if (level == 4)
 		r |= BIT(7);
-	if (t->model.amd && (level == 4 || (level == 3 && !large)))
+	if (t->model.amd && level == 4)
 		r |= BIT(8);
 	if (level == 3 && large)
 		r |= 0x3fffe000;

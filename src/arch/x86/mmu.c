@@ -67,14 +67,14 @@ static uint64_t leaf_offset_mask(unsigned shift)
 /* The levels that long mode and PAE share: from the table at `table`, whose entries map BIT(shift) bytes each. */
 static int walk_levels(const struct x86_cpu *cpu, struct walk *w, uint64_t va, uint64_t table, unsigned shift)
 {
-	uint64_t nonleaf_g = is_amd(cpu) ? PTE_G : 0; /* APM Vol. 2 figures 5-21 and 5-22: bit 8 must be zero */
+	uint64_t pml4_g = is_amd(cpu) ? PTE_G : 0; /* APM Vol. 2 figure 5-21: bit 8 must be zero; below it is ignored */
 
 	for (;; shift -= 9) {
 		uint64_t reserved = 0, e;
 		int fault;
 
 		if (shift == 39)
-			reserved = PTE_PS | nonleaf_g;
+			reserved = PTE_PS | pml4_g;
 		else if (shift == 30 && !cpu_has(cpu, FEAT_PAGE1G))
 			reserved = PTE_PS;
 		fault = take_entry(cpu, w, table + (va >> shift & 511) * 8, reserved);
@@ -88,8 +88,6 @@ static int walk_levels(const struct x86_cpu *cpu, struct walk *w, uint64_t va, u
 			w->frame = e & FRAME_MASK & ~leaf_offset_mask(shift);
 			return shift > 12 && e & low ? PF_P | PF_RSVD : -1;
 		}
-		if (shift == 30 && e & nonleaf_g)
-			return PF_P | PF_RSVD;
 		table = e & FRAME_MASK;
 	}
 }
