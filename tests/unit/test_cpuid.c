@@ -90,6 +90,10 @@ TEST(vendor_and_family_are_the_hosts)
 	CHECK_EQ(t->model.amd, r[B] == 0x68747541 || r[B] == 0x6f677948);
 	ask(t, 1, 0, r);
 	CHECK_EQ(r[A], host(1, 0, A));
+	if (t->model.amd) { /* which say it twice (APM Vol. 3 E.4.2) */
+		ask(t, 0x80000001, 0, r);
+		CHECK_EQ(r[A], host(1, 0, A));
+	}
 	t_free(t);
 }
 

@@ -185,6 +185,21 @@ static uint32_t *add_leaf(struct x86_cpuid_model *m, uint32_t leaf, uint32_t sub
 	return &l->eax;
 }
 
+static bool has_subleaves(uint32_t leaf)
+{
+	return leaf == 4 || leaf == 7 || leaf == 0xb || leaf == 0xd || leaf == 0x8000001d;
+}
+
+static const struct x86_cpuid_leaf *find(const struct x86_cpuid_model *m, uint32_t leaf, uint32_t subleaf)
+{
+	if (!has_subleaves(leaf))
+		subleaf = 0;
+	for (unsigned i = 0; i < m->count; i++)
+		if (m->leaf[i].leaf == leaf && m->leaf[i].subleaf == subleaf)
+			return &m->leaf[i];
+	return NULL;
+}
+
 /* The same, with the host's values. */
 static uint32_t *copy_leaf(struct x86_cpuid_model *m, uint32_t leaf, uint32_t subleaf)
 {
@@ -324,6 +339,7 @@ static void extended_leaves(struct x86_cpuid_model *m)
 	r = add_leaf(m, 0x80000001, 0);
 	r[EDX] = EXT1_EDX;
 	if (m->amd) {
+		r[EAX] = find(m, 1, 0)->eax; /* family, model and stepping once more */
 		r[EDX] |= (LEAF1_EDX & EXT1_EDX_AMD) | (host_bit(0x80000001, 0, EDX, 22) ? EXT1_MMXEXT : 0);
 		r[ECX] = EXT1_TOPOEXT | (m->cpus > 1 ? EXT1_CMP_LEGACY : 0);
 	}
@@ -447,21 +463,6 @@ void x86_cpuid_offer(struct x86_cpuid_model *model, uint32_t pv)
 			model->leaf[i].ecx |= LEAF1_HYPERVISOR;
 	hypervisor_leaves(model);
 	x86_cpuid_tell_tsc(model, model->tsc_hz);
-}
-
-static bool has_subleaves(uint32_t leaf)
-{
-	return leaf == 4 || leaf == 7 || leaf == 0xb || leaf == 0xd || leaf == 0x8000001d;
-}
-
-static const struct x86_cpuid_leaf *find(const struct x86_cpuid_model *m, uint32_t leaf, uint32_t subleaf)
-{
-	if (!has_subleaves(leaf))
-		subleaf = 0;
-	for (unsigned i = 0; i < m->count; i++)
-		if (m->leaf[i].leaf == leaf && m->leaf[i].subleaf == subleaf)
-			return &m->leaf[i];
-	return NULL;
 }
 
 static uint32_t xsave_area(uint64_t xcr0)
