@@ -519,6 +519,16 @@ TEST(alignment_checks)
 	t->cpu.gpr[RBX] = UDATA + 1;
 	CHECK_FAULT(t, RUN(t, "\x8e\x1b"), X86_AC, 0); /* mov ds, [rbx] */
 	CHECK_FAULT(t, RUN(t, "\x8c\x1b"), X86_AC, 0);
+	CHECK_FAULT(t, RUN(t, "\x0f\xb4\x03"), X86_AC, 0); /* lfs eax, [rbx]; ljmp [rbx] */
+	CHECK_FAULT(t, RUN(t, "\xff\x2b"), X86_AC, 0);
+	t->cpu.gpr[RBX] = UDATA + 2; /* a far pointer with an offset of 16 bits is one of words */
+	CHECK_FAULT(t, RUN(t, "\x0f\xb4\x03"), X86_AC, 0);
+	CHECK_EQ(RUN(t, "\x66\x0f\xb4\x03"), V_DONE);
+	t->cpu.rflags |= FL_IOPL;
+	t->cpu.gpr[RSI] = t->cpu.gpr[RDI] = UDATA + 2;
+	CHECK_FAULT(t, RUN(t, "\x6f"), X86_AC, 0); /* outsd, insd */
+	CHECK_FAULT(t, RUN(t, "\x6d"), X86_AC, 0);
+	CHECK_EQ(RUN(t, "\x66\x6f"), V_EXIT);
 	t->cpu.gpr[RSP] = USTACK + 4;
 	CHECK_FAULT(t, RUN(t, "\x9c"), X86_AC, 0);
 	CHECK_EQ(RUN(t, "\xcd\x80"), V_DONE); /* an inner stack is not the user's business */

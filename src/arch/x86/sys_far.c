@@ -29,6 +29,7 @@ static enum verdict read_far_ptr(struct x86_cpu *cpu, const struct x86_insn *ins
 		if (modrm_is_reg(insn))
 			return raise_ud(cpu);
 		TRY(operand_linear(cpu, insn, 0, size + 2, ACC_READ, &linear));
+		TRY(check_alignment(cpu, linear, size));
 		TRY(mem_read(cpu, linear, raw, size + 2, x86_access_mode(cpu)));
 	} else {
 		p = insn->bytes + insn->imm_off;

@@ -131,6 +131,7 @@ enum verdict sys_ins(struct x86_cpu *cpu, const struct x86_insn *insn)
 	if (nothing_to_do(cpu, insn))
 		return V_DONE;
 	TRY(x86_linear(cpu, SEG_ES, gpr_get(cpu, RDI, insn->addrsize), size, ACC_WRITE, &linear));
+	TRY(check_alignment(cpu, linear, size));
 	TRY(mem_probe(cpu, linear, size, mode | ACC_WRITE)); /* before the device gives its byte away */
 	TRY(port_read(cpu, port, size, &value));
 	v = mem_write(cpu, linear, &value, size, mode);
@@ -151,6 +152,7 @@ enum verdict sys_outs(struct x86_cpu *cpu, const struct x86_insn *insn)
 	if (nothing_to_do(cpu, insn))
 		return V_DONE;
 	TRY(x86_linear(cpu, insn->seg, gpr_get(cpu, RSI, insn->addrsize), size, ACC_READ, &linear));
+	TRY(check_alignment(cpu, linear, size));
 	TRY(mem_read(cpu, linear, &value, size, x86_access_mode(cpu)));
 	note_io(cpu, port, size);
 	advance(cpu, insn, RSI, size);

@@ -103,6 +103,7 @@ enum verdict sys_load_far(struct x86_cpu *cpu, const struct x86_insn *insn)
 	if (size == 8 && is_amd(cpu))
 		size = 4; /* AMD has no 16:64 pointers: REX.W is ignored */
 	TRY(operand_linear(cpu, insn, 0, size + 2, ACC_READ, &linear));
+	TRY(check_alignment(cpu, linear, size));
 	TRY(mem_read(cpu, linear, raw, size + 2, x86_access_mode(cpu)));
 	for (unsigned i = 0; i < size; i++)
 		off |= (uint64_t)raw[i] << (8 * i);
