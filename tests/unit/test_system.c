@@ -189,7 +189,9 @@ TEST(invpcid)
 	CHECK_FAULT(t, invpcid(t, 0, 0x1000, DATA), X86_GP, 0);
 	CHECK_FAULT(t, invpcid(t, 0, 0, BIT(60)), X86_GP, 0);
 	CHECK_FAULT(t, invpcid(t, 4, 0, 0), X86_GP, 0);
-	CHECK_EQ(invpcid(t, 2, ~0ull, BIT(60)), V_DONE); /* the descriptor does not matter */
+	CHECK_FAULT(t, invpcid(t, 2, 0x1000, 0), X86_GP, 0); /* reserved bits are for all types */
+	CHECK_FAULT(t, invpcid(t, 3, BIT(63), 0), X86_GP, 0);
+	CHECK_EQ(invpcid(t, 2, 0xfff, BIT(60)), V_DONE); /* but nothing else of the descriptor matters */
 	CHECK(t->flushed_global);
 	CHECK_EQ(t->flushed_pcid, -1);
 	t->cpu.cr4 |= CR4_PCIDE;

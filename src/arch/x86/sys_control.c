@@ -188,7 +188,7 @@ enum verdict sys_invpcid(struct x86_cpu *cpu, const struct x86_insn *insn)
 		return raise_gp(cpu, 0);
 	TRY(operand_linear(cpu, insn, 0, 16, ACC_READ, &linear));
 	TRY(mem_read(cpu, linear, desc, 16, x86_access_mode(cpu)));
-	if (type <= INVPCID_CONTEXT && (desc[0] >> 12 || (desc[0] && !(cpu->cr4 & CR4_PCIDE))))
+	if (desc[0] >> 12 || (type <= INVPCID_CONTEXT && desc[0] && !(cpu->cr4 & CR4_PCIDE)))
 		return raise_gp(cpu, 0);
 	if (type == INVPCID_ADDRESS && !x86_canonical(desc[1]))
 		return raise_gp(cpu, 0);
