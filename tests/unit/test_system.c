@@ -49,6 +49,10 @@ TEST(long_mode_transitions)
 	t->cpu.efer = EFER_LME;
 	CHECK_FAULT(t, mov_cr(t, 0, t->cpu.cr0 | CR0_PG), X86_GP, 0); /* without PAE */
 	t->cpu.cr4 = CR4_PAE;
+	t->model.amd = false;
+	t->cpu.seg[SEG_TR].attr = 0x83;
+	CHECK_FAULT(t, mov_cr(t, 0, t->cpu.cr0 | CR0_PG), X86_GP, 0); /* from a task of 16 bits: on Intel's */
+	t->cpu.seg[SEG_TR].attr = 0x8b;
 	CHECK_EQ(mov_cr(t, 0, t->cpu.cr0 | CR0_PG), V_DONE);
 	CHECK_EQ(t->cpu.efer, EFER_LME | EFER_LMA);
 	CHECK(!x86_code64(&t->cpu));

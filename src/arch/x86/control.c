@@ -28,7 +28,8 @@ static enum verdict check_paging_on(struct x86_cpu *cpu)
 	if (cpu->efer & EFER_LME) {
 		if (!(cpu->cr4 & CR4_PAE) || cpu->seg[SEG_CS].attr & SEG_ATTR_L)
 			return raise_gp(cpu, 0);
-		return V_DONE;
+		/* Intel's look at TR too (SDM Vol. 2, MOV to control registers; not APM Vol. 2 14.6.1). */
+		return !is_amd(cpu) && !(cpu->seg[SEG_TR].attr & 8) ? raise_gp(cpu, 0) : V_DONE;
 	}
 	if (cpu->cr4 & CR4_PAE && !pdptes_good(cpu, cpu->cr3))
 		return raise_gp(cpu, 0);
