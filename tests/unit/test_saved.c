@@ -130,6 +130,19 @@ TEST(impossible_states_are_refused)
 	t_free(t);
 }
 
+/* Who leaves long mode keeps all of CR3, though only half of it can be read then. */
+TEST(cr3_outside_long_mode)
+{
+	struct x86_test *t = t_protected();
+
+	CHECK(!x86_cpu_flaw(&t->cpu));
+	t->cpu.cr3 = BIT(36) | PML4;
+	CHECK(!x86_cpu_flaw(&t->cpu));
+	t->cpu.cr3 = BIT(60) | PML4;
+	CHECK(x86_cpu_flaw(&t->cpu));
+	t_free(t);
+}
+
 /* Real and virtual-8086 mode have rules of their own. */
 TEST(modes_without_descriptors)
 {

@@ -39,7 +39,8 @@ static bool control_good(const struct x86_cpu *cpu)
 		return false;
 	if (cpu->efer & ~efer_allowed(cpu) || !lma != !(cpu->efer & EFER_LME && cr0 & CR0_PG))
 		return false;
-	return !(cpu->cr3 & (lma ? phys_reserved(cpu) | ~(BIT(52) - 1) : ~0xffffffffull)) && xcr0_good(cpu, cpu->xcr0);
+	/* Outside long mode too: who leaves it keeps the upper half, which shows again when it is entered. */
+	return !(cpu->cr3 & (phys_reserved(cpu) | ~(BIT(52) - 1))) && xcr0_good(cpu, cpu->xcr0);
 }
 
 static bool debug_good(const struct x86_cpu *cpu)
