@@ -259,10 +259,13 @@ static bool makes_double(unsigned first, unsigned second)
 	return contributory(first) && contributory(second);
 }
 
-/* Faults push RF set, so that the restarted instruction meets no breakpoint again (SDM Vol. 3B 19.3.1.1). */
+/*
+ * Faults push RF set, so that the restarted instruction meets no breakpoint again (SDM Vol. 3B 19.3.1.1): of #DB that
+ * of MOV DR, but not that of a breakpoint itself.
+ */
 static bool pushes_rf(const struct x86_exception *x)
 {
-	const uint64_t not_faults = BIT(X86_DB) | BIT(X86_NMI) | BIT(X86_BP) | BIT(X86_OF) | BIT(X86_DF) | BIT(X86_MC);
+	const uint64_t not_faults = (x->dr6 & DR6_BD ? 0 : BIT(X86_DB)) | BIT(X86_NMI) | BIT(X86_BP) | BIT(X86_OF) | BIT(X86_DF) | BIT(X86_MC);
 
 	return !x->soft && !x->trap && !(not_faults >> x->vector & 1);
 }
