@@ -391,6 +391,46 @@ TEST(far_return_outer)
 	CHECK_EQ(t->f.rsp, USER_STACK);
 }
 
+/*
+ * Segments of inner rings become null on the way out, but the bases of FS and GS stay, as they do on real processors:
+ * kernels count on the base that they have given GS being there when they are entered again.
+ */
+SNIPPET(user_bases, 64, "movl %gs, %eax; movl %fs, %ebx; movl %ds, %ecx; movq %gs:8, %rsi; movq %fs:-8, %rdi; int $0x80");
+static void load_bases(void)
+{
+	asm volatile("mov %0, %%fs; mov %0, %%gs; mov %0, %%ds" : : "r"(SEL_DATA));
+	wrmsr(MSR_GS_BASE, USER_DATA);
+	wrmsr(MSR_FS_BASE, USER_DATA + 32);
+}
+static void check_bases(const struct trap *t)
+{
+	CHECK_EQ(t->f.vector, 0x80);
+	CHECK_EQ(t->f.cs, SEL_USER_CODE64);
+	CHECK_EQ(t->f.rax, 0);
+	CHECK_EQ(t->f.rbx, 0);
+	CHECK_EQ(t->f.rcx, 0);
+	CHECK_EQ(t->f.rsi, 77);
+	CHECK_EQ(t->f.rdi, 88);
+	CHECK_EQ(rdmsr(MSR_GS_BASE), USER_DATA);
+	CHECK_EQ(rdmsr(MSR_FS_BASE), USER_DATA + 32);
+}
+TEST(outer_ring_keeps_bases)
+{
+	static u8 stack[256];
+	struct frame f = user_code(user_bases, user_bases_end, 64), k = kernel_frame((u64)retf_out, (u64)stack + 256);
+	((u64 *)USER_DATA)[1] = 77;
+	((u64 *)USER_DATA)[3] = 88;
+	load_bases();
+	check_bases(run_frame(&f));
+	load_bases();
+	k.rbx = f.ss;
+	k.rcx = f.rsp;
+	k.rdx = f.cs;
+	k.rsi = f.rip;
+	check_bases(run_frame(&k));
+	asm volatile("mov %0, %%fs; mov %0, %%gs; mov %1, %%ds" : : "r"(0), "r"(SEL_DATA));
+}
+
 /* A call gate in 64-bit mode (16 bytes): from ring 3 to ring 0 on the TSS's stack. */
 SNIPPET(call_gate_user, 64, "lcall *(%rdi); nop");
 TEST(call_gate)

@@ -458,8 +458,9 @@ TEST(iretq)
 {
 	struct x86_test *t = t_long();
 
-	t->cpu.seg[SEG_FS].base = 0x1234; /* null or DPL 3 ones keep their base; DPL 0 ones are dropped */
+	t->cpu.seg[SEG_FS].base = 0x1234; /* a null one, or one of DPL 3, stays as it is */
 	t->cpu.seg[SEG_FS].attr = 0;
+	t->cpu.seg[SEG_GS].base = 0x5678; /* of DPL 0: no segment any more, but a base */
 	t->cpu.nmi_blocked = true;
 	frame(t, UCODE, U_CS | 3, FL_IF | FL_AC | FL_RF | FL_TF | FL_ID | FL_ARITH | FL_VM | FL_VIF, USTACK, U_SS | 3);
 	CHECK_EQ(IRETQ(t), V_DONE);
@@ -470,6 +471,9 @@ TEST(iretq)
 	CHECK_EQ(t->cpu.seg[SEG_SS].sel, U_SS | 3);
 	CHECK_EQ(t->cpu.seg[SEG_DS].sel, 0);
 	CHECK_EQ(t->cpu.seg[SEG_FS].base, 0x1234);
+	CHECK_EQ(t->cpu.seg[SEG_GS].sel, 0);
+	CHECK_EQ(t->cpu.seg[SEG_GS].attr & SEG_ATTR_P, 0);
+	CHECK_EQ(t->cpu.seg[SEG_GS].base, 0x5678);
 	CHECK(!t->cpu.nmi_blocked);
 	/* user code returns to itself: IOPL and IF stay */
 	t->cpu.rflags = FL_FIXED1 | FL_IF;

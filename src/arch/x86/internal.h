@@ -222,7 +222,10 @@ void seg_load_flat(struct x86_cpu *cpu, enum x86_seg seg, uint16_t sel);
 void seg_load_cs(struct x86_cpu *cpu, const struct descriptor *d, uint16_t sel, unsigned cpl);
 /* SS as a null selector with RPL `cpl`, which 64-bit mode allows. */
 void seg_load_null_ss(struct x86_cpu *cpu, unsigned cpl);
-/* After a return to outer privilege: data segments that it may not see become null (SDM Vol. 2, IRET, RET). */
+/*
+ * After a return to outer privilege: data segments that it may not see become null (SDM Vol. 2, IRET, RET). They cannot
+ * be used, but 64-bit mode has the bases of FS and GS still.
+ */
 void seg_drop_inner(struct x86_cpu *cpu);
 /* x86_linear for a segment that is in no register yet. `ss`: faults are #SS(error), else #GP(error). */
 enum verdict seg_linear(struct x86_cpu *cpu, const struct x86_segment *s, bool ss, uint32_t error, uint64_t off,

@@ -194,8 +194,10 @@ void seg_drop_inner(struct x86_cpu *cpu)
 	for (unsigned i = 0; i < ARRAY_LEN(segs); i++) {
 		struct x86_segment *s = &cpu->seg[segs[i]];
 
-		if (s->attr & SEG_ATTR_P && !desc_conforming(s->attr) && SEG_ATTR_DPL(s->attr) < cpu->cpl)
-			*s = (struct x86_segment){0};
+		if (s->attr & SEG_ATTR_P && !desc_conforming(s->attr) && SEG_ATTR_DPL(s->attr) < cpu->cpl) {
+			s->sel = 0;
+			s->attr &= (uint16_t)~SEG_ATTR_P;
+		}
 	}
 }
 
