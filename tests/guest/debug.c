@@ -508,6 +508,31 @@ TEST(mov_ss_data)
 	CHECK_EQ(log[0].rip, (u64)mov_ss_at);
 	WRITE_DR(7, 0x400);
 }
+/* One that the next instruction is #DB by itself takes with it: they are one. */
+CODE(mov_ss_icebp_at);
+TEST(mov_ss_icebp)
+{
+	set_up();
+	static u16 sel = SEL_DATA;
+	arm(0, (u64)&sel, ACCESS, 2);
+	asm volatile(".globl mov_ss_icebp_at\nmovw %0, %%ss; .byte 0xf1; mov_ss_icebp_at: nop" : : "m"(sel));
+	CHECK_EQ(hits, 1);
+	CHECK_EQ(log[0].rip, (u64)mov_ss_icebp_at);
+	CHECK_EQ(log[0].dr6 & 0x400f, 1);
+	WRITE_DR(7, 0x400);
+}
+/* A breakpoint on the instruction behind it: Intel's processors pass it, AMD's do not. */
+CODE(mov_ss_code_at);
+TEST(mov_ss_code)
+{
+	set_up();
+	arm(0, (u64)mov_ss_code_at, EXECUTE, 1);
+	asm volatile(".globl mov_ss_code_at\nmovw %w0, %%ss; mov_ss_code_at: nop" : : "r"(SEL_DATA));
+	CHECK_EQ(hits, is_amd());
+	if (hits)
+		CHECK_EQ(log[0].rip, (u64)mov_ss_code_at);
+	WRITE_DR(7, 0x400);
+}
 TEST(io_breakpoint)
 {
 	set_up();

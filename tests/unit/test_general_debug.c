@@ -23,8 +23,15 @@ TEST(code)
 	CHECK_EQ(x86_before_instruction(&t->cpu), V_DONE);
 	CHECK_EQ(x86_after_instruction(&t->cpu, t->cpu.rflags), V_DONE);
 	CHECK(!(t->cpu.rflags & FL_RF));
+	/* behind MOV SS the vendors differ */
 	t->cpu.shadow = 2;
+	t->cpu.db_pending = 4;
+	t->model.amd = false;
 	CHECK_EQ(x86_before_instruction(&t->cpu), V_DONE);
+	CHECK_EQ(t->cpu.db_pending, 4);
+	t->model.amd = true;
+	CHECK_FAULT(t, x86_before_instruction(&t->cpu), X86_DB, 0);
+	CHECK_EQ(t->cpu.exc.dr6, 6);
 	t->cpu.shadow = 0;
 	t->cpu.rip++;
 	CHECK_EQ(x86_before_instruction(&t->cpu), V_DONE);

@@ -1,7 +1,5 @@
 /* Debug registers and single step (SDM Vol. 3B 17.2, 17.3). */
-#include "arch/x86/debug.h"
-
-#include "arch/x86/emulate.h"
+#include "arch/x86/internal.h"
 
 /* DR7.R/Wn (SDM Vol. 3B 17.2.4). */
 enum { BP_EXECUTE = 0, BP_WRITE = 1, BP_IO = 2, BP_ACCESS = 3 };
@@ -42,10 +40,14 @@ static uint64_t linear_rip(const struct x86_cpu *cpu)
 
 enum verdict x86_before_instruction(struct x86_cpu *cpu)
 {
-	/* MOV SS and POP SS hold #DB off until after the instruction that follows them (SDM Vol. 3A 6.8.3). */
-	if (cpu->shadow == 2)
+	/*
+	 * MOV SS and POP SS hold #DB off until after the instruction that follows them (SDM Vol. 3A 6.8.3); on AMD's
+	 * processors not that instruction's own breakpoint, which takes with it what is held off.
+	 */
+	if (cpu->shadow != 2)
+		cpu->db_pending = 0;
+	else if (!is_amd(cpu))
 		return V_DONE;
-	cpu->db_pending = 0;
 	if (!(cpu->dr7 & DR7_ENABLED) || (cpu->rflags & FL_RF))
 		return V_DONE;
 	uint64_t hit = 0, rip = linear_rip(cpu);
@@ -53,7 +55,7 @@ enum verdict x86_before_instruction(struct x86_cpu *cpu)
 		if (bp_enabled(cpu->dr7, n) && bp_kind(cpu->dr7, n) == BP_EXECUTE && cpu->dr[n] == rip)
 			hit |= BIT(n);
 	}
-	return hit ? raise_debug(cpu, hit, false) : V_DONE;
+	return hit ? raise_debug(cpu, hit | (cpu->db_pending & 0xf), false) : V_DONE;
 }
 
 void x86_data_breakpoint(struct x86_cpu *cpu, uint64_t linear, unsigned len, bool write)

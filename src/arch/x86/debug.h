@@ -29,7 +29,7 @@ static inline bool x86_debug_active(const struct x86_cpu *cpu)
 
 /*
  * Code breakpoints at cpu->rip: V_INJECT with a #DB fault in cpu->exc, or V_DONE. `cpu->shadow` is as the previous
- * instruction left it (2 holds off #DB), so call it before clearing that. RFLAGS.RF holds off code breakpoints too.
+ * instruction left it (2 holds off traps), so call it before clearing that. RFLAGS.RF holds off code breakpoints too.
  */
 enum verdict x86_before_instruction(struct x86_cpu *cpu);
 

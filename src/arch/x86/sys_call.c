@@ -22,7 +22,13 @@ enum verdict sys_int(struct x86_cpu *cpu, const struct x86_insn *insn)
 
 enum verdict sys_int1(struct x86_cpu *cpu, const struct x86_insn *insn)
 {
-	return software_interrupt(cpu, insn, X86_DB, 0);
+	uint64_t held = cpu->db_pending & 0xf; /* by a MOV SS before it: both are one #DB */
+
+	TRY(software_interrupt(cpu, insn, X86_DB, 0));
+	if (held)
+		cpu->dr6 = (cpu->dr6 & ~0xfull) | held;
+	cpu->db_pending &= (uint8_t)~0xf;
+	return V_DONE;
 }
 
 enum verdict sys_int3(struct x86_cpu *cpu, const struct x86_insn *insn)
