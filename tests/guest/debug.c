@@ -562,7 +562,7 @@ TEST(general_detect)
 	CHECK_EQ(t->f.rip, (u64)use_dr);
 	CHECK_EQ(t->dr6 & 0x2000, 0x2000);
 	CHECK_EQ(t->f.rflags & FL_RF, FL_RF); /* unlike a breakpoint's fault */
-	CHECK_EQ(READ_DR(7) & 0x2000, 0); /* cleared on entry */
+	CHECK_EQ(READ_DR(7) & 0x2000, 0);     /* cleared on entry */
 	WRITE_DR(6, DR6_CLEAR);
 	WRITE_DR(7, 0x400);
 }

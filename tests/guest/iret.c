@@ -395,7 +395,8 @@ TEST(far_return_outer)
  * Segments of inner rings become null on the way out, but the bases of FS and GS stay, as they do on real processors:
  * kernels count on the base that they have given GS being there when they are entered again.
  */
-SNIPPET(user_bases, 64, "movl %gs, %eax; movl %fs, %ebx; movl %ds, %ecx; movq %gs:8, %rsi; movq %fs:-8, %rdi; int $0x80");
+SNIPPET(user_bases, 64,
+	"movl %gs, %eax; movl %fs, %ebx; movl %ds, %ecx; movq %gs:8, %rsi; movq %fs:-8, %rdi; int $0x80");
 static void load_bases(void)
 {
 	asm volatile("mov %0, %%fs; mov %0, %%gs; mov %0, %%ds" : : "r"(SEL_DATA));

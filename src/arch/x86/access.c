@@ -239,7 +239,7 @@ enum verdict mem_probe(struct x86_cpu *cpu, uint64_t va, unsigned len, unsigned 
 	return V_DONE;
 }
 
-/* Instructions go on at address 0 behind the last one outside 64-bit mode, and nowhere behind the last canonical one. */
+/* Behind the last address instructions go on at 0 outside 64-bit mode, and nowhere behind the last canonical one. */
 static enum verdict fetch_translate(struct x86_cpu *cpu, uint64_t va, struct x86_mapping *m)
 {
 	if (!x86_code64(cpu))

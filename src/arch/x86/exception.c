@@ -265,8 +265,10 @@ static bool makes_double(unsigned first, unsigned second)
  */
 static bool pushes_rf(const struct x86_exception *x)
 {
-	const uint64_t not_faults = (x->dr6 & DR6_BD ? 0 : BIT(X86_DB)) | BIT(X86_NMI) | BIT(X86_BP) | BIT(X86_OF) | BIT(X86_DF) | BIT(X86_MC);
+	const uint64_t not_faults = BIT(X86_DB) | BIT(X86_NMI) | BIT(X86_BP) | BIT(X86_OF) | BIT(X86_DF) | BIT(X86_MC);
 
+	if (x->vector == X86_DB && x->dr6 & DR6_BD)
+		return true;
 	return !x->soft && !x->trap && !(not_faults >> x->vector & 1);
 }
 

@@ -70,7 +70,10 @@ static inline uint64_t phys_reserved(const struct x86_cpu *cpu)
 	return (BIT(52) - 1) & ~(BIT(bits_used) - 1);
 }
 
-/* #AC(0) for an operand of `len` bytes (a power of two; a far pointer's offset, SDM Vol. 3A table 7-7) of user code with CR0.AM and RFLAGS.AC (SDM Vol. 3A 7.15). */
+/*
+ * #AC(0) for an operand of `len` bytes (a power of two) of user code with CR0.AM and RFLAGS.AC (SDM Vol. 3A 7.15). A
+ * far pointer is aligned as its offset (table 7-7).
+ */
 static inline enum verdict check_alignment(struct x86_cpu *cpu, uint64_t linear, unsigned len)
 {
 	if (likely(!(cpu->rflags & FL_AC)) || cpu->cpl != 3 || !(cpu->cr0 & CR0_AM) || !(linear & (len - 1)))

@@ -24,7 +24,8 @@ static bool is_flag(const bool *flag)
 static bool rflags_good(const struct x86_cpu *cpu)
 {
 	return (cpu->rflags & RFLAGS_FIXED) == FL_FIXED1 && cpu->shadow <= 2 &&
-	       !(cpu->db_pending & ~(0xf | X86_NO_STEP | X86_TRAP_DUE)) && is_flag(&cpu->nmi_blocked) && is_flag(&cpu->halted);
+	       !(cpu->db_pending & ~(0xf | X86_NO_STEP | X86_TRAP_DUE)) && is_flag(&cpu->nmi_blocked) &&
+	       is_flag(&cpu->halted);
 }
 
 /* SDM Vol. 3A 2.5, 4.1.1, 10.8.5. */

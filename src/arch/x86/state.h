@@ -210,7 +210,7 @@ struct x86_mmio_queue {
 #define X86_NO_STEP \
 	0x80 /* in db_pending: the instruction cleared TF on its way into a handler, no single-step trap after it */
 #define X86_TRAP_DUE \
-	0x40 /* in db_pending: a debug trap, in exc, comes before all else but what the instruction asks of the monitor */
+	0x40 /* in db_pending: a debug trap, in exc, is due once the monitor has done what it is asked for */
 
 struct guest_memory;
 

@@ -144,7 +144,7 @@ struct tr_vcpu {
 	bool nmi_window;               /* leave as soon as interrupts, NMIs can be taken */
 	_Atomic bool
 		in_code; /* running translated code or a light helper, or about to: nothing of the cache may go away */
-	bool give_up; /* these instructions are to go by the TLB now */
+	bool give_up;    /* these instructions are to go by the TLB now */
 	unsigned gave_up_count;
 	uint64_t gave_up[64]; /* guest-physical addresses */
 	bool exclusive;       /* in thunk_exclusive: stores into translated code are dealt with afterwards, too */
