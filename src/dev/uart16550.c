@@ -239,13 +239,14 @@ static void write_reg(struct uart16550 *u, unsigned reg, uint8_t value)
 	}
 }
 
-/* True: the byte goes out on the wire. It is sent before anyone can ask, so the holding register is empty again. */
+/*
+ * True: the byte goes out on the wire. It is sent before anyone can ask, so the holding register is empty again: the
+ * interrupt request falls with the write and rises when the byte is gone, an edge for each.
+ */
 static bool transmit(struct uart16550 *u, uint8_t byte)
 {
-	if (u->lcr & LCR_DLAB) {
-		u->divisor[0] = byte;
-		return false;
-	}
+	u->tx_interrupt = false;
+	update(u);
 	u->tx_interrupt = true;
 	if (!(u->mcr & MCR_LOOP))
 		return true;
@@ -255,15 +256,15 @@ static bool transmit(struct uart16550 *u, uint8_t byte)
 
 static void write_data(struct uart16550 *u, uint8_t byte)
 {
-	bool out;
+	bool out = false;
 
 	host_lock(&u->tx_lock);
 	host_lock(&u->lock);
 	u->polls = 0;
-	/* The interrupt request falls with the write and rises when the byte is gone: an edge for each. */
-	u->tx_interrupt = false;
-	update(u);
-	out = transmit(u, byte);
+	if (u->lcr & LCR_DLAB) /* the transmitter has no part in it */
+		u->divisor[0] = byte;
+	else
+		out = transmit(u, byte);
 	update(u);
 	host_unlock(&u->lock);
 	if (out && u->config.write)

@@ -152,6 +152,29 @@ TEST(transmit_interrupt)
 	end();
 }
 
+/* The divisor's low byte lies where the transmitter's does, and is none: an interrupt that waits goes on waiting. */
+TEST(divisor_sends_nothing)
+{
+	begin();
+	wr(4, 8);
+	wr(1, 2);
+	CHECK(irq.level);
+	irq.rises = 0;
+	wr(3, 0x83);
+	wr(0, 1);
+	wr(1, 0);
+	wr(3, 0x03);
+	CHECK(irq.level);
+	CHECK_EQ(irq.rises, 0);
+	CHECK_EQ(rd(2), 0x02);
+	wr(3, 0x83); /* nor does it ask for one */
+	wr(0, 2);
+	CHECK(!irq.level);
+	CHECK_EQ(rd(2), 0x01);
+	CHECK_EQ(sent_len, 0);
+	end();
+}
+
 TEST(receive_fifo)
 {
 	begin();
