@@ -17,10 +17,10 @@ static uint64_t elapsed(const struct pit_channel *c, uint64_t now)
 	return c->running ? now - c->start : c->frozen;
 }
 
-/* A new count of a periodic mode begins with the next period. */
+/* A new count of a periodic mode begins with the next period; that of a triggered one waits for the trigger. */
 void pit_channel_settle(struct pit_channel *c, uint64_t now)
 {
-	if (!c->next_count || !c->running || (int64_t)(now - c->next_start) < 0)
+	if (!c->next_count || is_triggered(c) || !c->running || (int64_t)(now - c->next_start) < 0)
 		return;
 	c->start = c->next_start;
 	c->count = c->next_count;
@@ -107,12 +107,16 @@ static void load(struct pit_channel *c, uint16_t value, uint64_t now)
 		c->next_start = c->start + (elapsed(c, now) / c->count + 1) * c->count;
 		return;
 	}
-	c->count = count;
-	c->next_count = 0;
-	if (is_triggered(c)) { /* armed; as if its count had run out long ago until the gate rises */
-		c->running = false;
-		c->frozen = c->loaded ? c->frozen : UINT32_MAX;
+	if (is_triggered(c)) {
+		c->next_count = count;
+		if (!c->loaded) { /* armed; as if a count had run out long ago until the gate rises */
+			c->count = count;
+			c->running = false;
+			c->frozen = UINT32_MAX;
+		}
 	} else {
+		c->count = count;
+		c->next_count = 0;
 		start(c, now);
 	}
 	c->loaded = true;

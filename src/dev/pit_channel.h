@@ -20,7 +20,8 @@ struct pit_channel {
 	bool loaded;                          /* has a count since the mode was set */
 	bool running;        /* false: `frozen` ticks have been counted, and no more are (gate, half-written count) */
 	uint32_t count;      /* initial count, 1..65536 (10000 in BCD) */
-	uint32_t next_count; /* modes 2 and 3: takes effect when the period ends, at next_start; 0 none */
+	/* Takes effect in modes 2 and 3 when the period ends, at next_start, in 1 and 5 with the trigger; 0 none. */
+	uint32_t next_count;
 	uint64_t next_start;
 	uint64_t start; /* tick at which the count began, when running */
 	uint64_t frozen;

@@ -248,6 +248,46 @@ TEST(triggered_modes)
 	end();
 }
 
+/* A pulse, and what follows it, is not changed by a new count: that is for the next trigger (modes 1 and 5). */
+TEST(triggered_modes_keep_their_count)
+{
+	begin();
+	outb(0x61, 0);
+	program(2, 1, 100);
+	CHECK_EQ(status(2) & 0x40, 0x40); /* not in the counting element before the trigger */
+	outb(0x61, 1);
+	CHECK_EQ(status(2) & 0x40, 0);
+	ticks(40);
+	outb(0x42, 200);
+	outb(0x42, 0);
+	CHECK_EQ(count(2), 60);
+	CHECK_EQ(status(2), 0x72); /* low, null count */
+	ticks(60);
+	CHECK_EQ(inb(0x61) & 0x20, 0x20);
+	outb(0x42, 44); /* after the pulse as well */
+	outb(0x42, 1);
+	ticks(50);
+	CHECK_EQ(inb(0x61) & 0x20, 0x20);
+	CHECK_EQ(count(2), 65536 - 50);
+	outb(0x61, 0);
+	outb(0x61, 1);
+	CHECK_EQ(count(2), 300);
+	CHECK_EQ(status(2), 0x32);
+	ticks(299);
+	CHECK_EQ(inb(0x61) & 0x20, 0);
+	ticks(1);
+	CHECK_EQ(inb(0x61) & 0x20, 0x20);
+	program(2, 5, 100);
+	outb(0x61, 0);
+	outb(0x61, 1);
+	ticks(50);
+	outb(0x42, 200);
+	outb(0x42, 0);
+	ticks(50);
+	CHECK_EQ(inb(0x61) & 0x20, 0); /* the strobe of the first */
+	end();
+}
+
 /* As Linux calibrates the TSC: mode 0 on channel 2, gate on, read the count's high byte, wait for the output. */
 TEST(calibration)
 {
@@ -388,6 +428,21 @@ TEST(state)
 	CHECK_EQ(other_irq.rises, 2);
 	CHECK_EQ(irq.rises, 2);
 	CHECK_EQ(bus_read(&other_bus, BUS_PORT, 0x61, 1, 0) & 1, 1);
+	outb(0x61, 0); /* a one-shot under way, and the count of the next */
+	program(2, 1, 100);
+	outb(0x61, 1);
+	ticks(40);
+	outb(0x42, 200);
+	outb(0x42, 0);
+	move_state(pit8254_device(pit), e);
+	ticks(60);
+	CHECK_EQ(bus_read(&other_bus, BUS_PORT, 0x61, 1, 0) & 0x20, 0x20);
+	bus_write(&other_bus, BUS_PORT, 0x61, 1, 0, 0);
+	bus_write(&other_bus, BUS_PORT, 0x61, 1, 1, 0);
+	ticks(199);
+	CHECK_EQ(bus_read(&other_bus, BUS_PORT, 0x61, 1, 0) & 0x20, 0);
+	ticks(1);
+	CHECK_EQ(bus_read(&other_bus, BUS_PORT, 0x61, 1, 0) & 0x20, 0x20);
 	for (unsigned i = 0; i < 300; i++) {
 		load_noise(e, i);
 		pass(1000000);
