@@ -259,7 +259,9 @@ void lapic_reset(struct lapic *apic, bool init)
 		atomic_store(&apic->base, APIC_MMIO_BASE | APIC_BASE_ENABLE | bsp);
 	}
 	reset_registers(apic);
-	atomic_store(&apic->events, 0);
+	/* What was latched before INIT went with it when that was taken; a SIPI that has come since is for after it. */
+	if (!init)
+		atomic_store(&apic->events, 0);
 }
 
 void lapic_virtual_wire(struct lapic *apic)

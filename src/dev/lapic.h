@@ -23,7 +23,10 @@
 #define LAPIC_NONE (-1)
 #define LAPIC_EXTINT 256 /* from lapic_pending: the 8259 has the vector, lapic_ack asks it */
 
-/* Power-on state; with `init` that after INIT, which leaves IA32_APIC_BASE alone. Latched events are dropped. */
+/*
+ * Power-on state, latched events are dropped; with `init` that after INIT, which leaves IA32_APIC_BASE alone, and events
+ * that have been latched since INIT was taken.
+ */
 void lapic_reset(struct lapic *apic, bool init);
 /* LINT0 = ExtINT, LINT1 = NMI, software enable: how a PC's firmware hands over the boot processor (MP spec 3.6.2.2). */
 void lapic_virtual_wire(struct lapic *apic);

@@ -301,6 +301,24 @@ TEST(init_sipi_nmi)
 	end();
 }
 
+/* The processor takes INIT, and what is sent meanwhile comes after it: the start-up IPI is not forgotten. */
+TEST(sipi_while_init_is_taken)
+{
+	uint8_t vector = 0;
+
+	begin();
+	icr(0, 1, 0x4500);
+	CHECK_EQ(lapic_take_events(l[1], &vector), BIT(APIC_EVENT_INIT));
+	icr(0, 1, 0x4609);
+	lapic_reset(l[1], true);
+	CHECK_EQ(lapic_take_events(l[1], &vector), BIT(APIC_EVENT_SIPI));
+	CHECK_EQ(vector, 9);
+	icr(0, 1, 0x4500); /* power is another matter */
+	lapic_reset(l[1], false);
+	CHECK_EQ(lapic_events(l[1]), 0);
+	end();
+}
+
 TEST(init_keeps_mode)
 {
 	begin();
