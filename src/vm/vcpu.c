@@ -163,7 +163,10 @@ static void want_window(struct vcpu *v, bool interrupt, bool nmi)
 	v->vm->ops->want_window(v->engine, interrupt, nmi);
 }
 
-/* Delivers what can be: an NMI before an interrupt (SDM Vol. 3A table 6-2). False: to be tried again. */
+/*
+ * Delivers what can be: an NMI before an interrupt (SDM Vol. 3A table 6-2). False: to be tried again, or there is
+ * another one, for which the engine may have to watch: nothing says that the first one's handler leaves guest code.
+ */
 static bool inject(struct vcpu *v)
 {
 	struct x86_cpu *cpu = v->cpu;
@@ -186,7 +189,7 @@ static bool inject(struct vcpu *v)
 	v->acked = -1;
 	pc_interrupt_taken(v->vm->pc);
 	pv_interrupt_delivered(v);
-	return true;
+	return lapic_pending(v->lapic) == LAPIC_NONE;
 }
 
 /* A guest whose handlers take longer than its timers' periods still gets on, after so many. */
