@@ -171,6 +171,7 @@ static bool inject(struct vcpu *v)
 {
 	struct x86_cpu *cpu = v->cpu;
 
+	pv_leave_guest(v); /* an offer that has not reached the guest: what has come since may wait for that end */
 	if (v->nmi && x86_can_nmi(cpu)) {
 		if (!delivered(v, v->vm->ops->nmi(v->engine)))
 			return false;

@@ -700,6 +700,62 @@ TEST(deadline_follows_tsc)
 	vm_destroy(vm);
 }
 
+/* Where the guest's flag for the end of an interrupt is (--pv eoi), and a vector of VECTOR's class. */
+#define EOI_FLAG 0x6000
+#define OTHER_VECTOR (VECTOR | 0xf)
+
+static bool request_once;
+
+/* Another processor's IPI, just when the flag has been offered, and before the guest runs on. */
+static void flag_written(void *opaque, uint64_t gpa, uint64_t len)
+{
+	struct vm *vm = opaque;
+	struct apic_message msg = {.wide = true, .mode = APIC_FIXED, .vector = VECTOR};
+
+	if (!request_once || gpa != EOI_FLAG)
+		return;
+	request_once = false;
+	apic_bus_send(pc_apic(vm->pc), &msg);
+}
+
+static enum x86_exit_kind end_by_flag(struct fake_cpu *f)
+{
+	uint8_t flag = 0;
+
+	switch (f->step++) {
+	case 0:
+		return wrmsr(f, MSR_IA32_APIC_BASE, APIC_MMIO_BASE | APIC_BASE_ENABLE | APIC_BASE_EXTD | APIC_BASE_BSP);
+	case 1:
+		return wrmsr(f, MSR_X2APIC_FIRST + 0xf, 0x1ff);
+	case 2:
+		return wrmsr(f, 0x4b564d04, EOI_FLAG | 1);
+	case 3:
+		request_once = true;
+		return send_ipi(f, 0, OTHER_VECTOR);
+	case 4: /* in its handler */
+		CHECK(!request_once && !f->taken);
+		guest_memory_read(f->cpu.mem, EOI_FLAG, &flag, 1);
+		if (!(flag & 1))
+			return wrmsr(f, MSR_X2APIC_FIRST + 0xb, 0);
+		flag = 0;
+		guest_memory_write(f->cpu.mem, EOI_FLAG, &flag, 1);
+	} /* and goes on, without an exit, with the other one still to come */
+	f->seen = f->taken;
+	return power_off(f);
+}
+
+TEST(nothing_waits_behind_an_offered_end)
+{
+	struct vm *vm = make(1, end_by_flag, false);
+
+	vm->mem.code[EOI_FLAG >> PAGE_SHIFT] = 1;
+	vm->mem.code_written = flag_written;
+	vm->mem.code_opaque = vm;
+	CHECK_EQ(vm_run(vm).reason, VM_END_POWER_OFF);
+	CHECK_EQ(fakes[0]->seen, 1);
+	vm_destroy(vm);
+}
+
 static void *save_it(void *arg)
 {
 	struct helper *h = arg;
