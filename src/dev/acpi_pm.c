@@ -163,7 +163,8 @@ static void state(void *opaque, struct state_stream *s)
 	uint64_t ticks;
 
 	host_lock(&pm->lock);
-	update(pm);
+	if (s->saving) /* else the SCI is not ours: who it leads to has been loaded already */
+		update(pm);
 	ticks = now_ticks(pm);
 	state_field(s, ticks);
 	state_field(s, pm->reg);

@@ -370,7 +370,8 @@ static void state(void *opaque, struct state_stream *s)
 	struct rtc *rtc = opaque;
 
 	host_lock(&rtc->lock);
-	update(rtc);
+	if (s->saving) /* else the line is not ours: who it leads to has been loaded already */
+		update(rtc);
 	state_field(s, rtc->index);
 	state_field(s, rtc->cmos);
 	state_field(s, rtc->offset);

@@ -331,6 +331,14 @@ TEST(state)
 	CHECK(other_irq.level);
 	bus_write(&other_bus, BUS_PORT, 0x70, 1, 9, 0);
 	CHECK_EQ(bus_read(&other_bus, BUS_PORT, 0x71, 1, 0), 0x30);
+	/* Its line as it was before is not shown to who has been loaded already, and has it low. */
+	bus_read(&test_bus, BUS_PORT, 0x71, 1, 0);
+	wr(0x0b, 0x02);
+	rd(0x0c);
+	CHECK(other_irq.level && !irq.level);
+	other_irq = (struct wire){0};
+	move_state(rtc_device(rtc), e);
+	CHECK_EQ(other_irq.rises, 0);
 	for (unsigned i = 0; i < 100; i++) {
 		load_noise(e, i);
 		pass(NS_PER_S);
