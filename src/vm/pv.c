@@ -400,7 +400,8 @@ void pv_state(struct vcpu *v, struct state_stream *s)
 		return;
 	atomic_store(&v->pv.kicked, kicked);
 	v->pv.steal_time &= ~(uint64_t)STEAL_RESERVED;
-	v->pv.stolen = 0; /* begins anew, from when it is looked at next */
+	v->pv.eoi_offered &= v->pv.eoi & ENABLED;
+	v->pv.stolen = v->pv.steal_due = 0; /* begins anew, from when it is looked at next */
 }
 
 /* The host that loads may have a TSC of another frequency. */

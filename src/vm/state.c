@@ -59,11 +59,16 @@ static void memory_state(struct vm *vm, struct state_stream *s)
 	}
 }
 
+/* Of the VM's time, in ns: 18 years. Deadlines are sums with it, and in ticks of the TSC it is to fit as well. */
+#define CLOCK_MAX BIT(59)
+
 static void clock_state(struct vm *vm, struct state_stream *s)
 {
 	uint64_t now = clock_now(vm->clock);
 
 	state_field(s, now);
+	if (now > CLOCK_MAX)
+		state_refuse(s, "a time that no machine has come to");
 	if (!s->saving && !s->failed)
 		clock_set(vm->clock, now);
 }

@@ -90,6 +90,7 @@ void vcpu_state(struct vcpu *v, struct state_stream *s)
 	if (s->saving)
 		return;
 	v->wait_sipi = wait_sipi;
+	v->measure = (struct measure){0}; /* its times are of the clock that was */
 	if (v->acked < 0 || v->acked > 255)
 		v->acked = -1;
 	vcpu_state_replaced(v);

@@ -768,8 +768,22 @@ static void *save_it(void *arg)
 	h->failed = s.failed || s.len < PAGE_SIZE;
 	struct state_stream load = {.data = s.data, .len = s.len};
 	fakes[0]->cpu.gpr[RAX] = 0;
+	/* Times of this machine's own past mean nothing to the one that is loaded, which may be younger. */
+	struct vcpu *v = &h->vm->vcpu[0];
+	v->pv.steal_due = v->measure.looked = v->measure.polled = BIT(50);
+	v->measure.on = true;
+	v->measure.looks = 1;
 	vm_state(h->vm, &load);
 	h->failed |= load.failed || load.pos != load.len || fakes[0]->cpu.gpr[RAX] != 0x1234;
+	h->failed |= v->pv.steal_due || v->measure.on || v->measure.looks;
+	/* A time at which the sums of deadlines would not fit any more is none. */
+	uint64_t now = clock_now(h->vm->clock), never = UINT64_MAX - 1;
+	uint8_t *at = memmem(s.data, s.len, &now, sizeof(now));
+	struct state_stream late = {.data = s.data, .len = s.len};
+	if (at)
+		memcpy(at, &never, sizeof(never));
+	vm_state(h->vm, &late);
+	h->failed |= !at || !late.failed || clock_now(h->vm->clock) != now;
 	/* Cut short it fails, and does no harm. */
 	struct state_stream cut = {.data = s.data, .len = s.len / 2};
 	vm_state(h->vm, &cut);
