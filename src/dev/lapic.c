@@ -271,18 +271,32 @@ void lapic_virtual_wire(struct lapic *apic)
 	lapic_put(&apic->lvt[LVT_LINT1], APIC_NMI << 8);
 }
 
+/* The bits that a guest may set. */
+static uint64_t base_bits(const struct apic_bus_config *config)
+{
+	uint64_t address = ((config->phys_bits ? BIT(config->phys_bits) : BIT(52)) - 1) & ~0xfffull;
+
+	return address | APIC_BASE_BSP | APIC_BASE_ENABLE | (config->x2apic ? APIC_BASE_EXTD : 0);
+}
+
+uint64_t lapic_possible_base(const struct lapic *apic, uint64_t value)
+{
+	value &= base_bits(&apic->bus->config) & ~APIC_BASE_BSP;
+	if (!(value & APIC_BASE_ENABLE))
+		value &= ~APIC_BASE_EXTD;
+	return value | (apic->id == 0 ? APIC_BASE_BSP : 0);
+}
+
 /*
  * Modes by bits 11 (enable) and 10 (x2APIC), SDM Vol. 3A 11.12.5: disabled ↔ xAPIC → x2APIC → disabled, all else is
  * #GP. Another base address is kept, and the register page is then nowhere.
  */
 bool lapic_set_base(struct lapic *apic, uint64_t value)
 {
-	const struct apic_bus_config *config = &apic->bus->config;
 	uint64_t old = lapic_base(apic), mode = value & (APIC_BASE_ENABLE | APIC_BASE_EXTD);
 	uint64_t old_mode = old & (APIC_BASE_ENABLE | APIC_BASE_EXTD);
-	uint64_t address = ((config->phys_bits ? BIT(config->phys_bits) : BIT(52)) - 1) & ~0xfffull;
 
-	if (value & ~(address | APIC_BASE_BSP | APIC_BASE_ENABLE | (config->x2apic ? APIC_BASE_EXTD : 0)))
+	if (value & ~base_bits(&apic->bus->config))
 		return false;
 	if (mode == APIC_BASE_EXTD)
 		return false;

@@ -134,6 +134,9 @@ void lapic_eoi(struct lapic *apic);
 uint32_t lapic_ppr(const struct lapic *apic);
 bool lapic_set_base(struct lapic *apic, uint64_t value);
 
+/* What can be of a value of IA32_APIC_BASE from outside. */
+uint64_t lapic_possible_base(const struct lapic *apic, uint64_t value);
+
 /* lapic_regs.c */
 /* Of what a stream had, what a guest could have written stays. */
 void lapic_regs_loaded(struct lapic *apic);

@@ -189,6 +189,7 @@ static uint32_t writable(const struct lapic *apic, unsigned reg)
 
 void lapic_regs_loaded(struct lapic *apic)
 {
+	atomic_store(&apic->base, lapic_possible_base(apic, lapic_base(apic)));
 	lapic_put(&apic->tpr, lapic_get(&apic->tpr) & writable(apic, REG_TPR));
 	lapic_put(&apic->svr, lapic_get(&apic->svr) & writable(apic, REG_SVR));
 	for (unsigned i = 0; i < LVTS; i++)

@@ -97,4 +97,6 @@ void vm_state(struct vm *vm, struct state_stream *s)
 	clock_state(vm, s);
 	tsc_state(vm, s);
 	pc_state(vm->pc, s); /* its timers count by the two above */
+	for (unsigned i = 0; i < vm->cpus; i++)
+		vm->cpu[i]->apic_base = lapic_base(vm->vcpu[i].lapic);
 }

@@ -731,6 +731,36 @@ TEST(state)
 	end();
 }
 
+/* IA32_APIC_BASE of a stream: modes and bits that there are not do not come of it. */
+TEST(loaded_base)
+{
+	static const struct {
+		uint64_t stream, loaded;
+	} row[] = {
+		{0xfee00d00, 0xfee00d00},
+		{0xfee00800, 0xfee00900},
+		{0xfee00500, 0xfee00100}, /* x2APIC, and off */
+		{~0ull, 0xfffffffd00},
+	};
+	struct state_stream save = {.saving = true};
+	struct device d;
+
+	begin();
+	d = apic_bus_device(apics);
+	d.state(d.opaque, &save);
+	for (unsigned i = 0; i < ARRAY_LEN(row); i++) {
+		struct state_stream load = {.data = save.data, .len = save.len};
+
+		memcpy(save.data + sizeof(uint32_t), &row[i].stream, sizeof(row[i].stream));
+		d.state(d.opaque, &load);
+		CHECK(!load.failed);
+		CHECK_EQ(lapic_base(l[0]), row[i].loaded);
+		CHECK_EQ(lapic_base(l[1]), 0xfee00800);
+	}
+	state_end(&save);
+	end();
+}
+
 TEST(hostile)
 {
 	uint32_t x = 12345;
