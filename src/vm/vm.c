@@ -43,8 +43,11 @@ static void do_reset(struct vm *vm)
 		return;
 	host_unlock(&vm->lock);
 	pc_reset(vm->pc);
-	for (unsigned i = 0; i < vm->cpus; i++)
+	for (unsigned i = 0; i < vm->cpus; i++) {
 		vcpu_reset(&vm->vcpu[i]);
+		/* In step again. Not 0, as the SDM has it: the paravirtual clock begins where the VM's time does. */
+		vcpu_set_tsc_lead(&vm->vcpu[i], 0);
+	}
 	if (!pc_load(vm->pc, &err)) {
 		vm_report_text(vm, "the machine was reset and cannot start again: %s", err.text);
 		vm_stop(vm, VM_END_FAILED, 0);

@@ -700,6 +700,34 @@ TEST(deadline_follows_tsc)
 	vm_destroy(vm);
 }
 
+/* What a guest added to its time-stamp counter is gone with RESET, as IA32_TSC_ADJUST is (SDM Vol. 3A table 9-1). */
+static enum x86_exit_kind move_tsc_and_reset(struct fake_cpu *f)
+{
+	uint64_t far = BIT(50);
+
+	if (f->index)
+		return halt(f);
+	switch (f->step++) {
+	case 0:
+		f->cpu.tsc_offset += far; /* as the core does */
+		return wrmsr(f, 0x10, far);
+	case 1:
+		return out(f, PC_RESET_PORT, 1, PC_RESET_VALUE);
+	}
+	f->between = __builtin_ia32_rdtsc() + f->cpu.tsc_offset >= far;
+	return power_off(f);
+}
+
+TEST(reset_puts_tsc_back)
+{
+	struct vm *vm = make(2, move_tsc_and_reset, false);
+
+	CHECK_EQ(vm_run(vm).reason, VM_END_POWER_OFF);
+	CHECK(!fakes[0]->between);
+	CHECK_EQ(fakes[0]->cpu.tsc_offset, fakes[1]->cpu.tsc_offset);
+	vm_destroy(vm);
+}
+
 /* Where the guest's flag for the end of an interrupt is (--pv eoi), and a vector of VECTOR's class. */
 #define EOI_FLAG 0x6000
 #define OTHER_VECTOR (VECTOR | 0xf)
