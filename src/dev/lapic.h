@@ -24,8 +24,8 @@
 #define LAPIC_EXTINT 256 /* from lapic_pending: the 8259 has the vector, lapic_ack asks it */
 
 /*
- * Power-on state, latched events are dropped; with `init` that after INIT, which leaves IA32_APIC_BASE alone, and events
- * that have been latched since INIT was taken.
+ * Power-on state, latched events are dropped; with `init` that after INIT, which leaves IA32_APIC_BASE alone, and
+ * events that have been latched since INIT was taken.
  */
 void lapic_reset(struct lapic *apic, bool init);
 /* LINT0 = ExtINT, LINT1 = NMI, software enable: how a PC's firmware hands over the boot processor (MP spec 3.6.2.2). */

@@ -18,8 +18,8 @@ struct pit_channel {
 	bool high_next_write, high_next_read; /* PIT_ACCESS_BOTH: the low byte has passed */
 	uint8_t low_byte;                     /* written, waiting for the high one */
 	bool loaded;                          /* has a count since the mode was set */
-	bool running;        /* false: `frozen` ticks have been counted, and no more are (gate, half-written count) */
-	uint32_t count;      /* initial count, 1..65536 (10000 in BCD) */
+	bool running;   /* false: `frozen` ticks have been counted, and no more are (gate, half-written count) */
+	uint32_t count; /* initial count, 1..65536 (10000 in BCD) */
 	/* Takes effect in modes 2 and 3 when the period ends, at next_start, in 1 and 5 with the trigger; 0 none. */
 	uint32_t next_count;
 	uint64_t next_start;
