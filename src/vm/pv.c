@@ -43,14 +43,18 @@ struct system_time {
 _Static_assert(sizeof(struct system_time) == 32, "msr.rst");
 #define FLAG_STABLE 1 /* the same on all processors */
 
-/* Both structures begin with a version: who sees an odd one, or another afterwards, reads again. */
+/*
+ * Both structures begin with a version: who sees an odd one, or another afterwards, reads again. Nothing is written
+ * where there is no room for all.
+ */
 static void publish(struct vcpu *v, uint64_t gpa, void *data, size_t len)
 {
 	struct guest_memory *mem = &v->vm->mem;
-	uint32_t version, *first = data;
+	uint32_t version = 0, *first = data;
 
-	if (!guest_memory_read(mem, gpa, &version, sizeof(version)))
+	if (!guest_memory_ptr(mem, gpa, len, true))
 		return;
+	guest_memory_read(mem, gpa, &version, sizeof(version));
 	*first = version & 1 ? version + 2 : version + 1;
 	guest_memory_write(mem, gpa, first, sizeof(*first));
 	atomic_thread_fence(memory_order_seq_cst);

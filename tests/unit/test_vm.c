@@ -728,6 +728,31 @@ TEST(reset_puts_tsc_back)
 	vm_destroy(vm);
 }
 
+/* The paravirtual clocks' structures are written whole or not at all: the last 16 bytes of memory hold neither's. */
+static enum x86_exit_kind clocks_at_the_end(struct fake_cpu *f)
+{
+	uint8_t last[16], zero[16] = {0};
+
+	switch (f->step++) {
+	case 0:
+		return wrmsr(f, 0x4b564d01, (MiB(16) - sizeof(last)) | 1);
+	case 1:
+		return wrmsr(f, 0x4b564d00, MiB(16) - 8);
+	}
+	f->between = !guest_memory_read(f->cpu.mem, MiB(16) - sizeof(last), last, sizeof(last)) ||
+		     memcmp(last, zero, sizeof(last));
+	return power_off(f);
+}
+
+TEST(no_half_a_clock)
+{
+	struct vm *vm = make(1, clocks_at_the_end, false);
+
+	CHECK_EQ(vm_run(vm).reason, VM_END_POWER_OFF);
+	CHECK(!fakes[0]->between);
+	vm_destroy(vm);
+}
+
 /* Where the guest's flag for the end of an interrupt is (--pv eoi), and a vector of VECTOR's class. */
 #define EOI_FLAG 0x6000
 #define OTHER_VECTOR (VECTOR | 0xf)
