@@ -154,14 +154,18 @@ int lapic_pending(struct lapic *apic)
 int lapic_ack(struct lapic *apic)
 {
 	int vector = lapic_pending(apic);
+	bool timer;
 
 	if (vector == LAPIC_EXTINT) {
 		atomic_store(&apic->extint_message, false);
 		return apic->bus->extint.ack(apic->bus->extint.opaque);
 	}
 	if (vector >= 0) {
+		timer = lapic_timer_taking(apic, vector);
 		set_bit(apic->irr, vector, false);
 		set_bit(apic->isr, vector, true);
+		if (timer)
+			lapic_timer_taken(apic);
 	}
 	return vector;
 }

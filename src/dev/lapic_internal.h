@@ -154,6 +154,12 @@ void lapic_timer_set_initial(struct lapic *apic, uint32_t count);
 void lapic_timer_set_divide(struct lapic *apic, uint32_t divide);
 void lapic_timer_set_lvt(struct lapic *apic, uint32_t lvt);
 uint32_t lapic_timer_current(struct lapic *apic);
+/*
+ * Before and after a request becomes service. Periods until the first are one with that request. True: it may be the
+ * timer's, whose lock is held from then on, and the second is to follow.
+ */
+bool lapic_timer_taking(struct lapic *apic, uint8_t vector);
+void lapic_timer_taken(struct lapic *apic);
 uint64_t lapic_timer_tsc_deadline(struct lapic *apic);
 void lapic_timer_set_tsc_deadline(struct lapic *apic, uint64_t deadline);
 void lapic_timer_state(struct lapic *apic, struct state_stream *s);

@@ -80,6 +80,19 @@ static bool settle(struct lapic *apic, uint64_t at)
 	return !(lvt & LVT_MASKED);
 }
 
+/*
+ * While the last one's request waits, another is one with it: then the host's timer stands still until the processor
+ * has taken that, for a guest that takes none, or is held, is not to keep the clock's thread running.
+ */
+static uint64_t next_period(const struct lapic *apic, uint64_t at)
+{
+	const struct lapic_timer *t = &apic->timer;
+
+	if (lapic_requested(apic, LVT_VECTOR(timer_lvt(apic))))
+		return CLOCK_NEVER;
+	return period(t) < PERIOD_MIN_NS ? MAX(t->next, at + PERIOD_MIN_NS) : t->next;
+}
+
 /* The lock is held. */
 static void arm(struct lapic *apic, uint64_t at)
 {
@@ -92,7 +105,7 @@ static void arm(struct lapic *apic, uint64_t at)
 	else if (LVT_TIMER_MODE(lvt) == TIMER_DEADLINE)
 		when = t->tsc_deadline ? deadline_ns(apic, at) : CLOCK_NEVER;
 	else if (t->counting && LVT_TIMER_MODE(lvt) == TIMER_PERIODIC)
-		when = period(t) < PERIOD_MIN_NS ? MAX(t->next, at + PERIOD_MIN_NS) : t->next;
+		when = next_period(apic, at);
 	else if (t->counting)
 		when = t->next;
 	if (when == CLOCK_NEVER && t->armed == CLOCK_NEVER)
@@ -130,6 +143,23 @@ static void fire(void *opaque)
 
 	apic->timer.armed = 0; /* it fired: arm it anew, were it for the same moment */
 	change_end(apic, at, due);
+}
+
+bool lapic_timer_taking(struct lapic *apic, uint8_t vector)
+{
+	uint32_t lvt = timer_lvt(apic);
+
+	if (LVT_TIMER_MODE(lvt) != TIMER_PERIODIC || LVT_VECTOR(lvt) != vector)
+		return false;
+	host_lock(&apic->timer.lock);
+	settle(apic, now(apic));
+	return true;
+}
+
+void lapic_timer_taken(struct lapic *apic)
+{
+	arm(apic, now(apic));
+	host_unlock(&apic->timer.lock);
 }
 
 bool lapic_timer_init(struct lapic *apic)

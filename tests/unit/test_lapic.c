@@ -633,6 +633,43 @@ TEST(timer_too_fast)
 	end();
 }
 
+/* While its interrupt waits, a periodic timer has nothing to say: a guest that takes none costs the host nothing. */
+TEST(timer_not_taken)
+{
+	begin();
+	enable_all();
+	wr(0, 0x3e0, 0xb);
+	wr(0, 0x320, 0x20040);
+	wr(0, 0x380, 30000);
+	test_clock.fired = 0;
+	pass(10000000 + 10000);
+	CHECK(test_clock.fired <= 2);
+	CHECK_EQ(rd(0, 0x390), 10000);
+	CHECK_EQ(lapic_ack(l[0]), 0x40); /* all that passed are one */
+	wr(0, 0xb0, 0);
+	pass(9999);
+	CHECK_EQ(lapic_pending(l[0]), LAPIC_NONE);
+	pass(1);
+	CHECK_EQ(lapic_pending(l[0]), 0x40);
+	test_clock.fired = 0;
+	pass(1000000);
+	CHECK(test_clock.fired <= 1);
+	wr(0, 0x320, 0x20041); /* another vector does not wait */
+	CHECK_EQ(lapic_ack(l[0]), 0x40);
+	wr(0, 0xb0, 0);
+	pass(30000);
+	CHECK_EQ(lapic_ack(l[0]), 0x41);
+	wr(0, 0xb0, 0);
+	send_fixed(0, 0x41, false); /* an IPI of the same vector is the same request */
+	pass(100000);
+	CHECK_EQ(lapic_ack(l[0]), 0x41);
+	wr(0, 0xb0, 0);
+	CHECK_EQ(lapic_pending(l[0]), LAPIC_NONE);
+	pass(30000);
+	CHECK_EQ(lapic_ack(l[0]), 0x41);
+	end();
+}
+
 TEST(timer_tsc_deadline)
 {
 	uint64_t far;
