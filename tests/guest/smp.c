@@ -6,6 +6,7 @@ const char payload[] = "smp";
 #define ROUNDS 20000
 
 static volatile u32 gate;
+static volatile unsigned wrong;
 struct shared {
 	volatile u64 add, xadd, cmpxchg, inc, bts[4], pair[2], mix, spin;
 	volatile u32 lock;
@@ -153,9 +154,39 @@ TEST(split_lock)
 	splitters_ds = SEL_DATA;
 }
 
+/* Two pages that do not follow each other in memory. */
+static void map_apart(void)
+{
+	u64 a = (u64)alloc_pages(1);
+	alloc_pages(3);
+	map(TEST_VA, a, PTE_KERNEL);
+	map(TEST_VA + PAGE, (u64)alloc_pages(1), PTE_KERNEL);
+}
+
+/* The operand is not where the instruction's address says: the register moves it. A bit for each processor. */
+static void bit_splitters(void *arg)
+{
+	u64 at = (u64)arg - 0x300, bit = 0x300 * 8 + 15 * this_cpu() + 1;
+	unsigned lost = 0;
+	barrier_wait(&gate, cpus);
+	for (unsigned i = 0; i < 10000; i++) {
+		bool was, is;
+		asm volatile("lock btsq %2, (%1)" : "=@ccc"(was) : "r"(at), "r"(bit) : "memory");
+		asm volatile("lock btrq %2, (%1)" : "=@ccc"(is) : "r"(at), "r"(bit) : "memory");
+		lost += was || !is;
+	}
+	__atomic_add_fetch(&wrong, lost, __ATOMIC_RELAXED);
+}
+TEST(split_bit_string)
+{
+	map_apart();
+	wrong = 0;
+	smp_all(bit_splitters, (void *)(TEST_VA + PAGE - 4));
+	CHECK_EQ(wrong, 0);
+}
+
 /* Message passing: stores are seen in their order, loads made in theirs (SDM Vol. 3A 8.2.2). */
 static volatile u64 data, flag;
-static volatile unsigned wrong;
 static void message(void *arg)
 {
 	(void)arg;

@@ -55,7 +55,7 @@ static bool split_lock(struct tr_vcpu *v, const struct x86_insn *insn)
 {
 	if (!(insn->flags & INSN_MEM) || (!(insn->flags & INSN_LOCK) && insn->mnemonic != ZYDIS_MNEMONIC_XCHG))
 		return false;
-	uint64_t linear = x86_effective_address(&v->cpu, insn) + x86_operand_base(&v->cpu, insn);
+	uint64_t linear = thunk_operand_offset(&v->cpu, insn) + x86_operand_base(&v->cpu, insn);
 	return (linear & ~PAGE_MASK) + insn->mem_size > PAGE_SIZE;
 }
 

@@ -163,6 +163,13 @@ static uint64_t bit_offset(const struct x86_cpu *cpu, const struct x86_insn *ins
 	return (uint64_t)((bit & ~(bits_in - 1)) / 8);
 }
 
+uint64_t thunk_operand_offset(const struct x86_cpu *cpu, const struct x86_insn *insn)
+{
+	uint64_t off = x86_effective_address(cpu, insn);
+
+	return insn->flags & INSN_BITOFF ? zext(off + bit_offset(cpu, insn), insn->addrsize) : off;
+}
+
 /* AMD's MXCSR.MM lifts the rule for all but the moves that are named aligned; the host applies it to the operand
  * itself. */
 static bool misaligned(const struct x86_cpu *cpu, const struct x86_insn *insn, uint64_t off)
@@ -190,11 +197,9 @@ static enum verdict probe_environment(struct x86_cpu *cpu, const struct thunk_op
 static enum verdict open_operand(struct thunk *t, struct x86_cpu *cpu, const struct x86_insn *insn,
 				 struct thunk_operand *op)
 {
-	uint64_t off = x86_effective_address(cpu, insn);
+	uint64_t off = thunk_operand_offset(cpu, insn);
 	enum verdict v;
 
-	if (insn->flags & INSN_BITOFF)
-		off = zext(off + bit_offset(cpu, insn), insn->addrsize);
 	op->size = insn->mem_size;
 	op->read = insn->mem_read;
 	op->write = insn->mem_write;

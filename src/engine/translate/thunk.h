@@ -24,6 +24,9 @@ void thunk_destroy(struct thunk *t);
  */
 enum verdict thunk_step(struct thunk *t, struct x86_cpu *cpu, const struct x86_insn *insn);
 
+/* Where the memory operand begins in its segment: a register's bit offset may have moved it (SDM Vol. 2, BT). */
+uint64_t thunk_operand_offset(const struct x86_cpu *cpu, const struct x86_insn *insn);
+
 /* Part of the process-wide fault handler (host/guest_signals.h): claims a fault of a thunk running on this thread. */
 struct host_fault_context;
 bool thunk_claim_fault(struct host_fault_context *ctx);
