@@ -185,6 +185,34 @@ TEST(split_bit_string)
 	CHECK_EQ(wrong, 0);
 }
 
+/* One half of the operand is counted up by itself, by a processor with a breakpoint elsewhere. */
+static void half_splitters(void *arg)
+{
+	u64 half = (u64)arg + 4;
+	bool whole = this_cpu() % 2;
+	if (!whole) {
+		asm volatile("movq %0, %%dr0" : : "r"(TEST_VA));
+		asm volatile("movq %0, %%dr7" : : "r"(0x30403ull));
+	}
+	barrier_wait(&gate, cpus);
+	for (unsigned i = 0; i < 100000; i++) {
+		if (whole)
+			asm volatile("lock addq $1, (%0)" : : "r"(arg) : "memory", "cc");
+		else
+			asm volatile("lock addl $1, (%0)" : : "r"(half) : "memory", "cc");
+	}
+	if (!whole)
+		asm volatile("movq %0, %%dr7" : : "r"(0x400ull));
+}
+TEST(split_lock_and_half)
+{
+	u64 at = TEST_VA + PAGE - 4;
+	map_apart();
+	*(volatile u64 *)at = 0;
+	smp_all(half_splitters, (void *)at);
+	CHECK_EQ(*(volatile u64 *)at, (u64)((cpus + 1) / 2) * 100000 << 32 | cpus / 2 * 100000);
+}
+
 /* Message passing: stores are seen in their order, loads made in theirs (SDM Vol. 3A 8.2.2). */
 static volatile u64 data, flag;
 static void message(void *arg)

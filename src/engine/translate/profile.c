@@ -164,12 +164,14 @@ static void on_sample(void *opaque, uint64_t pc)
 	struct tr_engine *eng = v->engine;
 	struct samples *s = eng->profile->cpu[v->index];
 
+	bool in_code = atomic_load(&v->in_code) && !v->stepping;
+
 	s->total++;
-	if (atomic_load(&v->in_code))
+	if (in_code)
 		s->translated[!(v->key & KEY_USER)]++;
 	if (pc - (uintptr_t)eng->code.rx < eng->code.size)
 		count(v, s, (const uint8_t *)(uintptr_t)pc);
-	else if (atomic_load(&v->in_code))
+	else if (in_code)
 		s->helper++;
 	else if (v->running)
 		s->engine++;

@@ -50,7 +50,7 @@ static enum verdict fetch(struct tr_vcpu *v, struct x86_insn *insn)
 	return V_DONE;
 }
 
-/* A locked operand that crosses a page cannot be one access on the host: nobody else may run meanwhile. */
+/* A locked operand that crosses a page cannot be one access on the host: nobody else may do one meanwhile. */
 static bool split_lock(struct tr_vcpu *v, const struct x86_insn *insn)
 {
 	if (!(insn->flags & INSN_MEM) || (!(insn->flags & INSN_LOCK) && insn->mnemonic != ZYDIS_MNEMONIC_XCHG))
@@ -61,11 +61,13 @@ static bool split_lock(struct tr_vcpu *v, const struct x86_insn *insn)
 
 static enum verdict thunk_exclusive(struct tr_vcpu *v, const struct x86_insn *insn)
 {
+	vcpu_code_leave(v);
 	exclusive_begin(v->engine, v);
 	v->exclusive = true;
 	enum verdict r = thunk_step(v->thunk, &v->cpu, insn);
 	v->exclusive = false;
 	exclusive_end(v->engine);
+	vcpu_code_enter(v);
 	return r;
 }
 
@@ -132,6 +134,17 @@ static enum verdict traps(struct x86_cpu *cpu, enum verdict verdict, uint64_t wa
 	return verdict;
 }
 
+/* As if it were translated: it does not run while somebody is exclusive, who may be in the middle of a split lock. */
+static enum verdict carry_out_in_turn(struct tr_vcpu *v, const struct x86_insn *insn)
+{
+	vcpu_code_enter(v);
+	v->stepping = true;
+	enum verdict r = carry_out(v, insn);
+	v->stepping = false;
+	vcpu_code_leave(v);
+	return r;
+}
+
 enum verdict step(struct tr_vcpu *v)
 {
 	struct x86_cpu *cpu = &v->cpu;
@@ -148,7 +161,7 @@ enum verdict step(struct tr_vcpu *v)
 	if (verdict == V_DONE)
 		verdict = fetch(v, &insn);
 	if (verdict == V_DONE)
-		verdict = carry_out(v, &insn);
+		verdict = carry_out_in_turn(v, &insn);
 	if (verdict == V_DONE && insn.mnemonic == ZYDIS_MNEMONIC_SYSRET && (cpu->rflags & FL_TF)) {
 		debug = true; /* the TF that SYSRET loads traps after SYSRET itself */
 		was |= FL_TF;

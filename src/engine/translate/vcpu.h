@@ -116,8 +116,8 @@ struct tr_vcpu {
 	struct tr_engine *engine;
 	struct thunk *thunk;
 	unsigned index;
-	bool running; /* inside run(): for the profile */
-	uint32_t key; /* of the code to run now: mode_key() */
+	bool running, stepping; /* inside run(), in an instruction of the slow path: for the profile */
+	uint32_t key;           /* of the code to run now: mode_key() */
 	bool large_user,
 		large_kernel; /* entries of larger pages may be in the TLB, in that half of the address space */
 	bool exec_large[2]; /* code runs in larger pages, which exec_filter does not tell of; by half (1: the kernel's)
@@ -142,9 +142,9 @@ struct tr_vcpu {
 	bool noshare;                  /* the next block looked up is to be the variant that shares no checks */
 	uint32_t window;               /* leave as soon as interrupts can be taken; translated code looks at it */
 	bool nmi_window;               /* leave as soon as interrupts, NMIs can be taken */
-	_Atomic bool
-		in_code; /* running translated code or a light helper, or about to: nothing of the cache may go away */
-	bool give_up;    /* these instructions are to go by the TLB now */
+	_Atomic bool in_code; /* running translated code, a light helper or an instruction of the slow path, or about
+				 to: nothing of the cache may go away */
+	bool give_up;         /* these instructions are to go by the TLB now */
 	unsigned gave_up_count;
 	uint64_t gave_up[64]; /* guest-physical addresses */
 	bool exclusive;       /* in thunk_exclusive: stores into translated code are dealt with afterwards, too */
