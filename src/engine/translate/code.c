@@ -121,13 +121,27 @@ void code_destroy(struct tr_engine *eng)
 	host_cond_destroy(&eng->excl_cond);
 }
 
+/* With the lock there is no far jump whose cold code is not known yet. */
+static void forget(struct tr_vcpu *v)
+{
+	struct tr_engine *eng = v->engine;
+	host_lock(&eng->lock);
+	if (atomic_exchange(&v->forget, 0) & FORGET_FARS)
+		quick_fars_lost(v);
+	jc_flush(v);
+	host_unlock(&eng->lock);
+}
+
 void vcpu_code_enter(struct tr_vcpu *v)
 {
 	struct tr_engine *eng = v->engine;
 	for (;;) {
 		atomic_store(&v->in_code, true);
-		if (likely(!atomic_load(&eng->excl_pending)))
+		if (likely(!atomic_load(&eng->excl_pending))) {
+			if (unlikely(atomic_load_explicit(&v->forget, memory_order_relaxed)))
+				forget(v);
 			return;
+		}
 		atomic_store(&v->in_code, false);
 		host_lock(&eng->excl_lock);
 		host_cond_broadcast(&eng->excl_cond);
@@ -181,11 +195,12 @@ void exclusive_end(struct tr_engine *eng)
 	host_unlock(&eng->excl_owner);
 }
 
-static void flush_lookups(struct tr_engine *eng)
+/* Exclusive: whoever is not in translated code sees to it before he is. */
+static void flush_lookups(struct tr_engine *eng, unsigned what)
 {
 	for (unsigned i = 0; i < eng->cpus; i++)
 		if (eng->vcpu[i])
-			jc_flush(eng->vcpu[i]);
+			atomic_fetch_or(&eng->vcpu[i]->forget, what);
 }
 
 /* Empties the cache. Exclusive, with the lock held. */
@@ -193,13 +208,14 @@ static void flush(struct tr_engine *eng)
 {
 	free_pages(eng);
 	eng->page_slots = eng->fars = 0;
+	atomic_store(&eng->fars_known, 0);
 	eng->records.used = BLOCK_ALIGN;
 	eng->pages_free = 0;
 	eng->blocks = 0;
 	for (unsigned i = 0; i < PARTS; i++)
 		eng->emit[i].p = eng->part_start[i];
 	eng->stats.flushes++;
-	flush_lookups(eng);
+	flush_lookups(eng, FORGET_LOOKUPS | FORGET_FARS);
 }
 
 static bool full(const struct tr_engine *eng)
@@ -280,6 +296,7 @@ static void make(struct tr_vcpu *v, uint64_t gpa, uint64_t tail, uint16_t off, u
 		populate(eng, i);
 	struct block *b = translate_block(v, &src, off, key);
 	v->tsc_translator += __builtin_ia32_rdtsc() - t0;
+	atomic_store(&eng->fars_known, eng->fars); /* not before */
 	if (unlikely(eng->profile))
 		profile_block(eng, v, b, (linear_rip(&v->cpu) & PAGE_MASK) | off);
 	eng->sorted[eng->blocks] = record_at(eng, b);
@@ -472,7 +489,7 @@ static void page_written(struct tr_engine *eng, struct code_page *page, unsigned
 		page_release(eng, page);
 	else if (!n)
 		return;
-	flush_lookups(eng); /* jump caches name dropped blocks, itlbs perhaps released pages */
+	flush_lookups(eng, FORGET_LOOKUPS); /* jump caches name dropped blocks, itlbs perhaps released pages */
 }
 
 /* Around what makes blocks go: nobody runs one, and nobody makes one. */
@@ -523,7 +540,7 @@ void code_by_tlb(struct tr_engine *eng, struct tr_vcpu *self, const uint64_t *gp
 		go_by_tlb(eng, gpa[i]);
 	if (!eng->by_tlb_since)
 		eng->by_tlb_since = __builtin_ia32_rdtsc();
-	flush_lookups(eng);
+	flush_lookups(eng, FORGET_LOOKUPS);
 	change_end(eng);
 }
 
@@ -543,6 +560,6 @@ void code_by_windows(struct tr_engine *eng, struct tr_vcpu *self)
 		if (page_of(eng, at)->by_tlb)
 			go_by_windows(eng, page_of(eng, at));
 	eng->by_tlb_since = 0;
-	flush_lookups(eng);
+	flush_lookups(eng, FORGET_LOOKUPS);
 	change_end(eng);
 }

@@ -191,6 +191,7 @@ struct tr_engine {
 	uint32_t page_slots;           /* given to pages */
 	uint32_t *slot_page;           /* struct code_page, by slot */
 	uint32_t fars;                 /* numbers given to far jumps */
+	_Atomic uint32_t fars_known;   /* of them; of the others, being translated, far_cold is not true yet */
 	uint32_t *far_cold;            /* where each goes while its target is not known: host code's number */
 	_Atomic uint64_t by_tlb_since; /* TSC at which the first of code_page.by_tlb was made; 0: there is none */
 	uint32_t *sorted;              /* live and dead blocks by host address, of either part */

@@ -133,6 +133,11 @@ void quick_user_refresh(struct tr_vcpu *v)
 	v->quick_stale = false;
 }
 
+void quick_fars_lost(struct tr_vcpu *v)
+{
+	v->quick_log[0].far.count = QUICK_LOG + 1;
+}
+
 void quick_flush(struct tr_vcpu *v, bool kernel)
 {
 	struct quick_log *log = &v->quick_log[kernel];
@@ -140,8 +145,10 @@ void quick_flush(struct tr_vcpu *v, bool kernel)
 		jump_forget(v, kernel, list_at(&log->jump, i));
 	for (uint32_t i = 0; i < list_length(&log->page, CODE_SLOTS); i++)
 		v->place[list_at(&log->page, i)][kernel].seen = 0;
-	for (uint32_t i = 0; i < list_length(&log->far, v->engine->fars); i++)
-		far_forget(v, list_at(&log->far, i));
+	uint32_t fars = atomic_load(&v->engine->fars_known);
+	for (uint32_t i = 0; i < list_length(&log->far, fars); i++)
+		if (list_at(&log->far, i) < fars)
+			far_forget(v, list_at(&log->far, i));
 	if (log->begun)
 		jump_forget(v, kernel, 0);
 	log->jump.count = log->page.count = log->far.count = 0;

@@ -82,6 +82,8 @@ void quick_far_fill(struct tr_vcpu *v, bool kernel, const struct far_jump *jump,
 /* window_delta is another. */
 void quick_deltas_changed(struct tr_vcpu *v, bool kernel);
 void quick_flush(struct tr_vcpu *v, bool kernel);
+/* The cache has been emptied: at the next flush all far pointers go, whatever is known of them. */
+void quick_fars_lost(struct tr_vcpu *v);
 /*
  * User code is about to run, and what is known of where it is has been flushed: if it is the same address space and all
  * the pages are where they were, as nearly always, it is still known.

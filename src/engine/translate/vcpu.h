@@ -80,6 +80,13 @@ enum tr_exit {
 
 #define RIP_KNOWN 0xffffffffu
 
+/* What a virtual CPU is to forget before it runs on. It does so itself: out of translated code it may be doing that
+ * already. */
+enum {
+	FORGET_LOOKUPS = 1 << 0, /* jump caches and itlbs: blocks have been dropped */
+	FORGET_FARS = 1 << 1,    /* and all far pointers: the cache has been emptied */
+};
+
 struct tr_engine;
 struct tr_link;
 struct thunk;
@@ -142,9 +149,10 @@ struct tr_vcpu {
 	bool noshare;                  /* the next block looked up is to be the variant that shares no checks */
 	uint32_t window;               /* leave as soon as interrupts can be taken; translated code looks at it */
 	bool nmi_window;               /* leave as soon as interrupts, NMIs can be taken */
-	_Atomic bool in_code; /* running translated code, a light helper or an instruction of the slow path, or about
-				 to: nothing of the cache may go away */
-	bool give_up;         /* these instructions are to go by the TLB now */
+	_Atomic bool in_code;    /* running translated code, a light helper or an instruction of the slow path, or about
+				    to: nothing of the cache may go away */
+	_Atomic unsigned forget; /* FORGET_*, for vcpu_code_enter; others set them while they are exclusive */
+	bool give_up;            /* these instructions are to go by the TLB now */
 	unsigned gave_up_count;
 	uint64_t gave_up[64]; /* guest-physical addresses */
 	bool exclusive;       /* in thunk_exclusive: stores into translated code are dealt with afterwards, too */
