@@ -149,7 +149,7 @@ static struct engine_vcpu *vcpu_create(struct engine *e, unsigned index, struct 
 	/* Not on its own thread: there is code memory only until the process is confined. */
 	v->thunk = thunk_create();
 	if (!v->thunk) {
-		host_memory_free(v, sizeof(*v));
+		host_memory_free(v, VCPU_SIZE);
 		error_set(err, "no memory for a virtual CPU's code");
 		return NULL;
 	}
