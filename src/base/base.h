@@ -78,6 +78,7 @@ struct error {
 	char text[512];
 };
 
-bool error_set(struct error *err, const char *fmt, ...) __attribute__((format(printf, 2, 3))); /* returns false */
+/* Returns false. Control characters become '?', and what does not fit loses its middle. */
+bool error_set(struct error *err, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 #endif

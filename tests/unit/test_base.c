@@ -45,6 +45,18 @@ TEST(error)
 	error_set(&err, "%s", much);
 	CHECK_EQ(strlen(err.text), sizeof(err.text) - 1);
 	CHECK(!error_set(NULL, "nobody wants to know"));
+	/* A name that is too long loses its middle, not the message around it. */
+	error_set(&err, "cannot read %s: %s", much, "No such file");
+	CHECK_EQ(strlen(err.text), sizeof(err.text) - 1);
+	CHECK(!strncmp(err.text, "cannot read xxx", 15));
+	CHECK(strstr(err.text, "xxx ... xxx"));
+	CHECK_STR(err.text + sizeof(err.text) - 1 - 17, "xxx: No such file");
+	much[511 - strlen("cannot read : No such file")] = 0;
+	error_set(&err, "cannot read %s: %s", much, "No such file");
+	CHECK_EQ(strlen(err.text), 511);
+	CHECK(!strstr(err.text, " ... "));
+	error_set(&err, "cannot read %s", "a\nb\033[1m\177\303\274");
+	CHECK_STR(err.text, "cannot read a?b?[1m?\303\274");
 }
 
 /* What fn() writes on standard error, and how the process that ran it ended. */
