@@ -2,6 +2,7 @@
 #include "cli/cli.h"
 #include "cli/options.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -28,7 +29,9 @@ static int unknown(const char *name)
 {
 	const char *near = nearest(name, &commands[0].name, COMMANDS, sizeof(commands[0]));
 
-	if (near)
+	if (name[0] == '-')
+		complain("unknown option '%s': options follow a command, as in 'doppel run --kernel FILE'", name);
+	else if (near)
 		complain("unknown command '%s': did you mean '%s'?", name, near);
 	else
 		complain("unknown command '%s': 'doppel help' lists the commands", name);
@@ -79,10 +82,22 @@ static int short_help(void)
 	return STATUS_USAGE;
 }
 
-int main(int argc, char **argv)
+static int run(int argc, char **argv)
 {
 	if (argc < 2)
 		return short_help();
 	const struct command *c = find(spelled(argv[1]));
 	return c ? c->run(argc - 1, argv + 1) : unknown(argv[1]);
+}
+
+int main(int argc, char **argv)
+{
+	int status = run(argc, argv);
+
+	/* What was asked for has not arrived, on a full disk for one. */
+	if (fflush(stdout) || ferror(stdout)) {
+		complain("cannot write to standard output: %s", strerror(errno));
+		return STATUS_USAGE;
+	}
+	return status;
 }

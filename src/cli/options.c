@@ -202,6 +202,17 @@ static bool parse_option(const struct option *table, void *out, const char *verb
 	return set_value(o, out, argv[++*i]);
 }
 
+/* "-kernel", as other programs have it, and words that belong to no option. */
+static bool stray(const struct option *table, const char *verb, const char *word)
+{
+	const char *name = word + 1;
+	size_t len = strcspn(name, "=");
+
+	if (word[0] == '-' && find(table, name, len))
+		return complain("'%s' is not an option: did you mean -%s?", word, word);
+	return complain("'%s' is not an option: 'doppel %s' takes only options, and they begin with --", word, verb);
+}
+
 bool options_parse(const struct option *table, void *out, const char *verb, int argc, char **argv)
 {
 	for (int i = 1; i < argc; i++) {
@@ -209,8 +220,7 @@ bool options_parse(const struct option *table, void *out, const char *verb, int 
 		if (!strcmp(argv[i], "-h"))
 			argv[i] = help;
 		if (strncmp(argv[i], "--", 2) != 0)
-			return complain("'%s' is not an option: 'doppel %s' takes only options, and they begin with --",
-					argv[i], verb);
+			return stray(table, verb, argv[i]);
 		if (!parse_option(table, out, verb, argc, argv, &i))
 			return false;
 	}

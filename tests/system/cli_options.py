@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-# timeout: 120
+# timeout: 240
 """What the user can get wrong: each mistake is met at once with one line that names the thing and the fix, and status 2, and leaves
 every file as it was."""
 import os, socket, struct, subprocess, sys
@@ -40,11 +40,11 @@ def told(r, words, lines):
     return 'no %r in %r' % (missing, err) if missing else None
 
 
-def mistake(name, args, *words, verb='run', lines=1):
+def mistake(name, args, *words, verb='run', lines=1, **how):
     before = files()
     try:
         # No measure of speed: what reads a file or waits without bound does not end in this time either.
-        why = told(c.run(*args, verb=verb, timeout=20), words, lines)
+        why = told(c.run(*args, verb=verb, timeout=20, **how), words, lines)
     except subprocess.TimeoutExpired:
         why = 'not done in 20 s'
     c.check(name, why or (None if files() == before else 'a file was made, changed or removed'))
@@ -66,9 +66,16 @@ fine('version', [], 'doppel ', verb='version')
 fine('version-option', ['--version'], 'doppel ', verb=None)
 fine('run-version', ['--version'], 'doppel ')
 
+with open('/dev/full', 'w') as full:
+    for verb, args in (('help', []), ('help', ['run']), ('run', ['--help']), ('version', [])):
+        mistake('%s%s-full' % (verb, ''.join(args)), args, 'standard output', 'No space left', verb=verb, stdout=full)
 mistake('no-command', [], 'doppel run --kernel FILE', 'doppel help', 'doppel version', verb=None, lines=6)
 mistake('unknown-command', [], "'rnu'", "'run'", verb='rnu')
 mistake('unknown-command-far', [], "'frobnicate'", 'help', verb='frobnicate')
+mistake('option-before-command', ['x'], "'--kernel'", 'doppel run --kernel FILE', verb='--kernel')
+mistake('one-dash', ['-kernel', good], "'-kernel'", '--kernel')
+mistake('one-dash-value', ['-memory=1G'], "'-memory=1G'", '--memory=1G')
+mistake('one-dash-far', ['-m', '1G'], "'-m'", '--')
 mistake('unknown-option', ['--kernle', 'x'], '--kernle', '--kernel')
 mistake('unknown-option-beginning', ['--mem', '1G'], '--mem', '--memory')
 mistake('unknown-option-far', ['--zzzzzzzz'], '--zzzzzzzz', '--help')

@@ -64,9 +64,9 @@ class Checks:
         else:
             print('ok %s' % name, flush=True)
 
-    def run(self, *args, timeout=30, input=b'', verb='run'):
+    def run(self, *args, timeout=30, input=b'', verb='run', stdout=subprocess.PIPE, preexec=None):
         argv = [DOPPEL] + ([verb] if verb else []) + list(args)
-        return subprocess.run(argv, input=input, capture_output=True, timeout=timeout)
+        return subprocess.run(argv, input=input, stdout=stdout, stderr=subprocess.PIPE, timeout=timeout, preexec_fn=preexec)
 
     def end(self):
         self.folder.cleanup()
