@@ -134,6 +134,9 @@ static bool set_value(const struct option *o, void *out, const char *value)
 	case OPT_MAYBE:
 		*(const char **)field = value ? value : "";
 		return true;
+	case OPT_FILE:
+		*(const char **)field = value;
+		return value[0] || complain("--%s '' names no file: --%s %s", o->name, o->name, o->value);
 	case OPT_STRING:
 		*(const char **)field = value;
 		return true;

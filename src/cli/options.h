@@ -18,6 +18,7 @@ enum option_kind {
 	OPT_FLAG,   /* bool; takes no value */
 	OPT_MAYBE,  /* const char *: "" without a value, else the value, which only follows '=' */
 	OPT_STRING, /* const char * */
+	OPT_FILE,   /* the same, not empty */
 	OPT_NUMBER, /* unsigned */
 	OPT_SIZE,   /* uint64_t, in bytes; K, M and G are powers of 1024 */
 	OPT_LIST,   /* struct string_list: may be given several times */

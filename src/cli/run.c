@@ -23,9 +23,9 @@ struct run_options {
 #define FIELD(name) offsetof(struct run_options, name)
 
 static const struct option options[] = {
-	{"kernel", OPT_STRING, FIELD(kernel), "FILE",
+	{"kernel", OPT_FILE, FIELD(kernel), "FILE",
 	 "kernel to boot: a bzImage (vmlinuz), or an ELF file for PVH or multiboot"},
-	{"initrd", OPT_STRING, FIELD(initrd), "FILE", "initial RAM disk"},
+	{"initrd", OPT_FILE, FIELD(initrd), "FILE", "initial RAM disk"},
 	{"append", OPT_STRING, FIELD(append), "TEXT",
 	 "the kernel's command line; unless it says console=,\n"
 	 "console=ttyS0 is put in front"},
@@ -84,7 +84,7 @@ static const struct option options[] = {
 	{"quiet", OPT_FLAG, FIELD(quiet), NULL, "say nothing but errors"},
 	{"debug", OPT_STRING, FIELD(debug), "LIST",
 	 "switches of the engine, to debug and profile it (docs/translator.md)"},
-	{"symbols", OPT_STRING, FIELD(symbols), "FILE",
+	{"symbols", OPT_FILE, FIELD(symbols), "FILE",
 	 "names of the guest's code for --debug perf-map and hot: System.map,\n"
 	 "a copy of /proc/kallsyms, or vmlinux"},
 	{"help", OPT_FLAG, FIELD(help), NULL, "this text"},

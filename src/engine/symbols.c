@@ -118,7 +118,7 @@ static bool is_code(const struct sym *sym, const struct shdr *section, unsigned 
 	       (section[sym->shndx].flags & SHF_EXECINSTR);
 }
 
-static bool add_table(struct symbols *s, const struct sym *sym, size_t count, uint64_t names,
+static void add_table(struct symbols *s, const struct sym *sym, size_t count, uint64_t names,
 		      const struct shdr *section, unsigned sections)
 {
 	for (size_t i = 0; i < count; i++) {
@@ -126,18 +126,17 @@ static bool add_table(struct symbols *s, const struct sym *sym, size_t count, ui
 			continue;
 		const char *name = s->text + sym[i].name;
 		if (*name && *name != '.' && *name != '$' && !add(s, sym[i].value, name))
-			return false;
+			return;
 	}
-	return true;
 }
 
-static bool read_elf(struct symbols *s, struct host_file *f)
+/* A file without what is looked for (stripped, cut off, of 32 bits) names nothing, which the caller finds. */
+static void read_elf(struct symbols *s, struct host_file *f)
 {
 	struct ehdr e;
-	bool good = false;
 
 	if (host_file_pread(f, &e, sizeof(e), 0) != sizeof(e) || e.ident[4] != 2 || e.shentsize != sizeof(struct shdr))
-		return false;
+		return;
 	struct shdr *section = read_part(f, e.shoff, (uint64_t)e.shnum * sizeof(*section));
 	for (unsigned i = 0; section && i < e.shnum; i++) {
 		const struct shdr *table = &section[i];
@@ -145,28 +144,26 @@ static bool read_elf(struct symbols *s, struct host_file *f)
 			continue;
 		struct sym *sym = read_part(f, table->offset, table->size);
 		s->text = read_part(f, section[table->link].offset, section[table->link].size);
-		good = sym && s->text &&
-		       add_table(s, sym, table->size / sizeof(*sym), section[table->link].size, section, e.shnum);
+		if (sym && s->text)
+			add_table(s, sym, table->size / sizeof(*sym), section[table->link].size, section, e.shnum);
 		free(sym);
 		break;
 	}
 	free(section);
-	return good;
 }
 
 static bool read_file(struct symbols *s, const char *path)
 {
 	char magic[4] = {0};
 	size_t len;
-	struct host_file *f = host_file_open(path, HOST_FILE_READ);
+	struct host_file *f = host_file_keep(path);
+	bool elf = f && host_file_pread(f, magic, sizeof(magic), 0) == sizeof(magic) && !memcmp(magic, "\177ELF", 4);
 
-	if (!f)
-		return false;
-	bool elf = host_file_pread(f, magic, sizeof(magic), 0) == sizeof(magic) && !memcmp(magic, "\177ELF", 4);
-	bool good = elf ? read_elf(s, f) : true;
+	if (elf)
+		read_elf(s, f);
 	host_file_close(f);
 	if (elf)
-		return good;
+		return true;
 	char *text = host_file_slurp(path, &len);
 	s->text = text ? realloc(text, len + 1) : NULL;
 	if (!s->text) {

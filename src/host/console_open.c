@@ -44,7 +44,8 @@ static bool open_none(struct console_io *io, const char *arg, struct error *err)
 
 static bool open_file(struct console_io *io, const char *path, struct error *err)
 {
-	const int flags = O_WRONLY | O_CLOEXEC | O_NOCTTY;
+	/* Not to wait at a pipe that nobody reads from. The writer polls before it writes, in any case. */
+	const int flags = O_WRONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK;
 
 	io->out = RETRY_EINTR(open(path, flags));
 	io->created = io->out < 0 && errno == ENOENT && strlen(path) < sizeof(io->where);
@@ -52,7 +53,9 @@ static bool open_file(struct console_io *io, const char *path, struct error *err
 		io->out = RETRY_EINTR(open(path, flags | O_CREAT, 0666));
 	io->file = io->close_out = true;
 	if (io->out < 0)
-		return error_set(err, "cannot open console file '%s': %s", path, strerror(errno));
+		return error_set(err, "cannot open console file '%s': %s", path,
+				 errno == ENXIO ? "it is a pipe that nobody reads from: start its reader first"
+						: strerror(errno));
 	return true;
 }
 

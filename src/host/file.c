@@ -32,6 +32,12 @@ static void find_alignment(struct host_file *f)
 	}
 }
 
+/* Bytes at offsets: a pipe or a device of characters has none. */
+static bool is_storage(mode_t mode)
+{
+	return S_ISREG(mode) || S_ISBLK(mode) || !host_fail_with(S_ISDIR(mode) ? EISDIR : FAIL_NO_STORAGE);
+}
+
 static struct host_file *wrap(int fd)
 {
 	struct host_file *f = calloc(1, sizeof(*f));
@@ -41,8 +47,7 @@ static struct host_file *wrap(int fd)
 		host_fail();
 		goto fail;
 	}
-	if (S_ISDIR(st.st_mode)) {
-		host_fail_with(EISDIR);
+	if (!is_storage(st.st_mode))
 		goto fail;
 	}
 	f->fd = fd;
@@ -71,9 +76,17 @@ struct host_file *host_file_open(const char *path, unsigned flags)
 		how |= O_CREAT;
 	if (flags & HOST_FILE_DIRECT)
 		how |= O_DIRECT;
-	/* On a block device O_EXCL is a claim: not mounted, no part of another, and no one else's who claims it. */
-	if ((flags & HOST_FILE_WRITE) && !stat(path, &st) && S_ISBLK(st.st_mode))
-		how |= O_EXCL;
+	if (!stat(path, &st)) {
+		/* Before it is opened: to open a pipe waits for its other end, and a device may do something. */
+		if (!is_storage(st.st_mode))
+			return NULL;
+		/*
+		 * On a block device O_EXCL is a claim: not mounted, no part of another, and no one else's who claims
+		 * it.
+		 */
+		if ((flags & HOST_FILE_WRITE) && S_ISBLK(st.st_mode))
+			how |= O_EXCL;
+	}
 	fd = open_retry(path, how);
 	if (fd < 0) {
 		host_fail();

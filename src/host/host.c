@@ -38,6 +38,12 @@ int host_error_number(void)
 
 const char *host_error_text(void)
 {
+	if (last_error == FAIL_NO_WRITER)
+		return "it is a pipe that nobody writes to";
+	if (last_error == FAIL_NO_STORAGE)
+		return "it is neither a file nor a block device";
+	if (last_error == EMFILE)
+		return "too many open files (see ulimit -n)";
 	/* GNU's strerror_r: may return a constant string instead of filling the buffer. */
 	return strerror_r(last_error, error_text, sizeof(error_text));
 }

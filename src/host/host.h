@@ -63,7 +63,10 @@ enum {
 	HOST_FILE_CREATE = 4,
 	HOST_FILE_DIRECT = 8 /* past the host's cache */
 };
-/* A block device that is opened for writing is the caller's alone, and not mounted: else the error is EBUSY. */
+/*
+ * Only files and block devices; nothing else is touched. A block device that is opened for writing is the caller's
+ * alone, and not mounted: else the error is EBUSY.
+ */
 struct host_file *host_file_open(const char *path, unsigned flags);
 /* An unnamed temporary file in the host's temporary folder, for snapshot=on. */
 struct host_file *host_file_temp(void);
@@ -91,7 +94,10 @@ int host_file_sync(struct host_file *f);
 /* The range reads as zeroes afterwards. punch: its room on the host is given back, where that is possible. */
 int host_file_punch(struct host_file *f, uint64_t off, uint64_t len);
 int host_file_zero(struct host_file *f, uint64_t off, uint64_t len);
-/* Reads a whole file into memory owned by the caller (free). NULL: error. */
+/*
+ * Reads a whole file into memory owned by the caller (free). NULL: error. It may be a pipe, also one whose writer comes
+ * within half a second.
+ */
 void *host_file_slurp(const char *path, size_t *len);
 /*
  * The same, of `limit` bytes at most (a longer one fails at once if its size is known). `look`, which may be NULL, is

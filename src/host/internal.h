@@ -10,6 +10,12 @@
 int host_fail(void);
 int host_fail_with(int error);
 
+/* Failures that no error number of the host's stands for. */
+enum {
+	FAIL_NO_WRITER = 1 << 16, /* a pipe that nobody writes to */
+	FAIL_NO_STORAGE,          /* neither a file nor a block device */
+};
+
 #define HUGE_PAGE MiB(2)
 /*
  * A file without a name, of size 0 yet, for memory to be shared in large pages (after madvise: MADV_HUGEPAGE), or -1.

@@ -3,6 +3,7 @@
 #include "host/internal.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -10,6 +11,7 @@
 #include <unistd.h>
 
 #define FIRST 65536u
+#define WRITER_WAIT_MS 500
 
 struct slurp {
 	int fd;
@@ -106,13 +108,40 @@ static bool slurp(struct slurp *s, host_look *look, void *opaque)
 	return read_to(s, UINT64_MAX, &end);
 }
 
+/*
+ * To open a pipe waits for who writes, and would wait for ever when nobody does. So it is opened without waiting (the
+ * file has O_NONBLOCK); who has it open a moment later may take as long as he likes, since then a read finds nothing
+ * yet (EAGAIN) instead of the end.
+ */
+static bool await_writer(struct slurp *s)
+{
+	struct pollfd p = {.fd = s->fd, .events = POLLIN};
+	struct stat st;
+	ssize_t n;
+
+	if (fstat(s->fd, &st))
+		return !host_fail();
+	if (S_ISFIFO(st.st_mode)) {
+		poll(&p, 1, WRITER_WAIT_MS);
+		if (!grow(s))
+			return false;
+		n = read(s->fd, s->data, s->room);
+		if (!n)
+			return !host_fail_with(FAIL_NO_WRITER);
+		if (n < 0 && errno != EAGAIN)
+			return !host_fail();
+		s->used = n > 0 ? (size_t)n : 0;
+	}
+	return !fcntl(s->fd, F_SETFL, 0) || !host_fail();
+}
+
 void *host_file_read_whole(const char *path, uint64_t limit, host_look *look, void *opaque, size_t *len)
 {
-	struct slurp s = {.fd = RETRY_EINTR(open(path, O_RDONLY | O_CLOEXEC)), .limit = limit};
+	struct slurp s = {.fd = RETRY_EINTR(open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK)), .limit = limit};
 	bool good = s.fd >= 0 || !host_fail();
 
 	if (s.fd >= 0) {
-		good = slurp(&s, look, opaque);
+		good = await_writer(&s) && slurp(&s, look, opaque);
 		close(s.fd);
 	}
 	if (!good) {

@@ -259,6 +259,12 @@ TEST(file)
 	unlink(path);
 	CHECK(!host_file_open("/tmp", HOST_FILE_READ));
 	CHECK_STR(host_error_text(), "Is a directory");
+	CHECK(!host_file_open("/dev/null", HOST_FILE_READ | HOST_FILE_WRITE));
+	CHECK_STR(host_error_text(), "it is neither a file nor a block device");
+	REQUIRE(!mkfifo(path, 0600));
+	CHECK(!host_file_open(path, HOST_FILE_READ)); /* without waiting for who writes */
+	CHECK_STR(host_error_text(), "it is neither a file nor a block device");
+	unlink(path);
 	host_file_close(NULL);
 }
 
@@ -459,6 +465,9 @@ TEST(slurp)
 	CHECK_EQ(len, 200000);
 	CHECK_MEM(data + 199990, "0123456789", 10);
 	free(data);
+	/* Nobody comes. */
+	CHECK(!host_file_slurp(path, &len));
+	CHECK_STR(host_error_text(), "it is a pipe that nobody writes to");
 	unlink(path);
 }
 

@@ -75,7 +75,9 @@ TEST(no_symbols)
 	CHECK(!symbols_load(write_text(""), &err));
 	CHECK(strstr(err.text, "names no code"));
 	CHECK(!symbols_load(write_text("0000000000000000 T hidden\n"), &err)); /* /proc/kallsyms for others than root */
+	err.text[0] = 0;
 	CHECK(!symbols_load(write_text("\177ELF, but no more"), &err));
+	CHECK(strstr(err.text, "names no code"));
 	unlink("/tmp/doppel-test-symbols");
 }
 
