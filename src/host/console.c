@@ -330,7 +330,8 @@ bool host_console_start(struct host_console *c, size_t (*input)(void *opaque, co
 	reader = writer && host_thread_start(&c->reader, "console in", reader_thread, c);
 	if (!reader) {
 		stop(c, false, writer);
-		return error_set(err, "cannot start the console's threads: %s", host_error_text());
+		return error_set(err, "cannot start the console's threads: %s; see the limit on processes (ulimit -u)",
+				 host_error_text());
 	}
 	host_lock(&c->lock);
 	c->started = true;

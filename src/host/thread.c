@@ -244,14 +244,14 @@ bool host_thread_start(struct host_thread *t, const char *name, void *(*fn)(void
 	int error;
 
 	if (!r)
-		return false;
+		return !host_fail();
 	r->fn = fn;
 	r->arg = arg;
 	strncpy(r->name, name, NAME_MAX_LEN);
 	error = create(r, &t->t);
 	if (error) {
 		free(r);
-		errno = error;
+		host_fail_with(error);
 	}
 	return !error;
 }

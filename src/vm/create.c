@@ -159,7 +159,8 @@ static bool make_clock(struct vm *vm, struct error *err)
 {
 	vm->clock = clock_create();
 	if (!vm->clock)
-		return error_set(err, "cannot make the VM's clock: %s", host_error_text());
+		return error_set(err, "cannot start the VM's clock: %s; see the limit on processes (ulimit -u)",
+				 host_error_text());
 	vm->motion = VM_IS_STILL;
 	return true;
 }

@@ -65,7 +65,8 @@ static void start_threads(struct vm *vm)
 		vm->threads += started;
 		host_unlock(&vm->lock);
 		if (!started) {
-			vm_report_text(vm, "no thread for CPU %u: %s", i, host_error_text());
+			vm_report_text(vm, "no thread for CPU %u: %s; see the limit on processes (ulimit -u)", i,
+				       host_error_text());
 			vm_stop(vm, VM_END_FAILED, 0);
 			return;
 		}

@@ -212,6 +212,23 @@ TEST(thread_signals)
 	CHECK(!sigismember(&theirs, SIGSEGV) && !sigismember(&theirs, SIGFPE) && !sigismember(&theirs, SIGTRAP));
 }
 
+/* There are no addresses for a stack of 128 TiB. */
+TEST(no_thread)
+{
+	struct host_thread t;
+	pthread_attr_t attr, before;
+
+	REQUIRE(!pthread_getattr_default_np(&before) && !pthread_attr_init(&attr));
+	REQUIRE(!pthread_attr_setstacksize(&attr, 1ull << 47) && !pthread_setattr_default_np(&attr));
+	CHECK(!host_file_open("/nonexistent", HOST_FILE_READ));
+	CHECK(!host_thread_start(&t, "none", make_ready, NULL));
+	CHECK(strcmp(host_error_text(), "No such file or directory") != 0);
+	CHECK(strcmp(host_error_text(), "Success") != 0);
+	REQUIRE(!pthread_setattr_default_np(&before));
+	pthread_attr_destroy(&attr);
+	pthread_attr_destroy(&before);
+}
+
 static char path[64];
 
 static struct host_file *fresh(void)
