@@ -444,7 +444,7 @@ static bool listen_on(struct virtio_vsock *v, const struct vsock_config *config,
 		v->listener = host_stream_listen(v->path, (int)CONNECTIONS);
 	return v->listener >= 0 || error_set(err,
 					     "cannot listen on the vsock socket '%s': %s; see that its folder is there "
-					     "and no other doppel uses it",
+					     "and nothing else has its name",
 					     v->path, host_error_text());
 }
 

@@ -34,30 +34,30 @@ static bool address(struct sockaddr_un *addr, const char *path)
 	return true;
 }
 
-/* Whether `path` is a socket that nobody listens on any more: left over from a process that was killed. */
-static bool is_stale(int fd, const struct sockaddr_un *addr)
+/* Whether `addr`, a socket, is one that nobody listens on any more: left over from a process that was killed. */
+static bool is_stale(const struct sockaddr_un *addr)
 {
-	struct stat st;
+	int fd = new_socket();
+	bool stale = fd >= 0 && connect(fd, (const struct sockaddr *)addr, sizeof(*addr)) && errno == ECONNREFUSED;
 
-	return !lstat(addr->sun_path, &st) && S_ISSOCK(st.st_mode) &&
-	       connect(fd, (const struct sockaddr *)addr, sizeof(*addr)) && errno == ECONNREFUSED;
+	if (fd >= 0)
+		close(fd);
+	return stale;
 }
 
 static bool bind_listen(int fd, const struct sockaddr_un *addr, int backlog)
 {
 	const struct sockaddr *sa = (const struct sockaddr *)addr;
-	int probe;
-	bool stale;
+	struct stat st;
+	bool socket, stale;
 
 	if (!bind(fd, sa, sizeof(*addr)))
 		return !listen(fd, backlog);
 	if (errno != EADDRINUSE)
 		return false;
-	probe = new_socket();
-	stale = probe >= 0 && is_stale(probe, addr);
-	if (probe >= 0)
-		close(probe);
-	errno = EADDRINUSE;
+	socket = !lstat(addr->sun_path, &st) && S_ISSOCK(st.st_mode);
+	stale = socket && is_stale(addr);
+	errno = socket ? EADDRINUSE : EEXIST;
 	return stale && !unlink(addr->sun_path) && !bind(fd, sa, sizeof(*addr)) && !listen(fd, backlog);
 }
 

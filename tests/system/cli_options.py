@@ -206,6 +206,7 @@ for spec in ['tmp', '', 'unix=', 'cid=3', 'unix=/tmp/x,cid=x', 'unix=/tmp/x,port
     mistake('vsock-%s' % (spec or 'empty'), ['--kernel', good, '--vsock', spec], '--vsock', 'unix=')
 mistake('vsock-cid', ['--kernel', good, '--vsock', 'unix=%s,cid=2' % os.path.join(c.dir, 'v')], 'cid 2', '3')
 mistake('vsock-path', ['--kernel', good, '--vsock', 'unix=' + os.path.join(missing, 'v')], missing)
+mistake('vsock-file', ['--kernel', good, '--vsock', 'unix=' + good], good, 'File exists')
 mistake('vsock-long', ['--kernel', good, '--vsock', 'unix=/' + 100 * 'x'], 'xxx', '96 bytes')
 mistake('share-missing', ['--kernel', good, '--share', missing], missing)
 mistake('share-file', ['--kernel', good, '--share', good + ':tag'], good)
