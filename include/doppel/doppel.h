@@ -16,9 +16,13 @@
  * ..._destroy of the same type. Strings passed in are copied. Strings passed out belong to the library: those of a VM
  * live as long as the VM. A config can be used for several VMs and freed as soon as they have been created.
  *
- * Threads. A config belongs to one thread at a time. doppel_vm_stop, _pause, _resume, _reset, _balloon, _memory and
- *_stats may be called on a VM from any thread while doppel_vm_run runs on another; doppel_vm_destroy only after it has
- *returned. Several VMs may run in one process. Nothing in the library ends the process for what a guest or a user did.
+ * Threads. A config belongs to one thread at a time. doppel_vm_stop, _pause, _resume, _reset, _balloon, _memory, _stats
+ * and _show may be called on a VM from any thread while doppel_vm_run runs on another; doppel_vm_destroy only after it
+ * has returned. Several VMs may run in one process. Nothing in the library ends the process for what a guest or a user
+ * did.
+ *
+ * Signals. From the first doppel_vm_create on, SIGSEGV, SIGBUS, SIGFPE, SIGILL and SIGTRAP come to the library first,
+ * which hands on those that are not a guest's; SIGXFSZ is ignored, unless the program handles it.
  */
 #ifndef DOPPEL_DOPPEL_H
 #define DOPPEL_DOPPEL_H

@@ -289,9 +289,10 @@ struct host_console *host_console_create(const char *spec, struct error *err)
 	}
 	c->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (c->wake < 0 || !console_open(&c->io, spec, err)) {
-		if (c->wake < 0)
-			error_set(err, "cannot make an event for the console: %s", strerror(errno));
-		else
+		if (c->wake < 0) {
+			host_fail();
+			error_set(err, "cannot make an event for the console: %s", host_error_text());
+		} else {
 			close(c->wake);
 		free(c);
 		return NULL;

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <linux/fs.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
@@ -49,7 +50,6 @@ static struct host_file *wrap(int fd)
 	}
 	if (!is_storage(st.st_mode))
 		goto fail;
-	}
 	f->fd = fd;
 	f->mode = st.st_mode;
 	f->align = f->memory_align = 1;
@@ -96,6 +96,14 @@ struct host_file *host_file_open(const char *path, unsigned flags)
 	if (f && (flags & HOST_FILE_DIRECT))
 		find_alignment(f);
 	return f;
+}
+
+void host_file_mind_limit(void)
+{
+	struct sigaction now;
+
+	if (!sigaction(SIGXFSZ, NULL, &now) && now.sa_handler == SIG_DFL)
+		signal(SIGXFSZ, SIG_IGN);
 }
 
 struct host_file *host_file_temp(void)

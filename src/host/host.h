@@ -68,6 +68,9 @@ enum {
  * alone, and not mounted: else the error is EBUSY.
  */
 struct host_file *host_file_open(const char *path, unsigned flags);
+/* For the process: to write beyond the limit on the size of files (ulimit -f) is an error, and no signal that ends it.
+ */
+void host_file_mind_limit(void);
 /* An unnamed temporary file in the host's temporary folder, for snapshot=on. */
 struct host_file *host_file_temp(void);
 void host_file_close(struct host_file *f);

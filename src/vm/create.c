@@ -209,6 +209,7 @@ struct vm *vm_create_with(const struct vm_config *config, const struct engine_op
 {
 	unsigned cpus = config->cpus;
 
+	host_file_mind_limit();
 	/* As early as can be: what they begin is wanted when all else is done. */
 	host_tsc_begin();
 	vm_nets_expect(config);

@@ -2,7 +2,7 @@
 # timeout: 240
 """What the user can get wrong: each mistake is met at once with one line that names the thing and the fix, and status 2, and leaves
 every file as it was."""
-import os, socket, struct, subprocess, sys
+import os, resource, socket, struct, subprocess, sys
 
 from tiny import CLI_HLT, Checks, kernel
 
@@ -260,5 +260,8 @@ for name, wrong in (('kernel', ['--kernel', missing]), ('initrd', ['--kernel', g
     for where in 'file=' + kept, 'file=' + new, 'unix=' + new:
         mistake('%s-console-%s' % (name, os.path.basename(where)), wrong + ['--console', where], wrong[-1])
 mistake('consoles-file', ['--kernel', good, '--console', 'file=' + kept, '--virtio-console', 'file=' + os.path.join(missing, 'x')], missing)
+mistake('console-unix-file', ['--kernel', good, '--console', 'unix=' + good], good, 'File exists')
+for name, limit, value, words in (('files', resource.RLIMIT_NOFILE, 4, ['ulimit -n']), ('file-size', resource.RLIMIT_FSIZE, 0, ['memory', 'File too large'])):
+    mistake('limit-' + name, ['--kernel', good], *words, preexec=lambda limit=limit, value=value: resource.setrlimit(limit, (value, value)))
 mistake('console-unix', ['--kernel', good, '--console', 'unix=' + os.path.join(missing, 'x')], missing)
 sys.exit(c.end())
