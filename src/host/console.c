@@ -38,6 +38,8 @@ struct host_console {
 	size_t head, used; /* first byte and number of bytes in the ring */
 	uint8_t ring[RING_SIZE];
 
+	bool failed; /* the writer's own: it has told that output is lost */
+
 	/* The reader's own. */
 	uint8_t held[INPUT_SIZE];
 	size_t held_at, held_len;
@@ -60,6 +62,15 @@ static ssize_t put(int fd, const uint8_t *data, size_t len)
 	return n;
 }
 
+/* Who hangs up may do so; but a disk without room, say, is not what the user wants. */
+static void tell_failed(struct host_console *c, int error)
+{
+	if (c->failed || (error != ENOSPC && error != EDQUOT && error != EFBIG && (error != EIO || !c->io.file)))
+		return;
+	c->failed = true;
+	log_error("console %s: cannot write the guest's output: %s; it is lost", c->io.where, strerror(error));
+}
+
 /* Writes up to `len` bytes to fd. How many are done with: all of them when there is nobody to write to; 0: try again.
  */
 static size_t write_some(struct host_console *c, int fd, const uint8_t *data, size_t len)
@@ -77,7 +88,10 @@ static size_t write_some(struct host_console *c, int fd, const uint8_t *data, si
 	n = put(fd, data, len);
 	if (n >= 0)
 		return (size_t)n;
-	return errno == EAGAIN || errno == EINTR ? 0 : len;
+	if (errno == EAGAIN || errno == EINTR)
+		return 0;
+	tell_failed(c, errno);
+	return len;
 }
 
 /* Takes bytes from the ring's head to the host. The lock is held, but not while writing. False: no progress. */
@@ -294,6 +308,7 @@ struct host_console *host_console_create(const char *spec, struct error *err)
 			error_set(err, "cannot make an event for the console: %s", host_error_text());
 		} else {
 			close(c->wake);
+		}
 		free(c);
 		return NULL;
 	}

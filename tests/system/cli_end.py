@@ -8,10 +8,10 @@ from tiny import CLI_HLT, DOPPEL, ECHO, PANIC, POWER_OFF, RESET, SPIN, TRIPLE_FA
 c = Checks()
 
 
-def ends(name, code, status, *args, out=b'', err=(), input=b''):
+def ends(name, code, status, *args, out=b'', err=(), input=b'', **how):
     """Runs a kernel and compares status, standard output, and what standard error must have."""
     try:
-        r = c.run('--kernel', kernel(c.dir, name, code), '--memory', '16M', *args, input=input)
+        r = c.run('--kernel', kernel(c.dir, name, code), '--memory', '16M', *args, input=input, **how)
     except subprocess.TimeoutExpired as e:
         c.check(name, 'does not end; standard error: %r' % e.stderr)
         return
@@ -106,6 +106,10 @@ ends('pipe-ctrl-a', ECHO + POWER_OFF, 0, '--quiet', out=b'\x01x', input=b'\x01xq
 out = os.path.join(c.dir, 'out')
 ends('console-file', say('to a file') + POWER_OFF, 0, '--console', 'file=' + out)
 c.check('console-file-text', None if open(out, 'rb').read() == b'to a file' else 'wrong content')
+FULL = ["^doppel: console .*: cannot write the guest's output: No space left on device; it is lost\n$"]
+ends('console-file-full', say('to a full disk') + POWER_OFF, 0, '--console', 'file=/dev/full', '--quiet', err=FULL)
+with open('/dev/full', 'w') as full:
+    ends('stdout-full', say('to a full disk') + POWER_OFF, 0, '--quiet', err=FULL, out=None, stdout=full)
 ends('console-none', say('nowhere') + POWER_OFF, 0, '--console', 'none')
 ends('stats', say('x') + POWER_OFF, 0, '--stats', out=b'x', err=['translated code', 'translator', 'TLB misses', 'port I/O'])
 # mov ecx, 400000000; dec ecx; jnz: a tenth of a second or more, which a sampler cannot miss.
