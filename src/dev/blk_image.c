@@ -126,33 +126,63 @@ static bool ends_in(const char *path, const char *end)
 	return len >= n && !strcmp(path + len - n, end);
 }
 
-/* Whether the file begins as a qcow2 image does; false also when it cannot be read: whoever opens it says why. */
-static bool has_qcow2_magic(const char *path)
-{
-	static const uint8_t magic[4] = {'Q', 'F', 'I', 0xfb};
-	struct host_file *f = host_file_open(path, HOST_FILE_READ);
-	uint8_t found[4];
-	bool has = f && host_file_pread(f, found, sizeof(found), 0) == sizeof(found) &&
-		   !memcmp(found, magic, sizeof(magic));
+/* How images begin that are not the disk itself. */
+static const struct magic {
+	unsigned off, len;
+	const char *bytes, *name;
+} magics[] = {
+	{0, 4, "QFI\xfb", "qcow2"},
+	{0, 4, "KDMV", "VMDK"},
+	{0, 4, "COWD", "VMDK"},
+	{0, 21, "# Disk DescriptorFile", "VMDK"},
+	{0, 8, "vhdxfile", "VHDX"},
+	{0, 8, "conectix", "VHD"},
+	{64, 4, "\x7f\x10\xda\xbe", "VDI"},
+};
+#define QCOW2 (&magics[0])
+#define MAGIC_END 68 /* of the furthest */
 
+/* NULL: it begins as none of them, or cannot be read: whoever opens it says why. */
+static const struct magic *find_magic(const char *path)
+{
+	struct host_file *f = host_file_open(path, HOST_FILE_READ);
+	uint8_t head[MAGIC_END] = {0};
+	const struct magic *found = NULL;
+
+	if (f && host_file_pread(f, head, sizeof(head), 0) > 0)
+		for (unsigned i = 0; i < ARRAY_LEN(magics) && !found; i++)
+			if (!memcmp(head + magics[i].off, magics[i].bytes, magics[i].len))
+				found = &magics[i];
 	host_file_close(f);
-	return has;
+	return found;
+}
+
+static bool refuse_foreign(const char *path, const char *name, struct error *err)
+{
+	return error_set(
+		err,
+		"disk image '%s' begins as a %s image, which is not known here: 'qemu-img convert -O raw' makes "
+		"a raw one, or give format=raw if it is the guest's own disk as it stands",
+		path, name);
 }
 
 /*
  * A guest can write whatever it likes into its raw disk, the beginning of a qcow2 image too, and in there the name of
  * any file of the host as what lies below. So contents alone never make an image qcow2: its name or the user must say
- * the same.
+ * the same. Other formats are refused: a guest would find, and write over, what is no disk.
  */
 static bool find_format(const struct blk_image_config *c, enum blk_format *format, struct error *err)
 {
-	bool magic = has_qcow2_magic(c->path), named = ends_in(c->path, ".qcow2");
+	const struct magic *begins = find_magic(c->path);
+	bool magic = begins == QCOW2, named = ends_in(c->path, ".qcow2");
 	struct host_file *f = NULL;
 
 	*format = c->format;
 	if (c->format == BLK_FORMAT_RAW)
 		return true;
 	if (c->format == BLK_FORMAT_AUTO) {
+		if (begins && !magic)
+			return refuse_foreign(c->path, begins->name, err);
 		*format = magic && named ? BLK_FORMAT_QCOW2 : BLK_FORMAT_RAW;
 		if (magic && !named)
 			return error_set(err,

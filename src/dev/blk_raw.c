@@ -85,11 +85,11 @@ static bool lock(struct blk_raw *r, const struct blk_raw_config *c, struct error
 	int result = host_file_lock(r->file, !c->readonly);
 
 	if (result > 0)
-		return error_set(
-			err,
-			"disk image '%s' is in use by another virtual machine%s: end that one first, or give both "
-			"',readonly' or ',snapshot=on'",
-			c->path, c->readonly ? ", which writes to it" : "");
+		return error_set(err,
+				 "disk image '%s' is in use by another virtual machine%s, or given twice: end that one "
+				 "first, or give both "
+				 "',readonly' or ',snapshot=on'",
+				 c->path, c->readonly ? ", which writes to it" : "");
 	if (result < 0)
 		log_info("disk image '%s' cannot be locked: %s; see to it that no one else writes to it", c->path,
 			 host_error_text());

@@ -4,7 +4,7 @@
 every file as it was."""
 import os, resource, socket, struct, subprocess, sys
 
-from tiny import CLI_HLT, Checks, kernel
+from tiny import CLI_HLT, POWER_OFF, Checks, kernel
 
 c = Checks()
 good = kernel(c.dir, 'good', CLI_HLT)
@@ -195,8 +195,13 @@ for word in ('direct=yes', 'blocksize=1024', 'format=vmdk', 'iops=0', 'iops=many
     mistake('disk-word-' + word, ['--kernel', good, '--disk', good + ',' + word], "'%s'" % word, 'direct=on|off', 'bps=N')
 mistake('disk-odd-size', ['--kernel', good, '--disk', file('odd', bytes(1000))], 'odd', '1000 bytes', 'truncate')
 mistake('disk-odd-blocks', ['--kernel', good, '--disk', file('blocks', bytes(1024)) + ',blocksize=4096'], 'blocks', '4096', 'blocksize=512')
+for name, head in (('VMDK', b'KDMV'), ('VMDK', b'COWD'), ('VMDK', b'# Disk DescriptorFile\n'), ('VHDX', b'vhdxfile'), ('VHD', b'conectix'),
+                   ('VDI', b'<<< Oracle VM VirtualBox Disk Image >>>\n'.ljust(64, b'\0') + b'\x7f\x10\xda\xbe')):
+    disk = sparse('foreign', 1 << 20, head)
+    mistake('disk-%s-%s' % (name, head[:1].hex()), ['--kernel', good, '--disk', disk], disk, name, 'qemu-img convert', 'format=raw')
 mistake('disk-server', ['--kernel', good, '--disk', 'nbd+unix:///x?socket=' + missing], missing, 'server')
 mistake('disk-server-direct', ['--kernel', good, '--disk', 'nbd+unix:///x?socket=' + missing + ',direct=on'], 'direct=on')
+fine('disk-foreign-raw', ['--kernel', kernel(c.dir, 'off', POWER_OFF), '--memory', '16M', '--quiet', '--disk', disk + ',format=raw'])
 mistake('disk-comma', ['--kernel', good, '--disk', 'a,,b'], 'a,b')
 mistake('disk-too-many', ['--kernel', good] + ['--disk', file('disk', bytes(4096))] * 17, 'disk', '16')
 for size in ['yes', '', '10X']:
