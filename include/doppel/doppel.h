@@ -82,7 +82,7 @@ DOPPEL_API void doppel_config_virtio_console(doppel_config *config, const char *
  * some of "clock,delay,steal,eoi,ipi,tlb,lock" (doppel(1)).
  */
 DOPPEL_API void doppel_config_pv(doppel_config *config, const char *list);
-/* Bytes of translated code to keep; 0: the engine's default. */
+/* Bytes of translated code to keep, 1 MiB to 1 GiB; 0: the engine's default. */
 DOPPEL_API void doppel_config_code_cache(doppel_config *config, uint64_t bytes);
 /* Comma-separated switches of the engine, for debugging it (docs/translator.md). */
 DOPPEL_API void doppel_config_debug(doppel_config *config, const char *switches);

@@ -66,8 +66,8 @@ static const struct option options[] = {
 	 "(default), none, or some of clock, delay, steal, eoi, ipi, tlb\n"
 	 "and lock with commas between them"},
 	{"code-cache", OPT_SIZE, FIELD(code_cache), "SIZE",
-	 "memory for translated code (default: a quarter of the guest's, 64M\n"
-	 "to 256M)"},
+	 "memory for translated code, 1M to 1G (default: a quarter of the\n"
+	 "guest's, 64M to 256M)"},
 	{"no-reboot", OPT_FLAG, FIELD(no_reboot), NULL, "end when the guest reboots"},
 	{"on-panic", OPT_STRING, FIELD(on_panic), "WHAT",
 	 "when the guest's kernel panics, which is told: go-on (default), or\n"

@@ -101,6 +101,8 @@ for cpus in ['0', '65', '4294967295']:
 for cpus in ['-1', 'two', '', '4294967296', '1K']:
     mistake('cpus-%s' % (cpus or 'empty'), ['--kernel', good, '--cpus', cpus], '--cpus')
 mistake('code-cache', ['--kernel', good, '--code-cache', 'big'], '--code-cache')
+for size in '1', '1023K', '1025M', '100G':
+    mistake('code-cache-' + size, ['--kernel', good, '--code-cache', size], 'code cache', '--code-cache 1M to 1G')
 
 
 # Kernels. The first part of each is real; the rest does not matter.

@@ -5,6 +5,7 @@
 #include "engine/translate/run.h"
 #include "engine/translate/thunk.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -62,6 +63,12 @@ static uint64_t cache_default(const struct guest_memory *mem)
 	return MIN(MAX((mem->pages << PAGE_SHIFT) / 4, CODE_CACHE_LEAST), CODE_CACHE_MOST);
 }
 
+static bool check_cache(uint64_t size, struct error *err)
+{
+	return (size >= CODE_CACHE_MIN && size <= CODE_CACHE_MAX) ||
+	       error_set(err, "a code cache of %" PRIu64 " bytes is not possible: give --code-cache 1M to 1G", size);
+}
+
 static bool host_has_bmi2(void)
 {
 	uint32_t a = 7, b, c = 0, d;
@@ -110,15 +117,14 @@ static struct engine *create(const struct engine_config *config, struct error *e
 	eng->mem = config->mem;
 	eng->model = config->model;
 	eng->cpus = config->cpus;
-	if (!take_switches(eng, config->debug, err)) {
+	if (!take_switches(eng, config->debug, err) || !check_cache(cache, err)) {
 		free(eng);
 		return NULL;
 	}
 	eng->eager_window |= eng->mixed_window;
 	eng->no_pdep |= host_pdep_is_slow();
 	eng->no_window |= !host_has_bmi2() || !window_init(eng);
-	if (!code_init(eng, MIN(MAX(cache, CODE_CACHE_MIN), CODE_CACHE_MAX), err) ||
-	    !profile_create(eng, config, err)) {
+	if (!code_init(eng, cache, err) || !profile_create(eng, config, err)) {
 		destroy((struct engine *)eng);
 		return NULL;
 	}
