@@ -36,6 +36,9 @@ static bool parse_mac(struct parse *p, const char *value)
 		return error_set(p->err, "--net mac=%s: not an address: give one as 52:54:00:12:34:56", value);
 	for (unsigned i = 0; i < 6; i++)
 		p->net->mac[i] = (uint8_t)byte[i];
+	if (!(byte[0] | byte[1] | byte[2] | byte[3] | byte[4] | byte[5]))
+		return error_set(p->err, "--net mac=%s: no device has that address: give one as 52:54:00:12:34:56",
+				 value);
 	if (byte[0] & 1)
 		return error_set(p->err, "--net mac=%s: that is a group's address: make the first number even", value);
 	return true;

@@ -235,6 +235,7 @@ for name, net, words in (
         ('port', 'user,hostfwd=tcp::70000-:80', ['port', '65535']), ('port-guest', 'user,hostfwd=tcp::7000-:0', ['port', '65535']),
         ('address', 'user,hostfwd=tcp:localhost:7000-:80', ['address', 'tcp:127.0.0.1']),
         ('families', 'user,hostfwd=tcp:[::1]:7000-10.0.2.15:80', ['IPv4', 'IPv6']), ('mac', 'user,mac=52:54:00:12:34', ['mac=', '52:54:00:12:34:56']),
+        ('mac-none', 'user,mac=00:00:00:00:00:00', ['mac=', '52:54:00:12:34:56']),
         ('mac-group', 'user,mac=53:54:00:12:34:56', ['group', 'even']), ('bps', 'user,bps=fast', ['bps=fast', 'bps=10M']), ('bps-zero', 'user,bps=0', ['bps=0']),
         ('mtu', 'user,mtu=100', ['mtu=100', '576']), ('restrict', 'user,restrict=yes', ['restrict=on']), ('none', 'none,mac=52:54:00:12:34:56', ['none']),
         ('tap-missing', 'tap=doppel-none', ['doppel-none', 'no such interface', 'ip tuntap add']), ('tap-name', 'tap=' + 'x' * 16, ['15']),
