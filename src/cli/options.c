@@ -142,7 +142,7 @@ static bool set_value(const struct option *o, void *out, const char *value)
 		return true;
 	case OPT_NUMBER:
 		return parse_number(value, field) ||
-		       complain("--%s '%s' is not a number: give one, as --%s 2", o->name, value, o->name);
+		       complain("--%s '%s' is not a whole number: give one, as --%s 2", o->name, value, o->name);
 	case OPT_SIZE:
 		return parse_size(value, field) ||
 		       complain("--%s '%s' is not a size: give a whole number with K, M or G, as --%s 512M", o->name,
