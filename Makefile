@@ -6,6 +6,8 @@ PREFIX = /usr/local
 GROUP = all
 MEMORY = 1G
 CPUS = 2
+# Where tools/fetch-guests puts them.
+GUESTS = $(or $(DOPPEL_GUESTS),guests)
 
 all: build
 
@@ -14,14 +16,13 @@ build:
 	@[ -e $(BUILD)/build.ninja ] || meson setup --prefix $(PREFIX) $(BUILD)
 	ninja -C $(BUILD)
 
-guests/cloud/initrd.gz:
-	@tools/setup run
-	tools/fetch-guests cloud
+cloud:
+	@[ -e "$(GUESTS)/cloud/initrd.gz" ] || { tools/setup run && tools/fetch-guests cloud; }
 
 # Debian 12's own kernel to a shell; Ctrl-A X leaves, and so does 'poweroff -f'.
-run: build guests/cloud/initrd.gz
-	$(BUILD)/doppel run --kernel guests/cloud/vmlinuz --initrd guests/cloud/initrd.gz --append "console=ttyS0 quiet" \
-		--memory $(MEMORY) --cpus $(CPUS)
+run: build cloud
+	$(BUILD)/doppel run --kernel "$(GUESTS)/cloud/vmlinuz" --initrd "$(GUESTS)/cloud/initrd.gz" \
+		--append "console=ttyS0 quiet" --memory $(MEMORY) --cpus $(CPUS)
 
 # Ends with 'N passed, N failed'. GROUP: unit, fuzz, diff, guest or system; TEST: a part of a test's name.
 test: build
@@ -45,7 +46,7 @@ fuzz-corpus:
 	build-fuzz/tests/fuzz/fuzz_$(TARGET) -merge=1 -use_counters=0 -max_len=1024 tests/fuzz/corpus/$(TARGET) build-fuzz/corpus/$(TARGET)
 
 # 100 boots in a row with 1 processor, and 100 with 4: takes a while.
-hundred: build guests/cloud/initrd.gz
+hundred: build cloud
 	@tools/setup run test
 	DOPPEL=$(BUILD)/doppel DOPPEL_BUILD=$(BUILD) python3 tests/system/hundred_boots
 
@@ -75,4 +76,4 @@ lint: build
 clean:
 	rm -rf $(BUILD) build-fuzz
 
-.PHONY: all build run test fuzz fuzz-corpus hundred bench bench-quick install format lint clean
+.PHONY: all build cloud run test fuzz fuzz-corpus hundred bench bench-quick install format lint clean
