@@ -102,7 +102,6 @@ bool boot_place_cmdline(const struct boot_config *config, uint64_t max, struct e
 #define ATTR_CODE64 0xa09b
 #define ATTR_DATA 0xc093
 #define ATTR_TSS 0x008b
-#define ATTR_LDT 0x0082
 
 static void set_segments(struct x86_cpu *cpu, uint16_t code_attr)
 {

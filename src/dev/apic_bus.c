@@ -91,11 +91,6 @@ struct device apic_bus_device(struct apic_bus *apics)
 		.name = "local APICs", .opaque = apics, .reset = reset, .state = state, .destroy = destroy};
 }
 
-unsigned apic_bus_cpus(const struct apic_bus *apics)
-{
-	return apics->config.cpus;
-}
-
 struct lapic *apic_bus_lapic(struct apic_bus *apics, unsigned cpu)
 {
 	ENSURE(cpu < apics->config.cpus);

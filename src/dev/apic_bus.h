@@ -74,7 +74,6 @@ struct apic_bus *apic_bus_create(const struct apic_bus_config *config);
 bool apic_bus_attach(struct apic_bus *apics, struct bus *bus);
 struct device apic_bus_device(struct apic_bus *apics);
 
-unsigned apic_bus_cpus(const struct apic_bus *apics);
 struct lapic *apic_bus_lapic(struct apic_bus *apics, unsigned cpu);
 
 /* Before the machine runs. */

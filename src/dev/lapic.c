@@ -229,11 +229,6 @@ uint64_t lapic_base(const struct lapic *apic)
 	return atomic_load(&apic->base);
 }
 
-unsigned lapic_id(const struct lapic *apic)
-{
-	return apic->id;
-}
-
 /* Registers as after reset (SDM Vol. 3A 11.4.7.1); the mode is IA32_APIC_BASE's. */
 static void reset_registers(struct lapic *apic)
 {

@@ -73,7 +73,6 @@ void lapic_set_tsc_offset(struct lapic *apic, uint64_t offset);
 /* When the timer fires next (by itself), in ns of the VM's clock, or CLOCK_NEVER. */
 uint64_t lapic_timer_deadline(struct lapic *apic);
 
-unsigned lapic_id(const struct lapic *apic);
 void lapic_state(struct lapic *apic, struct state_stream *s);
 
 #endif

@@ -118,7 +118,6 @@ int share_find(struct share *share, int dir, const char *name, struct host_stat 
 void share_give(struct share *share, const struct fuse_in *head, int dir, int place, struct host_stat *st);
 /* Takes set-user-id and set-group-id away, as a write by somebody else does. */
 int share_drop_setid(struct share *share, int at);
-void share_attr(const struct host_stat *st, struct fuse_attr *attr);
 /* The times that an answer is believed, in seconds. */
 #define SHARE_VALID 1
 

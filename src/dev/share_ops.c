@@ -12,7 +12,7 @@
 
 /* ---- What is told of a thing ---- */
 
-void share_attr(const struct host_stat *st, struct fuse_attr *attr)
+static void put_attr(const struct host_stat *st, struct fuse_attr *attr)
 {
 	*attr = (struct fuse_attr){
 		.ino = st->ino,
@@ -36,7 +36,7 @@ void share_attr(const struct host_stat *st, struct fuse_attr *attr)
 int share_found(struct share *s, int place, const struct host_stat *st, struct fuse_entry_out *entry)
 {
 	*entry = (struct fuse_entry_out){.entry_valid = SHARE_VALID, .attr_valid = SHARE_VALID};
-	share_attr(st, &entry->attr);
+	put_attr(st, &entry->attr);
 	return share_node_add(s, place, st, &entry->nodeid);
 }
 
@@ -57,7 +57,7 @@ static int answer_attr(struct share_call *c, int at)
 
 	if (r)
 		return r;
-	share_attr(&st, &out.attr);
+	put_attr(&st, &out.attr);
 	return share_answer(c, &out, sizeof(out));
 }
 

@@ -216,7 +216,6 @@ void virtio_accept(struct virtio_device *dev, unsigned select, uint32_t features
 void virtio_enable_queue(struct virtio_device *dev, unsigned queue);
 void virtio_notify(struct virtio_device *dev);
 void virtio_reset(struct virtio_device *dev);
-void virtio_state(struct virtio_device *dev, struct state_stream *s);
 
 /* virtio_worker.c: threads. hold: waits until none works, and lets none start. */
 bool virtio_threads_start(struct virtio_device *dev, unsigned count);

@@ -159,7 +159,7 @@ static void queue_state(struct virtio_device *dev, struct virtqueue *q, struct s
 		virtq_map(q, dev->mem); /* if not, the next pop fails */
 }
 
-void virtio_state(struct virtio_device *dev, struct state_stream *s)
+static void virtio_state(struct virtio_device *dev, struct state_stream *s)
 {
 	state_field(s, dev->status);
 	state_field(s, dev->generation);

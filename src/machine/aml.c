@@ -109,7 +109,8 @@ static unsigned hex_digit(char c)
 	return c <= '9' ? c - '0' : c - 'A' + 10;
 }
 
-void aml_eisa(struct aml *aml, const char *id)
+/* An identifier such as "PNP0A08", compressed as EISA IDs are (6.1.5). */
+static void aml_eisa(struct aml *aml, const char *id)
 {
 	uint32_t v = 0;
 

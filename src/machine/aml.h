@@ -25,8 +25,6 @@ void aml_bytes(struct aml *aml, const void *bytes, size_t len);
 void aml_path(struct aml *aml, const char *path);
 void aml_integer(struct aml *aml, uint64_t value);
 void aml_string(struct aml *aml, const char *s);
-/* An identifier such as "PNP0A08", compressed as EISA IDs are (6.1.5). */
-void aml_eisa(struct aml *aml, const char *id);
 /* The operator of an expression, e.g. AML_AND; its operands and target follow. */
 void aml_op(struct aml *aml, uint8_t op);
 

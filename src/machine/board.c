@@ -57,7 +57,8 @@ static void pci_set(void *opaque, unsigned input, bool level)
 	set_line(ioapic_line(pc->ioapic, PC_PCI_GSI + input), level);
 }
 
-struct irq_line board_isa_irq(struct pc *pc, unsigned irq)
+/* An ISA interrupt: its pins on the 8259s and on the I/O APIC. */
+static struct irq_line isa_irq(struct pc *pc, unsigned irq)
 {
 	return (struct irq_line){.set = isa_set, .opaque = pc, .pin = irq, .waits = isa_waits};
 }
@@ -127,11 +128,11 @@ static bool make_timers(struct pc *pc, struct error *err)
 	struct pit8254_config pit = {
 		.bus = pc->c.bus,
 		.clock = pc->c.clock,
-		.irq = board_isa_irq(pc, 0),
+		.irq = isa_irq(pc, 0),
 		.polled = pc->c.polled_timer,
 		.opaque = pc->c.opaque,
 	};
-	struct rtc_config rtc = {.bus = pc->c.bus, .clock = pc->c.clock, .irq = board_isa_irq(pc, PC_RTC_IRQ)};
+	struct rtc_config rtc = {.bus = pc->c.bus, .clock = pc->c.clock, .irq = isa_irq(pc, PC_RTC_IRQ)};
 	struct rtc *rtc_dev;
 
 	pc->pit = pit8254_create(&pit);
@@ -147,14 +148,14 @@ static bool make_power(struct pc *pc, struct error *err)
 		.bus = pc->c.bus,
 		.clock = pc->c.clock,
 		.port = PC_PM_BASE,
-		.sci = board_isa_irq(pc, PC_SCI_IRQ),
+		.sci = isa_irq(pc, PC_SCI_IRQ),
 		.power_off = pc->c.power_off,
 		.opaque = pc->c.opaque,
 	};
 	struct reset_port_config reset = {.bus = pc->c.bus, .reset = pc->c.reset, .opaque = pc->c.opaque};
 	struct i8042_config kbc = {
 		.bus = pc->c.bus,
-		.irq = board_isa_irq(pc, PC_KEYBOARD_IRQ),
+		.irq = isa_irq(pc, PC_KEYBOARD_IRQ),
 		.keyboard = pc->keyboard,
 		.reset = pc->c.reset,
 		.opaque = pc->c.opaque,
@@ -177,7 +178,7 @@ static bool make_serial(struct pc *pc, struct error *err)
 	struct uart16550_config config = {
 		.bus = pc->c.bus,
 		.port = PC_COM1,
-		.irq = board_isa_irq(pc, PC_COM1_IRQ),
+		.irq = isa_irq(pc, PC_COM1_IRQ),
 		.write = pc->c.serial.write,
 		.input_ready = pc->c.serial.input_ready,
 		.opaque = pc->c.serial.opaque,

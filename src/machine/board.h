@@ -40,7 +40,4 @@ struct pc {
 /* board.c: makes the devices and wires them. What was made before a failure is in pc->device. */
 bool board_create(struct pc *pc, struct error *err);
 
-/* An ISA interrupt: its pins on the 8259s and on the I/O APIC. */
-struct irq_line board_isa_irq(struct pc *pc, unsigned irq);
-
 #endif

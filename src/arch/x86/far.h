@@ -4,8 +4,6 @@
 
 #include "arch/x86/internal.h"
 
-/* #GP(0) unless `off` is canonical (64-bit code) or within the limit. */
-enum verdict far_check_offset(struct x86_cpu *cpu, const struct descriptor *cs, uint64_t off);
 /* The checks of a code segment that is returned to, at the privilege that the selector's RPL says. */
 enum verdict far_check_return_cs(struct x86_cpu *cpu, uint16_t sel, uint64_t off, struct descriptor *cs);
 /* The checks of the stack segment that goes with it; its accessed bit is set. */

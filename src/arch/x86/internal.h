@@ -282,12 +282,8 @@ bool xcr0_good(const struct x86_cpu *cpu, uint64_t value);
 	(BIT(0) | BIT(1) | BIT(3) | BIT(5) | BIT(6) | BIT(8) | BIT(13) | BIT(14) | BIT(15) | BIT(20) | BIT(24) | \
 	 BIT(26) | BIT(27) | BIT(62))
 
-/* V_INJECT: #GP(0), unknown or refused. V_EXIT is the caller's: x86_msr_external says which live outside the core. */
-enum verdict msr_read(struct x86_cpu *cpu, uint32_t msr, uint64_t *value);
-enum verdict msr_write(struct x86_cpu *cpu, uint32_t msr, uint64_t value);
 /* Whether those that are kept in the processor have values that could have been written. */
 bool msrs_good(const struct x86_cpu *cpu);
-bool msr_external(uint32_t msr);
 
 /* The guest's TSC. */
 uint64_t guest_tsc(const struct x86_cpu *cpu);

@@ -204,12 +204,13 @@ static uint64_t *field_of(struct x86_cpu *cpu, const struct msr *m, uint32_t n)
  * Those that the monitor answers: IA32_APIC_BASE, TSC_DEADLINE and the x2APIC's registers; and the paravirtual ones,
  * where it says that they are all #GP(0) if none is offered.
  */
-bool msr_external(uint32_t n)
+static bool msr_external(uint32_t n)
 {
 	return n == 0x1b || n == 0x6e0 || (n >= 0x800 && n <= 0x8ff) || n == 0x11 || n == 0x12 || n >> 8 == 0x4b564d;
 }
 
-enum verdict msr_read(struct x86_cpu *cpu, uint32_t n, uint64_t *value)
+/* V_INJECT: #GP(0), unknown or refused. */
+static enum verdict msr_read(struct x86_cpu *cpu, uint32_t n, uint64_t *value)
 {
 	const struct msr *m = find(cpu, n);
 
@@ -236,7 +237,7 @@ static enum verdict check_field(struct x86_cpu *cpu, const struct msr *m, uint32
 	return m->check ? m->check(cpu, n, value) : V_DONE;
 }
 
-enum verdict msr_write(struct x86_cpu *cpu, uint32_t n, uint64_t value)
+static enum verdict msr_write(struct x86_cpu *cpu, uint32_t n, uint64_t value)
 {
 	const struct msr *m = find(cpu, n);
 

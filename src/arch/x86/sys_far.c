@@ -55,7 +55,8 @@ static enum verdict check_direct(struct x86_cpu *cpu, uint16_t sel, const struct
 	return V_DONE;
 }
 
-enum verdict far_check_offset(struct x86_cpu *cpu, const struct descriptor *cs, uint64_t off)
+/* #GP(0) unless `off` is canonical (64-bit code) or within the limit. */
+static enum verdict far_check_offset(struct x86_cpu *cpu, const struct descriptor *cs, uint64_t off)
 {
 	if (x86_long_mode(cpu) && cs->seg.attr & SEG_ATTR_L ? x86_canonical(off) : off <= cs->seg.limit)
 		return V_DONE;

@@ -23,7 +23,6 @@ enum {
 	KEY_NO_SSE = 1 << 5,
 	KEY_NO_AVX = 1 << 6,
 	KEY_GATES = KEY_NO_FPU | KEY_NO_SSE | KEY_NO_AVX,
-	KEY_SS32 = 1 << 7,     /* legacy modes: stack pointer is ESP, not SP */
 	KEY_USER = 1 << 8,     /* CPL 3 */
 	KEY_WINDOW = 1 << 14,  /* memory goes through windows (window.h), if key_windowed */
 	KEY_NOSHARE = 1 << 10, /* a variant of a block without shared TLB checks; the CPU's own key never has it */
@@ -36,8 +35,6 @@ enum {
 		1
 		<< 9, /* not translated but stepped: segments with bases or limits, TF, breakpoints, alignment checks */
 };
-
-uint32_t mode_key(const struct x86_cpu *cpu);
 
 static inline unsigned key_mmu(uint32_t key)
 {

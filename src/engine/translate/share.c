@@ -2,8 +2,6 @@
 
 #include <Zydis/Mnemonic.h>
 
-#define GROUPS 32
-
 struct group {
 	uint8_t base;
 	bool open;

@@ -246,7 +246,7 @@ static bool must_step(const struct x86_cpu *cpu, enum x86_mode mode)
 	return mode != MODE_64 && (mode == MODE_16 || (cpu->rflags & FL_VM) || !legacy_flat(cpu));
 }
 
-uint32_t mode_key(const struct x86_cpu *cpu)
+static uint32_t mode_key(const struct x86_cpu *cpu)
 {
 	enum x86_mode mode = x86_mode(cpu);
 	unsigned mmu = cpu->cpl == 3                                     ? MMU_USER

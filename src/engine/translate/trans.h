@@ -191,7 +191,6 @@ void window_stack_settle(struct trans *t);
 /* `delta` = host address - linear address in the region of host register `reg`; what is not to be accessed there
  * faults. */
 void window_delta(struct trans *t, unsigned delta, unsigned reg);
-struct host_mem window_operand(struct trans *t, const struct x86_insn *insn, uint8_t avoid);
 struct host_mem window_stack(struct trans *t, int32_t disp, uint8_t avoid);
 struct host_mem window_fixed(struct trans *t); /* at the linear address in H_ADDR. Uses H_DELTA */
 struct host_mem window_flat(struct trans *t, const struct x86_insn *insn); /* [H_ADDR]; all else is in memory */
@@ -208,12 +207,10 @@ bool trans_stack(struct trans *t, const struct x86_insn *insn);
 bool branch_goes_on(const struct x86_insn *insn);
 /* Ends the block with a jump to offset `target` from the page's start (it may be in another page). */
 void jump_to(struct trans *t, int64_t target, uint32_t key);
-/* Ends the block with a jump to the linear address in H_ADDR. `undo`: see light_jump. Flags must be saved. */
-void jump_indirect(struct trans *t, uint32_t key, int32_t undo);
 void poll_flagged(struct trans *t, uint16_t off);
 void trans_push_return(struct trans *t);
 
-/* trans_quick.c: the same as jump_indirect, CALL to the address in H_ADDR, and a direct jump, with windows. */
+/* trans_quick.c: a jump to the linear address in H_ADDR, CALL to that, and a direct jump, with windows. */
 void quick_jump(struct trans *t, int32_t undo);
 void quick_call(struct trans *t);
 void quick_far(struct trans *t, int64_t target, int32_t undo);

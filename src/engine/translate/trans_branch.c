@@ -99,7 +99,8 @@ static void link_add(struct trans *t, uint8_t *from, int64_t target, uint32_t ke
 	cold_add(t, COLD_LINK, from)->link = link;
 }
 
-void jump_indirect(struct trans *t, uint32_t key, int32_t undo)
+/* Ends the block with a jump to the linear address in H_ADDR. `undo`: see light_jump. Flags must be saved. */
+static void jump_indirect(struct trans *t, uint32_t key, int32_t undo)
 {
 	struct emit *e = &t->e;
 	if (t->window) {

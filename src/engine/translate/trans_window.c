@@ -123,7 +123,7 @@ static bool relative(const struct trans *t, const struct x86_insn *insn, int32_t
 	return insn->base == 16 && insn->addrsize == 8 && insn->seg != SEG_FS && insn->seg != SEG_GS && d == *disp;
 }
 
-struct host_mem window_operand(struct trans *t, const struct x86_insn *insn, uint8_t avoid)
+static struct host_mem window_operand(struct trans *t, const struct x86_insn *insn, uint8_t avoid)
 {
 	int32_t disp;
 	if (relative(t, insn, &disp)) {
