@@ -138,8 +138,10 @@ DOPPEL_API void doppel_config_balloon(doppel_config *config, bool balloon, uint6
 /*
  * Flags of a VM. NO_REBOOT: a reboot ends it. DEBUG_EXIT: a write of v to port 0xf4 ends it with status (v << 1) | 1.
  * STOP_ON_PANIC: so does a panic of its kernel, told through the device pvpanic, unless a crash kernel takes over.
+ * STOP_ON_SIGNALS: doppel_vm_stop_on_signals from the beginning of doppel_vm_create on, so that names that it has made
+ * by then (sockets, files) go again: the VM is created, and ends as soon as it is run.
  */
-enum { DOPPEL_NO_REBOOT = 1, DOPPEL_DEBUG_EXIT = 2, DOPPEL_STOP_ON_PANIC = 4 };
+enum { DOPPEL_NO_REBOOT = 1, DOPPEL_DEBUG_EXIT = 2, DOPPEL_STOP_ON_PANIC = 4, DOPPEL_STOP_ON_SIGNALS = 8 };
 DOPPEL_API void doppel_config_flags(doppel_config *config, unsigned flags);
 
 /* Builds the machine and loads the kernel; nothing runs yet. NULL: `error` (which may be NULL) says why. */

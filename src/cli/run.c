@@ -227,7 +227,8 @@ static bool set_cpu_limit(doppel_config *config, const char *text)
 
 static bool fill_config(doppel_config *config, const struct run_options *o)
 {
-	unsigned flags = (o->no_reboot ? DOPPEL_NO_REBOOT : 0) | (o->debug_exit ? DOPPEL_DEBUG_EXIT : 0);
+	unsigned flags = DOPPEL_STOP_ON_SIGNALS | (o->no_reboot ? DOPPEL_NO_REBOOT : 0) |
+			 (o->debug_exit ? DOPPEL_DEBUG_EXIT : 0);
 
 	doppel_config_name(config, o->name);
 	doppel_config_kernel(config, o->kernel);
@@ -310,7 +311,6 @@ static int run(struct run_options *o)
 	vm = create(o);
 	if (!vm)
 		return STATUS_USAGE;
-	doppel_vm_stop_on_signals(vm);
 	doppel_vm_on_event(vm, tell, o);
 	if (!confine(o)) {
 		doppel_vm_destroy(vm);

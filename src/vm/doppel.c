@@ -18,10 +18,12 @@ struct doppel_config {
 	struct vm_config vm; /* its strings are the config's own */
 	bool no_memory;      /* a setter could not copy its string */
 	bool too_many_disks, too_many_nets, too_many_shares;
+	bool stop_on_signals;
 };
 
 struct doppel_vm {
-	struct vm *vm;
+	struct vm *_Atomic vm; /* NULL while it is being created */
+	_Atomic int signal;    /* that has come, or 0 */
 	void (*event)(void *opaque, doppel_event event);
 	void *event_opaque;
 	bool on_signals;
@@ -224,6 +226,7 @@ void doppel_config_flags(doppel_config *config, unsigned flags)
 	config->vm.no_reboot = flags & DOPPEL_NO_REBOOT;
 	config->vm.debug_exit = flags & DOPPEL_DEBUG_EXIT;
 	config->vm.stop_on_panic = flags & DOPPEL_STOP_ON_PANIC;
+	config->stop_on_signals = flags & DOPPEL_STOP_ON_SIGNALS;
 }
 
 static bool create(doppel_vm *vm, const doppel_config *config, struct error *err)
@@ -246,13 +249,43 @@ static void tell(doppel_error *error, const struct error *err)
 		memcpy(error->text, err->text, MIN(sizeof(error->text), sizeof(err->text)));
 }
 
+/* Whoever comes second, the signal or the VM, sees the other. */
+static void stop_by_signal(doppel_vm *vm)
+{
+	struct vm *made = vm->vm;
+	int signal = vm->signal;
+
+	if (made && signal)
+		vm_stop(made, VM_END_SIGNAL, (uint32_t)signal);
+}
+
+static void on_signal(void *opaque, int signal)
+{
+	doppel_vm *vm = opaque;
+
+	vm->signal = signal;
+	stop_by_signal(vm);
+}
+
+bool doppel_vm_stop_on_signals(doppel_vm *vm)
+{
+	vm->on_signals = vm->on_signals || host_signals_watch(on_signal, vm);
+	return vm->on_signals;
+}
+
 doppel_vm *doppel_vm_create(const doppel_config *config, doppel_error *error)
 {
 	doppel_vm *vm = calloc(1, sizeof(*vm));
 	struct error err = {""};
 
-	if (create(vm, config, &err))
+	if (vm && config->stop_on_signals)
+		doppel_vm_stop_on_signals(vm);
+	if (create(vm, config, &err)) {
+		stop_by_signal(vm);
 		return vm;
+	}
+	if (vm && vm->on_signals)
+		host_signals_unwatch();
 	free(vm);
 	tell(error, &err);
 	return NULL;
@@ -267,19 +300,6 @@ void doppel_vm_destroy(doppel_vm *vm)
 	vm_destroy(vm->vm);
 	free(vm->stats);
 	free(vm);
-}
-
-static void on_signal(void *opaque, int signal)
-{
-	doppel_vm *vm = opaque;
-
-	vm_stop(vm->vm, VM_END_SIGNAL, (uint32_t)signal);
-}
-
-bool doppel_vm_stop_on_signals(doppel_vm *vm)
-{
-	vm->on_signals = vm->on_signals || host_signals_watch(on_signal, vm);
-	return vm->on_signals;
 }
 
 bool doppel_confine(doppel_error *error)

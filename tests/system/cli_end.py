@@ -55,6 +55,33 @@ def signalled(name, code, sig, *args):
     c.check(name, why)
 
 
+def early():
+    """A signal while the machine is being made, at which it waits for its kernel: the sockets' names go again."""
+    names = [os.path.join(c.dir, name) for name in ('early-kernel', 'early-console', 'early-vsock')]
+    os.mkfifo(names[0])
+    p = subprocess.Popen([DOPPEL, 'run', '--kernel', names[0], '--memory', '16M', '--console', 'unix=' + names[1], '--vsock', 'unix=' + names[2]],
+                         stderr=subprocess.PIPE)
+    with open(names[0], 'wb', buffering=0) as pipe:
+        end = time.monotonic() + 20
+        while not os.path.exists(names[2]) and time.monotonic() < end:
+            time.sleep(0.01)
+        there = os.path.exists(names[1]) and os.path.exists(names[2])
+        p.send_signal(signal.SIGTERM)
+        time.sleep(0.1)
+        with open(kernel(c.dir, 'spin', SPIN), 'rb') as f:
+            try:
+                pipe.write(f.read())
+            except BrokenPipeError:
+                pass
+    try:
+        p.wait(10)
+    except subprocess.TimeoutExpired:
+        p.kill()
+    left = [name for name in names[1:] if os.path.exists(name)]
+    text = p.communicate()[1].decode()
+    return 'no sockets: %s' % text if not there else 'left: %s' % left if left else 'status %d: %s' % (p.returncode, text) if p.returncode != 143 else None
+
+
 def terminal(name, code, keys, status, words, args=(), sig=None):
     """On a terminal: sends keys, one group after each word of output, then compares status and the terminal's modes."""
     master, slave = pty.openpty()
@@ -150,6 +177,7 @@ c.check('perf-map', perf_map())
 ends('more-cpus', POWER_OFF, 0, '--cpus', '4', err=['4 CPUs'])
 signalled('sigterm', SPIN, signal.SIGTERM)
 signalled('sigint', SPIN, signal.SIGINT)
+c.check('sigterm-early', early())
 signalled('sighup', SPIN, signal.SIGHUP)
 signalled('sigterm-halted', CLI_HLT, signal.SIGTERM)
 signalled('sigterm-4-cpus', SPIN, signal.SIGTERM, '--cpus', '4')
