@@ -107,6 +107,7 @@ static const struct kept {
 	CALL(ftruncate, OTHERS), /* a console's file begins empty when the machine does */
 	CALL(fdatasync, OTHERS),
 	CALL_IF(newfstatat, OTHERS, BITS_ON, 3, AT_EMPTY_PATH), /* fstat() */
+	CALL(fstat, OTHERS),                                    /* the same, of glibc 2.39 and later */
 	CALL(close, OTHERS),
 	CALL(poll, OTHERS),
 	CALL(ppoll, OTHERS),
@@ -127,6 +128,7 @@ static const struct kept {
 	CALL(timer_settime, EVERYONE | NEED(PROFILE)),
 	CALL(timer_delete, EVERYONE | NEED(PROFILE)),
 	CALL_IF(newfstatat, EVERYONE | NEED(PROFILE), BITS_ON, 3, AT_EMPTY_PATH), /* perf's map, buffered */
+	CALL(fstat, EVERYONE | NEED(PROFILE)),
 
 	/* A user-mode network: the guest's connections are sockets of ours. No unix sockets, none that see every
 	   packet. */

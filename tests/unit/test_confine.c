@@ -228,6 +228,7 @@ static void run_threads(const char *name, void *(*fn)(void *), unsigned n)
 static void do_work(void)
 {
 	struct timespec ts;
+	struct stat st;
 	char random[16];
 
 	run_threads("worker", wait_and_allocate, 8);
@@ -238,6 +239,9 @@ static void do_work(void)
 		_exit(4);
 	if (!allocate(random))
 		_exit(5);
+	/* fstat(), of older and newer C libraries */
+	if (syscall(SYS_newfstatat, STDERR_FILENO, "", &st, AT_EMPTY_PATH) || syscall(SYS_fstat, STDERR_FILENO, &st))
+		_exit(6);
 }
 
 TEST(kept)
