@@ -22,6 +22,18 @@ static uint64_t raw_ns(void)
 	return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
 }
 
+/*
+ * When what is above has been done, and before what is below begins (SDM Vol. 2B, RDTSC). RDTSCP is not of the level
+ * x86-64-v2, and there are virtual hosts whose processor, of a later level, has none.
+ */
+static uint64_t read_tsc(void)
+{
+	_mm_lfence();
+	uint64_t tsc = __rdtsc();
+	_mm_lfence();
+	return tsc;
+}
+
 /* Both clocks at one moment: of several readings the one that took least, so was not interrupted. */
 static struct instant read_both(void)
 {
@@ -29,8 +41,7 @@ static struct instant read_both(void)
 	uint64_t least = UINT64_MAX;
 
 	for (unsigned i = 0; i < TRIES; i++) {
-		unsigned aux;
-		uint64_t before = __rdtscp(&aux), ns = raw_ns(), after = __rdtscp(&aux);
+		uint64_t before = read_tsc(), ns = raw_ns(), after = read_tsc();
 
 		if (after - before >= least)
 			continue;
