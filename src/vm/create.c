@@ -42,10 +42,11 @@ static bool check_host(struct error *err)
 {
 	const char *lacks = x86_host_lacks(NULL);
 
-	return !lacks || error_set(err,
-				   "this host's processor has no %s: doppel needs one of the level x86-64-v2 with "
-				   "XSAVE, as all are since about 2011",
-				   lacks);
+	return !lacks ||
+	       error_set(err,
+			 "this host's processor has no %s: doppel needs one of the level x86-64-v2 with "
+			 "XSAVE, as all are since about 2011 (for a virtual one, choose a CPU type that has it)",
+			 lacks);
 }
 
 static bool check_cpus(unsigned cpus, struct error *err)
