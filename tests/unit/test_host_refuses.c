@@ -1,0 +1,80 @@
+/* Hosts that refuse what most allow: limits of the user's, what an administrator has switched off, no /proc. In child
+ * processes to which that happens. */
+#include "host/host.h"
+#include "host/shared.h"
+#include "unit/unit.h"
+
+#include <signal.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define FINE 77
+#define SKIPPED 78
+
+/* How a child ends that does fn(); the first of what it says on standard error goes to `said`. */
+static int child(void (*fn)(void), char *said, size_t size)
+{
+	int status = 0, ends[2];
+	size_t len = 0;
+	ssize_t n;
+	pid_t pid;
+
+	REQUIRE(!pipe(ends));
+	pid = fork();
+	REQUIRE(pid >= 0);
+	if (!pid) {
+		dup2(ends[1], STDERR_FILENO);
+		close(ends[1]);
+		fn();
+		_exit(FINE);
+	}
+	close(ends[1]);
+	while (len < size - 1 && (n = read(ends[0], said + len, size - 1 - len)) > 0)
+		len += (size_t)n;
+	said[len] = 0;
+	close(ends[0]);
+	waitpid(pid, &status, 0);
+	return status;
+}
+
+static void check_child(void (*fn)(void))
+{
+	char said[256];
+	int status = child(fn, said, sizeof(said));
+
+	if (!WIFEXITED(status) || (WEXITSTATUS(status) != FINE && WEXITSTATUS(status) != SKIPPED))
+		UNIT_FAIL("status 0x%x, said \"%s\"", status, said);
+	CHECK_STR(said, "");
+}
+
+/* Memory is a file to Linux, whose limit on the size of files counts: the user hears of it. */
+static void limit_files(void)
+{
+	const struct rlimit limit = {MiB(1), MiB(1)};
+	struct host_shared mem;
+	struct host_code code;
+	sigset_t pending;
+
+	if (setrlimit(RLIMIT_FSIZE, &limit))
+		_exit(1);
+	for (uint64_t size = MiB(2) - 4096; size <= MiB(8); size *= 2) {
+		if (host_shared_alloc(&mem, size))
+			_exit(2);
+		if (strcmp(host_error_text(), "File too large") != 0)
+			_exit(3);
+	}
+	if (!host_shared_alloc(&mem, MiB(1)))
+		_exit(4);
+	if (!host_code_alloc(&code, MiB(4))) /* not a file if need be */
+		_exit(5);
+	if (sigpending(&pending) || sigismember(&pending, SIGXFSZ))
+		_exit(6);
+}
+
+TEST(file_size_limit)
+{
+	check_child(limit_files);
+}
+
+UNIT_MAIN()
