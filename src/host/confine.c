@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -41,6 +42,19 @@ static void note_inherited(int fd)
 	more[state.inherited_count++] = fd;
 }
 
+#define TRIED_MAX 65536
+
+/* Without /proc. */
+static void try_inherited(void)
+{
+	struct rlimit limit = {.rlim_cur = TRIED_MAX};
+
+	getrlimit(RLIMIT_NOFILE, &limit);
+	for (int fd = STDERR_FILENO + 1; fd < (int)MIN(limit.rlim_cur, TRIED_MAX); fd++)
+		if (fcntl(fd, F_GETFD) >= 0)
+			note_inherited(fd);
+}
+
 static void find_inherited(void)
 {
 	DIR *dir = opendir("/proc/self/fd");
@@ -54,6 +68,8 @@ static void find_inherited(void)
 	}
 	if (dir)
 		closedir(dir);
+	else
+		try_inherited();
 }
 
 void host_inherited(void)

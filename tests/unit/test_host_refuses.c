@@ -1,10 +1,15 @@
 /* Hosts that refuse what most allow: limits of the user's, what an administrator has switched off, no /proc. In child
  * processes to which that happens. */
+#include "host/confine.h"
 #include "host/host.h"
 #include "host/shared.h"
 #include "unit/unit.h"
 
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
 #include <signal.h>
+#include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -48,6 +53,13 @@ static void check_child(void (*fn)(void))
 	CHECK_STR(said, "");
 }
 
+/* Namespaces of the child's own, where the system lets it. */
+static void own_namespaces(int flags)
+{
+	if (unshare(flags | (geteuid() ? CLONE_NEWUSER : 0)))
+		_exit(SKIPPED);
+}
+
 /* Memory is a file to Linux, whose limit on the size of files counts: the user hears of it. */
 static void limit_files(void)
 {
@@ -75,6 +87,30 @@ static void limit_files(void)
 TEST(file_size_limit)
 {
 	check_child(limit_files);
+}
+
+static void confine_without_proc(void)
+{
+	struct error err;
+	char byte = 0;
+
+	own_namespaces(CLONE_NEWNS);
+	if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) || mount("none", "/proc", "tmpfs", 0, NULL))
+		_exit(SKIPPED);
+	if (dup2(open("/dev/zero", O_RDONLY), 300) != 300)
+		_exit(1);
+	host_inherited();
+	if (!host_confine(&err)) {
+		fprintf(stderr, "%s", err.text);
+		_exit(2);
+	}
+	if (read(300, &byte, 1) >= 0 || errno != EBADF)
+		_exit(3);
+}
+
+TEST(inherited_without_proc)
+{
+	check_child(confine_without_proc);
 }
 
 UNIT_MAIN()
