@@ -8,6 +8,7 @@
 #include <sys/auxv.h>
 #include <sys/mman.h>
 #include <ucontext.h>
+#include <unistd.h>
 
 #ifndef SS_AUTODISARM
 #define SS_AUTODISARM (1u << 31)
@@ -79,6 +80,10 @@ static bool offer(int sig, const siginfo_t *info, ucontext_t *uc)
 	return true;
 }
 
+/* The guest's memory is a file; its pages are found, and counted, when they are used first. */
+static const char no_page[] = "doppel: the host has no memory for a page that it has promised (vm.overcommit_memory "
+			      "is 2, or the memory is broken): give the guest less --memory\n";
+
 /* Nobody's fault but ours: what would have happened without us. */
 static void pass_on(int sig, siginfo_t *info, void *uc)
 {
@@ -88,6 +93,8 @@ static void pass_on(int sig, siginfo_t *info, void *uc)
 		if (signals[i] == sig)
 			old = &previous[i];
 	host_terminal_restore();
+	if (sig == SIGBUS && info->si_code == BUS_ADRERR)
+		(void)!write(STDERR_FILENO, no_page, sizeof(no_page) - 1);
 	if (old && old->sa_flags & SA_SIGINFO && old->sa_sigaction) {
 		old->sa_sigaction(sig, info, uc);
 		return;

@@ -1,6 +1,7 @@
 /* Hosts that refuse what most allow: limits of the user's, what an administrator has switched off, no /proc. In child
  * processes to which that happens. */
 #include "host/confine.h"
+#include "host/guest_signals.h"
 #include "host/host.h"
 #include "host/shared.h"
 #include "unit/unit.h"
@@ -111,6 +112,31 @@ static void confine_without_proc(void)
 TEST(inherited_without_proc)
 {
 	check_child(confine_without_proc);
+}
+
+static bool not_mine(struct host_fault_context *ctx)
+{
+	return false;
+}
+
+/* As when the host has promised memory and has none: vm.overcommit_memory 2, memory that is broken. */
+static void lose_memory(void)
+{
+	struct host_shared mem;
+
+	if (!host_guest_signals_init(not_mine) || !host_shared_alloc(&mem, KiB(64)) || ftruncate(mem.fd, 0))
+		_exit(1);
+	signal(SIGABRT, SIG_DFL);
+	mem.at[0] = 1;
+}
+
+TEST(page_lost)
+{
+	char said[256];
+	int status = child(lose_memory, said, sizeof(said));
+
+	CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGBUS);
+	CHECK(strstr(said, "doppel: the host has no memory") == said && strchr(said, '\n') == said + strlen(said) - 1);
 }
 
 UNIT_MAIN()
