@@ -61,6 +61,16 @@ static void own_namespaces(int flags)
 		_exit(SKIPPED);
 }
 
+static bool put(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY | O_CLOEXEC);
+	bool good = fd >= 0 && write(fd, text, strlen(text)) == (ssize_t)strlen(text);
+
+	if (fd >= 0)
+		close(fd);
+	return good;
+}
+
 /* Memory is a file to Linux, whose limit on the size of files counts: the user hears of it. */
 static void limit_files(void)
 {
@@ -88,6 +98,35 @@ static void limit_files(void)
 TEST(file_size_limit)
 {
 	check_child(limit_files);
+}
+
+static void memory_without_programs(void)
+{
+	struct host_shared mem;
+
+	if (!put("/proc/sys/vm/memfd_noexec", "2")) /* of this namespace's processes; since Linux 6.3 */
+		_exit(SKIPPED);
+	if (!host_shared_alloc(&mem, KiB(64))) {
+		fprintf(stderr, "%s", host_error_text());
+		_exit(1);
+	}
+	memset(mem.at, 1, KiB(64));
+}
+
+static void in_own_processes(void)
+{
+	char said[256];
+
+	own_namespaces(CLONE_NEWPID);
+	int status = child(memory_without_programs, said, sizeof(said));
+	fputs(said, stderr);
+	_exit(WIFEXITED(status) ? WEXITSTATUS(status) : 1);
+}
+
+/* Linux can be told to make no memory that a program could be started from. */
+TEST(memfd_noexec)
+{
+	check_child(in_own_processes);
 }
 
 static void confine_without_proc(void)
