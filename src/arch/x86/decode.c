@@ -13,13 +13,20 @@
  * processors take a near branch with a 66 prefix for a 16-bit one, Intel's ignore the prefix (SDM Vol. 2 JMP; APM Vol.
  * 3 1.2.2).
  */
-#define DECODER(mode, width, amd)                                                                                      \
-	{                                                                                                              \
-		.machine_mode = ZYDIS_MACHINE_MODE_##mode, .stack_width = ZYDIS_STACK_WIDTH_##width, .decoder_mode = { \
-			[ZYDIS_DECODER_MODE_AMD_BRANCHES] = (amd),                                                     \
-			[ZYDIS_DECODER_MODE_LZCNT] = ZYAN_TRUE,                                                        \
-			[ZYDIS_DECODER_MODE_TZCNT] = ZYAN_TRUE,                                                        \
-		}                                                                                                      \
+#ifdef ZYDIS_MODES_ARE_BITS /* from version 4.1 on: meson.build */
+#define MODES(amd) \
+	((amd) << ZYDIS_DECODER_MODE_AMD_BRANCHES | BIT(ZYDIS_DECODER_MODE_LZCNT) | BIT(ZYDIS_DECODER_MODE_TZCNT))
+#else
+#define MODES(amd)                                                                                 \
+	{                                                                                          \
+		[ZYDIS_DECODER_MODE_AMD_BRANCHES] = (amd), [ZYDIS_DECODER_MODE_LZCNT] = ZYAN_TRUE, \
+		[ZYDIS_DECODER_MODE_TZCNT] = ZYAN_TRUE,                                            \
+	}
+#endif
+#define DECODER(mode, width, amd)                                                                    \
+	{                                                                                            \
+		.machine_mode = ZYDIS_MACHINE_MODE_##mode, .stack_width = ZYDIS_STACK_WIDTH_##width, \
+		.decoder_mode = MODES(amd)                                                           \
 	}
 
 static const ZydisDecoder decoders[2][3] = {

@@ -267,6 +267,13 @@ static bool undefined_form(const ZydisDecodedInstruction *zi, bool amd)
 	return false;
 }
 
+/* x87 to EFLAGS: of the PPro's set, or, from Zydis 4.1 on, of one of their own that 4.0 has no name for. */
+static bool compares_to_flags(const ZydisDecodedInstruction *zi)
+{
+	return zi->mnemonic == ZYDIS_MNEMONIC_FCOMI || zi->mnemonic == ZYDIS_MNEMONIC_FCOMIP ||
+	       zi->mnemonic == ZYDIS_MNEMONIC_FUCOMI || zi->mnemonic == ZYDIS_MNEMONIC_FUCOMIP;
+}
+
 static bool features_claimed(const ZydisDecodedInstruction *zi, uint64_t features)
 {
 	uint64_t need = set_needs[zi->meta.isa_set];
@@ -274,6 +281,8 @@ static bool features_claimed(const ZydisDecodedInstruction *zi, uint64_t feature
 	if (zi->mnemonic == ZYDIS_MNEMONIC_VPCLMULQDQ)
 		need |= BIT(FEAT_PCLMUL);
 	else if (zi->mnemonic == ZYDIS_MNEMONIC_TZCNT) /* BSF without it */
+		need = KNOWN;
+	else if (compares_to_flags(zi))
 		need = KNOWN;
 	else if (zi->meta.isa_set == ZYDIS_ISA_SET_LAHF && zi->machine_mode == ZYDIS_MACHINE_MODE_LONG_64)
 		need |= BIT(FEAT_LAHF64);
