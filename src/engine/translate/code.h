@@ -208,8 +208,9 @@ struct tr_engine {
 	const uint8_t *glue_helper[HELPERS][2]; /* R11: the helper's second argument */
 	const uint8_t *glue_jump_first;         /* an indirect jump to QUICK_FIRST */
 	const uint8_t *glue_miss;               /* R10: linear address; R11: description; R9: where to resume */
-	bool no_link, no_share, no_inline, no_window, no_kernel_window, eager_window, mixed_window, no_pdep,
-		step_only; /* debug switches */
+	/* Debug switches. */
+	bool step_only, eager_window, mixed_window, no_link, no_share, no_inline, no_window, no_kernel_window, no_pdep,
+		no_lazy_flags, no_carry, no_trace, no_string, no_reuse, no_decode_cache;
 	struct window_slots slots;
 	struct profile *profile; /* NULL when nobody asked */
 	struct engine_stats stats;

@@ -29,6 +29,12 @@ static const struct debug_switch {
 	{"eager-window", SWITCH(eager_window)},
 	{"mixed-window", SWITCH(mixed_window)},
 	{"no-pdep", SWITCH(no_pdep)},
+	{"no-lazy-flags", SWITCH(no_lazy_flags)},
+	{"no-carry", SWITCH(no_carry)},
+	{"no-trace", SWITCH(no_trace)},
+	{"no-string", SWITCH(no_string)},
+	{"no-reuse", SWITCH(no_reuse)},
+	{"no-decode-cache", SWITCH(no_decode_cache)},
 };
 
 /* Sets the switches in a list with commas between them; profile.c has more of them. */

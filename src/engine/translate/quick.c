@@ -127,7 +127,7 @@ void quick_user_refresh(struct tr_vcpu *v)
 {
 	const struct quick_log *log = &v->quick_log[0];
 	bool used = log->jump.count || log->far.count; /* else there is nothing that a look at each page could save */
-	if (v->cpu.cr3 != v->quick_cr3 || !used || !pages_stay(v))
+	if (v->cpu.cr3 != v->quick_cr3 || !used || v->engine->no_reuse || !pages_stay(v))
 		quick_flush(v, false);
 	v->quick_cr3 = v->cpu.cr3;
 	v->quick_stale = false;

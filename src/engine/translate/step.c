@@ -23,6 +23,14 @@ bool step_is_general(const struct x86_insn *insn)
 	return false;
 }
 
+void step_decode(struct tr_vcpu *v, struct x86_insn *insn, const uint8_t *p, size_t len, enum x86_mode mode)
+{
+	if (v->engine->no_decode_cache)
+		x86_decode(insn, p, len, mode, v->engine->model);
+	else
+		x86_decode_cached(&v->decoded, insn, p, len, mode, v->engine->model);
+}
+
 /* Fetches and decodes the instruction at rip. V_INJECT: it, or its fetch, faults. */
 static enum verdict fetch(struct tr_vcpu *v, struct x86_insn *insn)
 {
@@ -32,7 +40,7 @@ static enum verdict fetch(struct tr_vcpu *v, struct x86_insn *insn)
 	if (x86_code64(cpu) ? !x86_canonical(cpu->rip) : cpu->rip > cpu->seg[SEG_CS].limit)
 		return x86_raise_error(cpu, X86_GP, 0);
 	unsigned n = mem_fetch(cpu, linear_rip(cpu), bytes, sizeof(bytes), &verdict);
-	x86_decode_cached(&v->decoded, insn, bytes, n, x86_mode(cpu), v->engine->model);
+	step_decode(v, insn, bytes, n, x86_mode(cpu));
 	switch (insn->cls) {
 	case CLS_PARTIAL:
 		if (verdict == V_DONE || verdict == V_EXIT) /* from where there is no memory */

@@ -52,7 +52,7 @@ bool window_string(struct trans *t, const struct x86_insn *insn)
 {
 	uint8_t op = insn->opcode | 1;
 	bool src = op == 0xa5 || op == 0xa7 || op == 0xad, dst = op != 0xad;
-	if (t->mode != MODE_64 || insn->addrsize != 8 || !plain_prefixes(insn) || t->eng->no_inline)
+	if (t->mode != MODE_64 || insn->addrsize != 8 || !plain_prefixes(insn) || t->eng->no_string)
 		return false;
 	regs_fixed(t);
 	if (flags_merge(insn))

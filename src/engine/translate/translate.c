@@ -25,7 +25,7 @@ static unsigned decode_crossing(struct trans *t, const struct code_source *src, 
 		return 1;
 	memcpy(bytes, src->bytes + off, head);
 	memcpy(bytes + head, src->tail_bytes, 15);
-	x86_decode_cached(&t->v->decoded, &t->insns[0], bytes, 15, t->mode, t->eng->model);
+	step_decode(t->v, &t->insns[0], bytes, 15, t->mode);
 	if (t->insns[0].len <= head)
 		return 1;
 	t->tail = src->tail;
@@ -54,10 +54,10 @@ static bool goes_by_tlb(const struct trans *t, const struct code_page *page, uns
 static unsigned decode_block(struct trans *t, const struct code_source *src, uint16_t off)
 {
 	const uint8_t *bytes = src->bytes;
-	unsigned n = 0, branches = t->window && !t->eng->no_link ? 0 : BRANCHES_MAX;
+	unsigned n = 0, branches = t->window && !t->eng->no_link && !t->eng->no_trace ? 0 : BRANCHES_MAX;
 	while (n < BLOCK_INSNS && off < PAGE_SIZE) {
 		struct x86_insn *insn = &t->insns[n++];
-		x86_decode_cached(&t->v->decoded, insn, bytes + off, PAGE_SIZE - off, t->mode, t->eng->model);
+		step_decode(t->v, insn, bytes + off, PAGE_SIZE - off, t->mode);
 		t->by_tlb[n - 1] = t->window && goes_by_tlb(t, src->page, off);
 		if (insn->cls == CLS_PARTIAL)
 			return n > 1 ? n - 1 : decode_crossing(t, src, off);
@@ -165,6 +165,15 @@ static void check_tail(struct trans *t)
 }
 _Static_assert(sizeof(struct itlb_entry) == 16, "check_tail's shift by 4");
 
+/* What the switches say must not be kept from one instruction to the next. */
+static void carry_less(struct trans *t)
+{
+	if (t->eng->no_carry)
+		regs_flush(t);
+	if (t->eng->no_lazy_flags)
+		flags_clobber(t);
+}
+
 static void emit_insns(struct trans *t, unsigned n)
 {
 	uint16_t off = t->b->off;
@@ -177,6 +186,7 @@ static void emit_insns(struct trans *t, unsigned n)
 		t->next = (uint16_t)(off + insn->len);
 		t->regs.pinned = 0;
 		map_here(t);
+		carry_less(t);
 		if (t->tail)
 			check_tail(t);
 		trans_insn(t, insn);

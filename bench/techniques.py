@@ -1,0 +1,82 @@
+"""What each of doppel's techniques brings: the same work without it and with it, alternating. docs/translator.md says what the
+switches turn off, doppel(1) what --pv names."""
+import statistics
+
+import report
+
+PV = ('clock', 'delay', 'steal', 'eoi', 'ipi', 'tlb', 'lock')
+
+
+def pv_without(*names):
+    return 'pv=' + ','.join(n for n in PV if n not in names)
+
+
+class Part:
+    def __init__(self, title, cpus, work, without):
+        self.title, self.cpus, self.work = title, cpus, work
+        self.without = without  # {switch: what it turns off}
+
+    def engine(self, switch):
+        return 'doppel' + (':' + switch if switch else '')
+
+
+PARTS = {
+    'translator': Part('The translator, one CPU', 1, ('lua', 'perl', 'python', 'sha256', 'sort', 'gcc', 'fork-exec', 'pipe', 'find', 'boot'), {
+        'no-link': 'jumps that lead from block to block',
+        'no-window': 'windows: the host\'s MMU checks accesses',
+        'no-kernel-window': 'windows for the kernel',
+        'no-share': 'checks shared by several accesses',
+        'no-carry': 'R9 to R11 and distances kept in registers between instructions',
+        'no-lazy-flags': 'flags saved only where host code would destroy them',
+        'no-trace': 'blocks that go on behind conditional jumps',
+        'no-inline': 'system instructions without leaving translated code',
+        'no-string': 'string instructions as the host\'s own',
+        'no-reuse': 'known code kept over a flush that changed none of it',
+        'no-pdep': 'entries of indirect jumps found by PDEP',
+        'no-decode-cache': 'decoded instructions kept',
+    }),
+    'pv': Part('KVM\'s paravirtual interface, two CPUs', 2, ('fork-exec', 'pipe', 'futex', 'make-j2', 'boot'), {
+        'pv=none': 'all of it (`--pv none`)',
+        pv_without('clock'): '`clock`',
+        pv_without('delay'): '`delay`',
+        pv_without('eoi'): '`eoi`',
+        pv_without('ipi'): '`ipi`',
+        pv_without('steal', 'tlb'): '`steal` and `tlb`',
+        pv_without('lock'): '`lock`',
+    }),
+}
+
+
+def measure(runs, wanted, rows_of, boot_of):
+    """{part: {switch ('' for none): {workload: [seconds]}}}. rows_of(name, work, cpus) runs a session, boot_of(name, cpus) a boot."""
+    found = {}
+    for index in range(runs):
+        for key, part in PARTS.items():
+            work = [w for w in part.work if wanted(w)]
+            for switch in ['', *part.without] if work else ():
+                rows = found.setdefault(key, {}).setdefault(switch, {})
+                name = part.engine(switch)
+                for w, seconds in rows_of(index, name, [w for w in work if w != 'boot'], part.cpus).items():
+                    rows.setdefault(w, []).extend(seconds)
+                if 'boot' in work:
+                    rows.setdefault('boot', []).append(boot_of(name, part.cpus))
+    return found
+
+
+def title(work):
+    return 'boot' if work == 'boot' else report.EXTRA[work][0].split(': ')[1] if work in report.EXTRA else report.WORK[work][0]
+
+
+def table(found, middle=statistics.median):
+    """Markdown: for each technique how many times as long the work takes without it."""
+    text = ''
+    for key, rows in found.items():
+        part = PARTS[key]
+        work = [w for w in part.work if rows[''].get(w)]
+        text += '\n%s:\n\n| without | switch | %s |\n| --- | --- |%s\n' % (part.title, ' | '.join(title(w) for w in work), ' ---: |' * len(work))
+        base = {w: middle(rows[''][w]) for w in work}
+        text += '| (nothing: seconds) | | %s |\n' % ' | '.join('%.2f' % base[w] for w in work)
+        for switch, what in part.without.items():
+            cells = ['%.2f' % (middle(rows[switch][w]) / base[w]) if rows.get(switch, {}).get(w) else '–' for w in work]
+            text += '| %s | %s | %s |\n' % (what, '' if switch.startswith('pv=') else '`%s`' % switch, ' | '.join(cells))
+    return text
