@@ -94,6 +94,41 @@ TEST(dirty_by_rmw)
 	CHECK_EQ(last_trap()->f.error, PF_P | PF_W);
 }
 
+/* Pages that lie in a row, in memory as well, are still looked up, accessed and changed one by one. */
+TEST(in_a_row)
+{
+	enum { COUNT = 16, UNUSED = 5, READONLY = 6, MOVED = 7, CLEAN = 9 };
+	u64 base = (u64)alloc_aligned(COUNT * PAGE, COUNT * PAGE);
+	for (u64 i = 0; i < COUNT; i++) {
+		write64(base + i * PAGE, i);
+		map(VA + i * PAGE, base + i * PAGE,
+		    PTE_P | PTE_W | PTE_G | (i == UNUSED ? 0 : PTE_A) | (i == UNUSED || i == CLEAN ? 0 : PTE_D));
+	}
+	CHECK_EQ(read64(VA), 0);
+	CHECK_EQ(*walk(VA + UNUSED * PAGE, 1, false) & (PTE_A | PTE_D), 0);
+	for (u64 i = 0; i < COUNT; i++)
+		CHECK_EQ(read64(VA + i * PAGE), i);
+	CHECK_EQ(*walk(VA + UNUSED * PAGE, 1, false) & (PTE_A | PTE_D), PTE_A);
+	CHECK_EQ(*walk(VA + CLEAN * PAGE, 1, false) & (PTE_A | PTE_D), PTE_A);
+	for (u64 i = 0; i < COUNT; i++)
+		write64(VA + i * PAGE, 100 + i);
+	CHECK_EQ(*walk(VA + CLEAN * PAGE, 1, false) & (PTE_A | PTE_D), PTE_A | PTE_D);
+	CHECK_EQ(read64(base + CLEAN * PAGE), 100 + CLEAN);
+
+	map(VA + MOVED * PAGE, page_with(77), PTE_P | PTE_W | PTE_G);
+	*walk(VA + READONLY * PAGE, 1, false) &= ~PTE_W;
+	invlpg(VA + MOVED * PAGE);
+	invlpg(VA + READONLY * PAGE);
+	for (u64 i = 0; i < COUNT; i++)
+		CHECK_EQ(read64(VA + i * PAGE), i == MOVED ? 77 : 100 + i);
+	CHECK_EQ(CATCH(write64(VA + READONLY * PAGE, 1)), PF);
+	CHECK_EQ(read64(base + READONLY * PAGE), 100 + READONLY);
+	*walk(VA + MOVED * PAGE, 1, false) = 0;
+	invlpg(VA + MOVED * PAGE);
+	CHECK_EQ(CATCH(read64(VA + MOVED * PAGE)), PF);
+	CHECK_EQ(read64(VA + (MOVED + 1) * PAGE), 101 + MOVED);
+}
+
 TEST(page_2m)
 {
 	u64 base = (u64)alloc_aligned(0x400000, 0x200000);

@@ -266,9 +266,9 @@ static bool free_of_code(const struct guest_memory *mem, uint64_t gpa, uint64_t 
 	return true;
 }
 
-static void make_room(struct tr_vcpu *v, struct window_space *s)
+static void make_room(struct tr_vcpu *v, struct window_space *s, unsigned pages)
 {
-	if (s->count == WINDOW_PAGES || atomic_load(&pages_shown) >= WINDOW_PAGES_ALL)
+	if (s->count + pages > WINDOW_PAGES || atomic_load(&pages_shown) >= WINDOW_PAGES_ALL)
 		hide_all(v, s);
 }
 
@@ -295,13 +295,19 @@ static uint64_t flags_of(const struct window_space *s, const struct x86_mapping 
 	return (writable ? WINDOW_WRITABLE : 0) | (space_is_kernel(s) && !m->global ? WINDOW_LOCAL : 0);
 }
 
+static void note_shown(struct window_space *s, uint64_t page, uint64_t gpa)
+{
+	page_add(s, page, gpa);
+	s->locals += page & WINDOW_LOCAL ? 1 : 0;
+	atomic_fetch_add(&pages_shown, 1);
+}
+
 /* `page`: the address, | WINDOW_*. NULL: the host would not, and nothing is there. */
 static struct window_page *add_shown(struct tr_vcpu *v, struct window_space *s, uint64_t page, uint64_t gpa)
 {
-	make_room(v, s);
-	struct window_page *p = page_add(s, page, gpa);
-	s->locals += page & WINDOW_LOCAL ? 1 : 0;
-	atomic_fetch_add(&pages_shown, 1);
+	make_room(v, s, 1);
+	note_shown(s, page, gpa);
+	struct window_page *p = &s->page[s->count - 1];
 	if (show_page(v, s, page & PAGE_MASK, page_size(p), gpa, page & WINDOW_WRITABLE))
 		return p;
 	forget(v, s, p);
@@ -362,17 +368,57 @@ static bool show_large(struct tr_vcpu *v, struct window_space *s, uint64_t va, c
 	return true;
 }
 
-static bool show_small(struct tr_vcpu *v, struct window_space *s, uint64_t va, const struct x86_mapping *m)
+/* A page of 4 KiB as it would be shown; false if it is no RAM. */
+static bool small_page(const struct tr_vcpu *v, const struct window_space *s, uint64_t va, const struct x86_mapping *m,
+		       struct window_page *p)
 {
-	struct guest_memory *mem = v->engine->mem;
-	uint64_t gpa = m->gpa & PAGE_MASK, page = va & PAGE_MASK;
+	const struct guest_memory *mem = v->engine->mem;
+	uint64_t gpa = m->gpa & PAGE_MASK;
 	const struct guest_range *r = guest_range_find(mem, gpa, PAGE_SIZE);
 	if (!r)
 		return false;
 	bool writable = m->writable && !r->readonly && free_of_code(mem, gpa, PAGE_SIZE);
-	guest_memory_touch(mem, guest_memory_ptr(mem, gpa, PAGE_SIZE, false));
-	if (!add_shown(v, s, page | flags_of(s, m, writable), gpa))
+	*p = (struct window_page){.va = (va & PAGE_MASK) | flags_of(s, m, writable), .gpa = gpa};
+	return true;
+}
+
+#define ROW 16 /* pages that are shown at once at most: a row of them in both costs the host one mapping */
+
+/*
+ * How many pages, from `first` on, can be shown by one mapping: those that a TLB could hold as well. It is likely that
+ * they are wanted, too. Not what makes each load of CR3 dearer.
+ */
+static unsigned pages_in_a_row(const struct tr_vcpu *v, struct window_space *s, const struct window_page *first)
+{
+	const struct guest_memory *mem = v->engine->mem;
+	uint64_t page = first->va & PAGE_MASK;
+	unsigned n = 1, most = first->va & WINDOW_LOCAL ? 1 : ROW - (unsigned)(page >> PAGE_SHIFT) % ROW;
+	for (; n < most; n++) {
+		uint64_t size = (uint64_t)n << PAGE_SHIFT;
+		struct x86_mapping m;
+		struct window_page next;
+		if (page_find(s, page + size) || !mmu_probe(&v->cpu, page + size, ACC_READ | s->access, &m) ||
+		    !small_page(v, s, page + size, &m, &next) || next.va != first->va + size ||
+		    next.gpa != first->gpa + size || !guest_range_find(mem, first->gpa, size + PAGE_SIZE))
+			break;
+	}
+	return n;
+}
+
+static bool show_small(struct tr_vcpu *v, struct window_space *s, uint64_t va, const struct x86_mapping *m)
+{
+	struct guest_memory *mem = v->engine->mem;
+	struct window_page first;
+	if (!small_page(v, s, va, m, &first))
 		return false;
+	make_room(v, s, ROW);
+	unsigned n = pages_in_a_row(v, s, &first);
+	guest_memory_touch(mem, guest_memory_ptr(mem, first.gpa, PAGE_SIZE, false));
+	if (!show_page(v, s, va & PAGE_MASK, (uint64_t)n << PAGE_SHIFT, first.gpa, first.va & WINDOW_WRITABLE))
+		return false;
+	for (unsigned i = 0; i < n; i++)
+		note_shown(s, first.va + ((uint64_t)i << PAGE_SHIFT), first.gpa + ((uint64_t)i << PAGE_SHIFT));
+	v->windows.shown += n - 1;
 	note_kind(s, va, m, PAGE_SHIFT);
 	return true;
 }
