@@ -48,18 +48,29 @@ PARTS = {
 
 
 def measure(runs, wanted, rows_of, boot_of):
-    """{part: {switch ('' for none): {workload: [seconds]}}}. rows_of(name, work, cpus) runs a session, boot_of(name, cpus) a boot."""
+    """{part: {switch: {workload: [(seconds without it, with it)]}}}: `with it` is the mean of a session before and one after, for a
+    machine that becomes slower does so for minutes. rows_of(index, name, work, cpus) runs a session, boot_of(name, cpus) a boot."""
     found = {}
+
+    def session(index, part, switch):
+        work, name = [w for w in part.work if wanted(w)], part.engine(switch)
+        rows = {w: min(s) for w, s in rows_of(index, name, [w for w in work if w != 'boot'], part.cpus).items()}
+        if 'boot' in work:
+            rows['boot'] = boot_of(name, part.cpus)
+        return rows
+
     for index in range(runs):
         for key, part in PARTS.items():
-            work = [w for w in part.work if wanted(w)]
-            for switch in ['', *part.without] if work else ():
+            if not any(wanted(w) for w in part.work):
+                continue
+            before = session(index, part, '')
+            for switch in part.without:
+                without, after = session(index, part, switch), session(index, part, '')
                 rows = found.setdefault(key, {}).setdefault(switch, {})
-                name = part.engine(switch)
-                for w, seconds in rows_of(index, name, [w for w in work if w != 'boot'], part.cpus).items():
-                    rows.setdefault(w, []).extend(seconds)
-                if 'boot' in work:
-                    rows.setdefault('boot', []).append(boot_of(name, part.cpus))
+                for w in without:
+                    if w in before and w in after:
+                        rows.setdefault(w, []).append((without[w], (before[w] + after[w]) / 2))
+                before = after
     return found
 
 
@@ -67,16 +78,16 @@ def title(work):
     return 'boot' if work == 'boot' else report.EXTRA[work][0].split(': ')[1] if work in report.EXTRA else report.WORK[work][0]
 
 
-def table(found, middle=statistics.median):
-    """Markdown: for each technique how many times as long the work takes without it."""
+def table(found):
+    """Markdown: for each technique how many times as long the work takes without it, the median."""
     text = ''
     for key, rows in found.items():
         part = PARTS[key]
-        work = [w for w in part.work if rows[''].get(w)]
+        work = [w for w in part.work if all(w in rows[s] for s in rows)]
         text += '\n%s:\n\n| without | switch | %s |\n| --- | --- |%s\n' % (part.title, ' | '.join(title(w) for w in work), ' ---: |' * len(work))
-        base = {w: middle(rows[''][w]) for w in work}
-        text += '| (nothing: seconds) | | %s |\n' % ' | '.join('%.2f' % base[w] for w in work)
+        usual = ['%.2f' % statistics.median(pair[1] for s in rows for pair in rows[s][w]) for w in work]
+        text += '| (nothing: seconds) | | %s |\n' % ' | '.join(usual)
         for switch, what in part.without.items():
-            cells = ['%.2f' % (middle(rows[switch][w]) / base[w]) if rows.get(switch, {}).get(w) else '–' for w in work]
+            cells = ['%.2f' % statistics.median(a / b for a, b in rows[switch][w]) for w in work]
             text += '| %s | %s | %s |\n' % (what, '' if switch.startswith('pv=') else '`%s`' % switch, ' | '.join(cells))
     return text
