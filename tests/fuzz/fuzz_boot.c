@@ -19,8 +19,8 @@ static void run(const uint8_t *data, size_t len)
 	struct boot_config config = {
 		.mem = &mem,
 		.cpu = &cpu,
-		.kernel = {"kernel", data, len},
-		.initrd = {"initrd", data, MIN(len, 100)},
+		.kernel = {.name = "kernel", .data = data, .len = len},
+		.initrd = {.name = "initrd", .data = data, .len = MIN(len, 100)},
 		.cmdline = "console=ttyS0",
 		.rsdp = 0xe0000,
 		.regions = 1,
