@@ -46,13 +46,12 @@ static uint64_t page_size(const struct window_page *p)
 }
 
 /* `page`: the address, | WINDOW_*. */
-static struct window_page *page_add(struct window_space *s, uint64_t page, uint64_t gpa)
+static void page_add(struct window_space *s, uint64_t page, uint64_t gpa)
 {
 	struct window_page *p = &s->page[s->count++];
 	uint16_t *bucket = &s->bucket[hash(page)];
 	*p = (struct window_page){.va = page, .gpa = gpa, .next = *bucket};
 	*bucket = (uint16_t)s->count;
-	return p;
 }
 
 static uint16_t *link_to(struct window_space *s, const struct window_page *p)
@@ -295,23 +294,23 @@ static uint64_t flags_of(const struct window_space *s, const struct x86_mapping 
 	return (writable ? WINDOW_WRITABLE : 0) | (space_is_kernel(s) && !m->global ? WINDOW_LOCAL : 0);
 }
 
-static void note_shown(struct window_space *s, uint64_t page, uint64_t gpa)
+/*
+ * Shows `n` pages in a row, the first of them `page`: the address, | WINDOW_*. NULL: the host would not, and nothing is
+ * there.
+ */
+static struct window_page *add_shown(struct tr_vcpu *v, struct window_space *s, uint64_t page, uint64_t gpa, unsigned n)
 {
-	page_add(s, page, gpa);
-	s->locals += page & WINDOW_LOCAL ? 1 : 0;
-	atomic_fetch_add(&pages_shown, 1);
-}
-
-/* `page`: the address, | WINDOW_*. NULL: the host would not, and nothing is there. */
-static struct window_page *add_shown(struct tr_vcpu *v, struct window_space *s, uint64_t page, uint64_t gpa)
-{
-	make_room(v, s, 1);
-	note_shown(s, page, gpa);
-	struct window_page *p = &s->page[s->count - 1];
-	if (show_page(v, s, page & PAGE_MASK, page_size(p), gpa, page & WINDOW_WRITABLE))
-		return p;
-	forget(v, s, p);
-	return NULL;
+	uint64_t size = page & WINDOW_LARGE ? BIT(LARGE_SHIFT) : PAGE_SIZE;
+	make_room(v, s, n);
+	struct window_page *first = &s->page[s->count];
+	if (!show_page(v, s, page & PAGE_MASK, n * size, gpa, page & WINDOW_WRITABLE))
+		return NULL;
+	for (unsigned i = 0; i < n; i++)
+		page_add(s, page + i * size, gpa + i * size);
+	s->locals += page & WINDOW_LOCAL ? n : 0;
+	atomic_fetch_add(&pages_shown, n);
+	v->windows.shown += n - 1; /* one is counted */
+	return first;
 }
 
 #define HOLES_MAX 1024 /* then it is shown anew: many may not be any more */
@@ -335,7 +334,7 @@ static bool holes(struct tr_vcpu *v, struct window_space *s, struct window_page 
 
 static bool add_large(struct tr_vcpu *v, struct window_space *s, uint64_t page, uint64_t gpa)
 {
-	struct window_page *p = add_shown(v, s, page, gpa);
+	struct window_page *p = add_shown(v, s, page, gpa, 1);
 	if (!p)
 		return false;
 	if (!(page & WINDOW_WRITABLE) || holes(v, s, p))
@@ -411,14 +410,9 @@ static bool show_small(struct tr_vcpu *v, struct window_space *s, uint64_t va, c
 	struct window_page first;
 	if (!small_page(v, s, va, m, &first))
 		return false;
-	make_room(v, s, ROW);
-	unsigned n = pages_in_a_row(v, s, &first);
 	guest_memory_touch(mem, guest_memory_ptr(mem, first.gpa, PAGE_SIZE, false));
-	if (!show_page(v, s, va & PAGE_MASK, (uint64_t)n << PAGE_SHIFT, first.gpa, first.va & WINDOW_WRITABLE))
+	if (!add_shown(v, s, first.va, first.gpa, pages_in_a_row(v, s, &first)))
 		return false;
-	for (unsigned i = 0; i < n; i++)
-		note_shown(s, first.va + ((uint64_t)i << PAGE_SHIFT), first.gpa + ((uint64_t)i << PAGE_SHIFT));
-	v->windows.shown += n - 1;
 	note_kind(s, va, m, PAGE_SHIFT);
 	return true;
 }
