@@ -23,12 +23,6 @@ enum {
  */
 int host_huge_file(void);
 
-/*
- * ftruncate() of a file that is memory. Where the user has a limit on the size of files (RLIMIT_FSIZE) it fails with
- * EFBIG, and does not end the process by SIGXFSZ.
- */
-int host_memory_resize(int fd, uint64_t size);
-
 /* Repeats a system call that a signal interrupted. */
 #define RETRY_EINTR(call)                                      \
 	({                                                     \

@@ -2,7 +2,6 @@
 #include "host/host.h"
 #include "host/internal.h"
 
-#include <signal.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -88,22 +87,6 @@ void host_memory_free(void *p, uint64_t size)
 		ENSURE(!munmap(p, align_up(size, PAGE_SIZE)));
 }
 
-int host_memory_resize(int fd, uint64_t size)
-{
-	sigset_t limit, before, pending;
-
-	sigemptyset(&limit);
-	sigaddset(&limit, SIGXFSZ);
-	sigpending(&pending);
-	pthread_sigmask(SIG_BLOCK, &limit, &before);
-	int result = RETRY_EINTR(ftruncate(fd, (off_t)size)), error = errno;
-	if (result && error == EFBIG && !sigismember(&pending, SIGXFSZ))
-		sigtimedwait(&limit, NULL, &(struct timespec){0}); /* it goes to the thread that exceeds the limit */
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	errno = error;
-	return result;
-}
-
 static void *map_huge(size_t size)
 {
 	int fd = size >= HUGE_PAGE ? host_huge_file() : -1;
@@ -111,7 +94,7 @@ static void *map_huge(size_t size)
 
 	if (fd < 0)
 		return p;
-	if (!host_memory_resize(fd, size))
+	if (!RETRY_EINTR(ftruncate(fd, (off_t)size)))
 		p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
 	close(fd);
 	return p;

@@ -34,7 +34,7 @@ bool host_shared_alloc(struct host_shared *mem, uint64_t size)
 	if (fd < 0)
 		return !host_fail();
 	void *p = MAP_FAILED;
-	if (!host_memory_resize(fd, size))
+	if (!RETRY_EINTR(ftruncate(fd, (off_t)size)))
 		p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
 	if (p == MAP_FAILED) {
 		host_fail();

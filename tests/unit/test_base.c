@@ -1,8 +1,5 @@
 /* Bit helpers, errors, logging. */
-#include "unit/unit.h"
-
-#include <sys/wait.h>
-#include <unistd.h>
+#include "unit/child.h"
 
 TEST(bits)
 {
@@ -59,31 +56,6 @@ TEST(error)
 	CHECK_STR(err.text, "cannot read a?b?[1m?\303\274");
 }
 
-/* What fn() writes on standard error, and how the process that ran it ended. */
-static int in_child(void (*fn)(void), char *out, size_t size)
-{
-	int pipefd[2], status = 0;
-	size_t len = 0;
-	ssize_t n;
-	pid_t pid;
-
-	REQUIRE(!pipe(pipefd));
-	pid = fork();
-	REQUIRE(pid >= 0);
-	if (!pid) {
-		dup2(pipefd[1], 2);
-		fn();
-		_exit(0);
-	}
-	close(pipefd[1]);
-	while (len < size - 1 && (n = read(pipefd[0], out + len, size - 1 - len)) > 0)
-		len += (size_t)n;
-	out[len] = 0;
-	close(pipefd[0]);
-	waitpid(pid, &status, 0);
-	return status;
-}
-
 static void log_things(void)
 {
 	char much[2000];
@@ -103,7 +75,7 @@ TEST(log)
 	static const char begin[] = "doppel: one 1\ndoppel: two\ndoppel: xxx";
 	char out[4096];
 
-	CHECK_EQ(in_child(log_things, out, sizeof(out)), 0);
+	CHECK_EQ(in_child(log_things, 0, out, sizeof(out)), 0);
 	CHECK(!strncmp(out, begin, sizeof(begin) - 1));
 	CHECK_EQ(out[strlen(out) - 1], '\n');
 	CHECK(strlen(out) < 1100);
@@ -120,7 +92,7 @@ static void break_invariant(void)
 TEST(invariant)
 {
 	char out[4096];
-	int status = in_child(break_invariant, out, sizeof(out));
+	int status = in_child(break_invariant, 0, out, sizeof(out));
 
 	CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
 	CHECK(strstr(out, "test_base.c:"));

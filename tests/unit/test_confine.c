@@ -2,7 +2,7 @@
 #include "host/confine.h"
 #include "host/host.h"
 #include "host/thread.h"
-#include "unit.h"
+#include "unit/child.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -18,8 +18,6 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #define VIOLATION (128 + SIGSYS)
 #define FINE 77
@@ -39,30 +37,19 @@ static void confine_or_exit(void)
 	_exit(99);
 }
 
+static void (*confined_does)(void);
+
+static void confined_main(void)
+{
+	confine_or_exit();
+	confined_does();
+}
+
 /* How a confined child ends that does fn(); what it says on standard error goes to `said`. */
 static int confined(void (*fn)(void), char *said, size_t size)
 {
-	int status = 0, ends[2];
-	size_t len = 0;
-	ssize_t n;
-	pid_t pid;
-
-	REQUIRE(!pipe(ends));
-	pid = fork();
-	REQUIRE(pid >= 0);
-	if (!pid) {
-		dup2(ends[1], STDERR_FILENO);
-		confine_or_exit();
-		fn();
-		_exit(FINE);
-	}
-	close(ends[1]);
-	while (len < size - 1 && (n = read(ends[0], said + len, size - 1 - len)) > 0)
-		len += (size_t)n;
-	said[len] = 0;
-	close(ends[0]);
-	waitpid(pid, &status, 0);
-	return status;
+	confined_does = fn;
+	return in_child(confined_main, FINE, said, size);
 }
 
 static volatile int unused;

@@ -4,7 +4,7 @@
 #include "host/guest_signals.h"
 #include "host/host.h"
 #include "host/shared.h"
-#include "unit/unit.h"
+#include "unit/child.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -12,42 +12,14 @@
 #include <signal.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #define FINE 77
 #define SKIPPED 78
 
-/* How a child ends that does fn(); the first of what it says on standard error goes to `said`. */
-static int child(void (*fn)(void), char *said, size_t size)
-{
-	int status = 0, ends[2];
-	size_t len = 0;
-	ssize_t n;
-	pid_t pid;
-
-	REQUIRE(!pipe(ends));
-	pid = fork();
-	REQUIRE(pid >= 0);
-	if (!pid) {
-		dup2(ends[1], STDERR_FILENO);
-		close(ends[1]);
-		fn();
-		_exit(FINE);
-	}
-	close(ends[1]);
-	while (len < size - 1 && (n = read(ends[0], said + len, size - 1 - len)) > 0)
-		len += (size_t)n;
-	said[len] = 0;
-	close(ends[0]);
-	waitpid(pid, &status, 0);
-	return status;
-}
-
 static void check_child(void (*fn)(void))
 {
 	char said[256];
-	int status = child(fn, said, sizeof(said));
+	int status = in_child(fn, FINE, said, sizeof(said));
 
 	if (!WIFEXITED(status) || (WEXITSTATUS(status) != FINE && WEXITSTATUS(status) != SKIPPED))
 		UNIT_FAIL("status 0x%x, said \"%s\"", status, said);
@@ -79,6 +51,7 @@ static void limit_files(void)
 	struct host_code code;
 	sigset_t pending;
 
+	host_file_mind_limit();
 	if (setrlimit(RLIMIT_FSIZE, &limit))
 		_exit(1);
 	for (uint64_t size = MiB(2) - 4096; size <= MiB(8); size *= 2) {
@@ -118,7 +91,7 @@ static void in_own_processes(void)
 	char said[256];
 
 	own_namespaces(CLONE_NEWPID);
-	int status = child(memory_without_programs, said, sizeof(said));
+	int status = in_child(memory_without_programs, FINE, said, sizeof(said));
 	fputs(said, stderr);
 	_exit(WIFEXITED(status) ? WEXITSTATUS(status) : 1);
 }
@@ -172,7 +145,7 @@ static void lose_memory(void)
 TEST(page_lost)
 {
 	char said[256];
-	int status = child(lose_memory, said, sizeof(said));
+	int status = in_child(lose_memory, FINE, said, sizeof(said));
 
 	CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGBUS);
 	CHECK(strstr(said, "doppel: the host has no memory") == said && strchr(said, '\n') == said + strlen(said) - 1);
