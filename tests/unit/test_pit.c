@@ -221,6 +221,22 @@ TEST(mode_4)
 	end();
 }
 
+/* The gate of channel 2 falls and rises. */
+static void trigger(void)
+{
+	outb(0x61, 0);
+	outb(0x61, 1);
+}
+
+/* The output of channel 2 is low for `n` ticks, and no longer. */
+static void check_rises_after(unsigned n)
+{
+	ticks(n - 1);
+	CHECK_EQ(inb(0x61) & 0x20, 0);
+	ticks(1);
+	CHECK_EQ(inb(0x61) & 0x20, 0x20);
+}
+
 TEST(triggered_modes)
 {
 	begin();
@@ -232,19 +248,11 @@ TEST(triggered_modes)
 	outb(0x61, 1);
 	CHECK_EQ(inb(0x61) & 0x20, 0);
 	ticks(50);
-	outb(0x61, 0); /* the gate's fall changes nothing, its rise begins again */
-	outb(0x61, 1);
-	ticks(99);
-	CHECK_EQ(inb(0x61) & 0x20, 0);
-	ticks(1);
-	CHECK_EQ(inb(0x61) & 0x20, 0x20);
+	trigger(); /* the gate's fall changes nothing, its rise begins again */
+	check_rises_after(100);
 	program(2, 5, 100);
-	outb(0x61, 0);
-	outb(0x61, 1);
-	ticks(100);
-	CHECK_EQ(inb(0x61) & 0x20, 0);
-	ticks(1);
-	CHECK_EQ(inb(0x61) & 0x20, 0x20);
+	trigger();
+	check_rises_after(101);
 	end();
 }
 
@@ -269,17 +277,12 @@ TEST(triggered_modes_keep_their_count)
 	ticks(50);
 	CHECK_EQ(inb(0x61) & 0x20, 0x20);
 	CHECK_EQ(count(2), 65536 - 50);
-	outb(0x61, 0);
-	outb(0x61, 1);
+	trigger();
 	CHECK_EQ(count(2), 300);
 	CHECK_EQ(status(2), 0x32);
-	ticks(299);
-	CHECK_EQ(inb(0x61) & 0x20, 0);
-	ticks(1);
-	CHECK_EQ(inb(0x61) & 0x20, 0x20);
+	check_rises_after(300);
 	program(2, 5, 100);
-	outb(0x61, 0);
-	outb(0x61, 1);
+	trigger();
 	ticks(50);
 	outb(0x42, 200);
 	outb(0x42, 0);
