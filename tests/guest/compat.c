@@ -344,7 +344,7 @@ TEST(only_32)
 
 /* Far jumps between 32-bit and 64-bit user code, as some programs do. */
 SNIPPET(c_to64, 32,
-	"ljmp $0x2b, $0xa0000020; .org c_to64 + 0x20; .code64; movq $-1, %rax; shrq $4, %rax; pushq $0x1b; leaq "
+	"ljmp $0x33, $0xa0000020; .org c_to64 + 0x20; .code64; movq $-1, %rax; shrq $4, %rax; pushq $0x23; leaq "
 	"1f(%rip), %rcx; pushq %rcx; lretq;"
 	".code32; 1: movl %esp, %edx; int $0x80");
 TEST(mode_switches)

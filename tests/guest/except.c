@@ -212,6 +212,7 @@ TEST(avx_gates)
 {
 	if (!HAS_AVX)
 		skip("no AVX");
+	write_cr4(CR4_DEFAULT);
 	IN_BOTH(do_avx, UD, 0, 0); /* OSXSAVE is clear */
 	write_cr4(CR4_DEFAULT | CR4_OSXSAVE);
 	asm volatile("xsetbv" : : "c"(0), "a"(3), "d"(0));
@@ -518,6 +519,7 @@ TEST(iopl)
 	CHECK_EQ(t->f.rax & FL_IF, FL_IF);
 	/* POPF in ring 3: IF changes by IOPL, IOPL never */
 	f = user_code(do_popf, do_popf_end, 64);
+	f.rflags = 2;
 	f.rbx = FL_IF | FL_IOPL | FL_CF;
 	t = run_frame(&f);
 	CHECK_EQ(t->f.rax, 2 | FL_CF);

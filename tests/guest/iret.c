@@ -354,9 +354,9 @@ TEST(sysexit)
 /* 32-bit code in ring 0, reached by a far jump, and back. */
 asm(".pushsection .text\n.globl go32\n.code64\ngo32:\n"
     "pushq %rbx; movq %rsp, %rdx; movl $0xabcdef01, %ebx; ljmp *go32_to(%rip)\n"
-    ".code32\n1: movl %cs, %eax; addl $0x11111111, %ebx; decl %ebx; pushl %ebx; popl %ecx; ljmp $0x08, $2f\n"
+    ".code32\n1: movl %cs, %eax; addl $0x11111111, %ebx; decl %ebx; pushl %ebx; popl %ecx; ljmp $0x10, $2f\n"
     ".code64\n2: movq %rdx, %rsp; popq %rbx; movq %rcx, %rax; ret\n"
-    "go32_to: .long 1b; .word 0x38\n.popsection");
+    "go32_to: .long 1b; .word 0x08\n.popsection");
 u64 go32(void);
 TEST(compat_ring0)
 {
@@ -365,8 +365,9 @@ TEST(compat_ring0)
 
 /* Far CALL and RETF with all operand sizes, same ring; and to an outer ring. */
 asm(".pushsection .text\n.globl far_calls\nfar_calls:\n"
-    "lcall *1f(%rip); lea 3f(%rip), %rcx; pushq $8; pushq %rcx; lretq\n"
-    "1: .long 2f; .word 8\n2: incl %eax; lretl\n3: incl %eax; pushq $0x77; pushq $8; leaq 4f(%rip), %rcx; pushq %rcx; "
+    "lcall *1f(%rip); lea 3f(%rip), %rcx; pushq $16; pushq %rcx; lretq\n"
+    "1: .long 2f; .word 16\n2: incl %eax; lretl\n3: incl %eax; pushq $0x77; pushq $16; leaq 4f(%rip), %rcx; pushq "
+    "%rcx; "
     "lretq $8\n4: ret\n.popsection");
 TEST(far_call)
 {

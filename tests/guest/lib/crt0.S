@@ -204,13 +204,13 @@ gdt_pointer:
 	.globl gdt
 gdt:
 	.quad 0
-	.quad 0x00af9b000000ffff	/* 08 64-bit code */
-	.quad 0x00cf93000000ffff	/* 10 data */
-	.quad 0x00cffb000000ffff	/* 18 user 32-bit code */
-	.quad 0x00cff3000000ffff	/* 20 user data */
-	.quad 0x00affb000000ffff	/* 28 user 64-bit code */
-	.quad 0x00cff3000000ffff	/* 30 user data, for SYSEXIT */
-	.quad 0x00cf9b000000ffff	/* 38 32-bit code */
+	.quad 0x00cf9b000000ffff	/* 08 32-bit code */
+	.quad 0x00af9b000000ffff	/* 10 64-bit code */
+	.quad 0x00cf93000000ffff	/* 18 data */
+	.quad 0x00cffb000000ffff	/* 20 user 32-bit code */
+	.quad 0x00cff3000000ffff	/* 28 user data */
+	.quad 0x00affb000000ffff	/* 30 user 64-bit code */
+	.quad 0x00cff3000000ffff	/* 38 user data, for SYSEXIT */
 	.quad 0x00009b000000ffff	/* 40 16-bit code, base 0 */
 	.quad 0x000093000000ffff	/* 48 16-bit data, base 0 */
 	.fill 6, 8, 0			/* 50 ... 78: for tests */

@@ -90,8 +90,12 @@ struct trap *last_trap(void);
 
 /* Loads all registers from `f` and goes there; comes back with the next trap that has no handler. */
 struct trap *run_frame(const struct frame *f);
-/* A frame for user (ring 3) or supervisor code: flat 64-bit segments, interrupts off, given stack. */
+/*
+ * A frame for user (ring 3) or supervisor code: flat 64-bit segments, given stack, interrupts off; user code's are on
+ * with the word "programs" on the command line, and AVX enabled: as they are under any system.
+ */
 struct frame user_frame(u64 rip, u64 rsp);
+void enable_for_programs(void); /* that, for another processor than the first */
 struct frame kernel_frame(u64 rip, u64 rsp);
 
 /* A handler for one vector; returns true to go on from the frame (which it may change), false for "not mine". */

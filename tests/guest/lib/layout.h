@@ -6,12 +6,13 @@
 #define STACK_SHIFT 14
 #define TRAMPOLINE 0x8000
 
-#define SEL_CODE64 0x08
-#define SEL_DATA 0x10
-#define SEL_USER_CODE32 0x1b
-#define SEL_USER_DATA 0x23
-#define SEL_USER_CODE64 0x2b
-#define SEL_CODE32K 0x38
+/* Those of Linux: user code can only run directly where an engine's host has the same. */
+#define SEL_CODE32K 0x08
+#define SEL_CODE64 0x10
+#define SEL_DATA 0x18
+#define SEL_USER_CODE32 0x23
+#define SEL_USER_DATA 0x2b
+#define SEL_USER_CODE64 0x33
 #define SEL_CODE16 0x40
 #define SEL_DATA16 0x48
 #define SEL_TEST 0x50 /* six entries for tests */

@@ -369,7 +369,8 @@ struct trap *run_frame(const struct frame *f)
 
 struct frame user_frame(u64 rip, u64 rsp)
 {
-	return (struct frame){.rip = rip, .cs = SEL_USER_CODE64, .rflags = 2, .rsp = rsp, .ss = SEL_USER_DATA};
+	u64 rflags = have_option("programs") ? 2 | FL_IF : 2;
+	return (struct frame){.rip = rip, .cs = SEL_USER_CODE64, .rflags = rflags, .rsp = rsp, .ss = SEL_USER_DATA};
 }
 struct frame kernel_frame(u64 rip, u64 rsp)
 {
@@ -484,6 +485,14 @@ bool is_amd(void)
 	return r[1] == 0x68747541; /* Auth */
 }
 
+void enable_for_programs(void)
+{
+	if (!have_option("programs") || !HAS_AVX)
+		return;
+	write_cr4(read_cr4() | CR4_OSXSAVE);
+	asm volatile("xsetbv" : : "c"(0), "a"(7), "d"(0));
+}
+
 /* Each test starts from the same state, whatever the one before left. */
 static void reset_environment(void)
 {
@@ -498,6 +507,7 @@ static void reset_environment(void)
 		write_cr3((u64)boot_pml4);
 	write_cr4(CR4_DEFAULT & ~CR4_PGE);
 	write_cr4(CR4_DEFAULT);
+	enable_for_programs();
 	boot_pml4[1] = 0;
 	for (u64 va = USER_CODE; va <= USER_DATA + PAGE; va += 0x200000)
 		boot_pd[va >> 21] = va | PTE_KERNEL | PTE_PS | PTE_PCD | PTE_PWT;
