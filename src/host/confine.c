@@ -3,6 +3,7 @@
 
 #include "host/confine_internal.h"
 #include "host/internal.h"
+#include "host/space_internal.h"
 #include "host/thread.h"
 
 #include <dirent.h>
@@ -151,6 +152,14 @@ static bool confine(struct error *err)
 	state.no_landlock = state.ruleset < 0;
 	if (!host_thread_all(confine_thread) || atomic_load(&state.failed))
 		return error_set(err, "cannot give up the process's privileges; --sandbox off runs without");
+	/*
+	 * Who may trace anybody could take over the user's other programs, if Landlock did not keep them apart. Some
+	 * versions of it keep our own threads apart as well, and kicks from each other.
+	 */
+	bool spaces = !state.no_landlock && host_thread_reach_all();
+	if (!spaces)
+		needs &= ~(unsigned)HOST_NEED_SPACES;
+	spaces_start_all(spaces);
 	return confine_calls(needs, err);
 }
 

@@ -20,6 +20,7 @@ enum host_need {
 	HOST_NEED_FOLDER_RW = 1 << 5, /* and to change it */
 	HOST_NEED_STREAMS = 1 << 7,   /* Unix sockets for the guest's, and waiting for many of them */
 	HOST_NEED_SERVER = 1 << 6, /* to connect to a disk's server again, or to see the end of one that we started */
+	HOST_NEED_SPACES = 1 << 8, /* to trace the processes of space.h */
 };
 void host_need(unsigned needs);
 

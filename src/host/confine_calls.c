@@ -19,6 +19,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/ptrace.h>
 #include <sys/socket.h>
 #include <termios.h>
 #include <unistd.h>
@@ -184,6 +185,18 @@ static const struct kept {
 	CALL(unlink, OTHERS | NEED(SERVER)), /* libnbd's socket; it has gone before */
 	CALL(rmdir, OTHERS | NEED(SERVER)),
 	CALL_IF(ioctl, EVERYONE | NEED(TAP), IS, 1, TUNSETOFFLOAD),
+
+	/* Address spaces apart: space.c. Landlock lets nobody be traced but those that this process has started. */
+	CALL_IF(ptrace, GUEST | NEED(SPACES), IS, 0, PTRACE_SEIZE),
+	CALL_IF(ptrace, GUEST | NEED(SPACES), IS, 0, PTRACE_INTERRUPT),
+	CALL_IF(ptrace, GUEST | NEED(SPACES), IS, 0, PTRACE_CONT),
+	CALL_IF(ptrace, GUEST | NEED(SPACES), IS, 0, PTRACE_SYSEMU),
+	CALL_IF(ptrace, GUEST | NEED(SPACES), IS, 0, PTRACE_GETREGS),
+	CALL_IF(ptrace, GUEST | NEED(SPACES), IS, 0, PTRACE_SETREGS),
+	CALL_IF(ptrace, GUEST | NEED(SPACES), IS, 0, PTRACE_GETREGSET),
+	CALL_IF(ptrace, GUEST | NEED(SPACES), IS, 0, PTRACE_SETREGSET),
+	CALL_IF(ptrace, GUEST | NEED(SPACES), IS, 0, PTRACE_GETSIGINFO),
+	CALL(wait4, EVERYONE | NEED(SPACES)),
 
 	/* Unix sockets for a guest's: stream.c. */
 	CALL_IF(socket, OTHERS | NEED(STREAMS), IS, 0, AF_UNIX),

@@ -316,3 +316,14 @@ bool host_thread_all(void (*fn)(void))
 	host_unlock(&all.lock);
 	return ok;
 }
+
+bool host_thread_reach_all(void)
+{
+	bool ok = true;
+
+	host_lock(&all.lock);
+	for (struct running *r = all.first; r && ok; r = r->next)
+		ok = !pthread_kill(r->t, 0);
+	host_unlock(&all.lock);
+	return ok;
+}

@@ -71,6 +71,8 @@ uint64_t host_thread_time_of(const struct host_thread *t);
  * later come from one that has run it. Returns when it has run; false when a thread did not answer.
  */
 bool host_thread_all(void (*fn)(void));
+/* Whether those threads can be sent signals by this one. */
+bool host_thread_reach_all(void);
 /* Whether this thread is *t. */
 bool host_thread_is_current(const struct host_thread *t);
 

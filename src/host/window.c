@@ -1,24 +1,12 @@
 /* The part of shared.h that is for general registers only. */
 #include "host/shared.h"
+#include "host/system_call.h"
 
 #include <sys/mman.h>
-#include <sys/syscall.h>
 
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23
 #endif
-
-static long system_call(long number, uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e, uint64_t f)
-{
-	register uint64_t r10 __asm__("r10") = d, r8 __asm__("r8") = e, r9 __asm__("r9") = f;
-	long result;
-
-	__asm__ volatile("syscall"
-			 : "=a"(result)
-			 : "a"(number), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9)
-			 : "rcx", "r11", "memory");
-	return result;
-}
 
 static bool map(uint64_t at, uint64_t len, unsigned rights, unsigned flags, int fd, uint64_t offset)
 {

@@ -1,0 +1,522 @@
+/* Running code in a space and changing what is shown there, by ptrace(2). How the processes come to be: space_start.c.
+ */
+#include "host/space_internal.h"
+
+#include "host/confine.h"
+#include "host/host.h"
+#include "host/internal.h"
+#include "host/space_program.h"
+
+#include <elf.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/ptrace.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <sys/user.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+_Static_assert(HOST_SPACE_OURS == SPACE_OURS && HOST_SPACE_TOP == SPACE_TOP, "as the program has it");
+_Static_assert(sizeof(struct host_space_change) == CHANGE_SIZE && offsetof(struct host_space_change, at) == CHANGE_AT &&
+		       offsetof(struct host_space_change, len) == CHANGE_LEN &&
+		       offsetof(struct host_space_change, rights) == CHANGE_RIGHTS &&
+		       offsetof(struct host_space_change, offset) == CHANGE_OFFSET,
+	       "as the program reads it");
+_Static_assert((HOST_SPACE_CHANGES + 1) * CHANGE_SIZE <= PAGE_SIZE, "they fit into a control page");
+_Static_assert(HOST_SPACE_READ == PROT_READ && HOST_SPACE_WRITE == PROT_WRITE && HOST_SPACE_EXEC == PROT_EXEC,
+	       "rights are Linux'");
+
+#define KICK SIGURG /* to the thread that waits for a space */
+
+/* All that there are, for host_confine. */
+static struct {
+	struct host_mutex lock;
+	struct host_spaces *first;
+	bool no_more; /* the process is confined */
+} all = {.lock = {PTHREAD_MUTEX_INITIALIZER}};
+
+/* --- kicks */
+
+/* The process that this thread lets run. */
+static _Thread_local volatile pid_t running;
+static struct sigaction before_us;
+
+/* A process that is stopped already stops once more when it has been let run: no kick is lost (ptrace(2)). */
+static void on_kick(int sig, siginfo_t *info, void *context)
+{
+	int error = errno;
+
+	if (running)
+		syscall(SYS_ptrace, PTRACE_INTERRUPT, running, NULL, NULL);
+	else if (before_us.sa_flags & SA_SIGINFO)
+		before_us.sa_sigaction(sig, info, context);
+	else if (before_us.sa_handler != SIG_DFL && before_us.sa_handler != SIG_IGN)
+		before_us.sa_handler(sig);
+	errno = error;
+}
+
+/* For the process, once. */
+static void catch_kicks(void)
+{
+	struct sigaction sa = {.sa_sigaction = on_kick, .sa_flags = SA_SIGINFO | SA_RESTART | SA_ONSTACK};
+	static bool done;
+
+	if (!done)
+		sigaction(KICK, &sa, &before_us);
+	done = true;
+}
+
+static void let_kicks(bool through)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, KICK);
+	pthread_sigmask(through ? SIG_UNBLOCK : SIG_BLOCK, &set, NULL);
+}
+
+/* --- where they come from */
+
+/* Far from where programs have their code, data, libraries and stacks, and debugging tools their shadow memory. */
+#define PLACES_FROM 0x200000000000ull
+#define PLACES_TO 0x500000000000ull
+
+static uint64_t random_place(void)
+{
+	uint64_t r = 0;
+
+	if (!host_random(&r, sizeof(r)))
+		r = __builtin_ia32_rdtsc() * 0x9e3779b97f4a7c15ull;
+	return align_down(PLACES_FROM + r % (PLACES_TO - PLACES_FROM), PAGE_SIZE);
+}
+
+uint64_t host_spaces_place(const struct host_spaces *from)
+{
+	return from->place;
+}
+
+struct host_spaces *host_spaces_create(const struct host_shared *mem, unsigned most)
+{
+	struct host_spaces *from = calloc(1, sizeof(*from) + most * sizeof(from->space[0]));
+
+	if (!from) {
+		host_fail();
+		return NULL;
+	}
+	from->mem = mem;
+	from->place = random_place();
+	from->most = most;
+	from->asked = from->control_fd = from->program = from->reading = -1;
+	host_mutex_init(&from->lock);
+	host_need(HOST_NEED_SPACES);
+	host_lock(&all.lock);
+	catch_kicks();
+	from->next = all.first;
+	all.first = from;
+	host_unlock(&all.lock);
+	return from;
+}
+
+void host_spaces_destroy(struct host_spaces *from)
+{
+	if (!from)
+		return;
+	host_lock(&all.lock);
+	struct host_spaces **p = &all.first;
+	while (*p != from)
+		p = &(*p)->next;
+	*p = from->next;
+	host_unlock(&all.lock);
+	spaces_end(from);
+	for (unsigned i = 0; i < from->made; i++)
+		free(from->space[i]);
+	host_mutex_destroy(&from->lock);
+	free(from);
+}
+
+void spaces_start_all(bool may)
+{
+	host_lock(&all.lock);
+	for (struct host_spaces *from = all.first; from; from = from->next)
+		if (!from->tried && !(may && spaces_start(from)))
+			from->failed = true;
+	all.no_more = true;
+	host_unlock(&all.lock);
+}
+
+static void start_late(struct host_spaces *from)
+{
+	host_lock(&all.lock);
+	if (!from->tried && (all.no_more || !spaces_start(from)))
+		from->failed = true;
+	host_unlock(&all.lock);
+}
+
+/* --- stops */
+
+static bool wait_stop(const struct host_space *s, int *status)
+{
+	return RETRY_EINTR(waitpid(s->pid, status, __WALL)) == s->pid && WIFSTOPPED(*status);
+}
+
+static bool resume(const struct host_space *s, bool calls)
+{
+	return !ptrace(calls ? PTRACE_CONT : PTRACE_SYSEMU, s->pid, NULL, NULL);
+}
+
+static uint64_t routine(const struct host_space *s, const uint8_t *label)
+{
+	return s->place + (uint64_t)(label - host_space_program);
+}
+
+static uint64_t control_page(const struct host_space *s)
+{
+	return s->place + PAGE_SIZE;
+}
+
+/* Registers for a routine of the program's. */
+static struct user_regs_struct regs_at(const struct host_space *s, const uint8_t *label)
+{
+	return (struct user_regs_struct){.rip = routine(s, label),
+					 .cs = HOST_SPACE_CS,
+					 .ss = HOST_SPACE_SS,
+					 .orig_rax = (uint64_t)-1,
+					 .eflags = 2};
+}
+
+/* Lets a routine run. The signal that ended it: SIGTRAP where all went well; 0: the process is no more. */
+static int signal_of_routine(struct host_space *s, struct user_regs_struct *regs)
+{
+	int status;
+
+	if (ptrace(PTRACE_SETREGS, s->pid, NULL, regs))
+		return 0;
+	for (;;) {
+		siginfo_t info;
+
+		if (!resume(s, true) || !wait_stop(s, &status))
+			return 0;
+		if (status >> 16 || ptrace(PTRACE_GETSIGINFO, s->pid, NULL, &info) || info.si_code <= 0)
+			continue; /* somebody has sent it */
+		return WSTOPSIG(status);
+	}
+}
+
+static bool run_routine(struct host_space *s, struct user_regs_struct *regs)
+{
+	return signal_of_routine(s, regs) == SIGTRAP;
+}
+
+static bool remote_call(struct host_space *s, long number, uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e,
+			uint64_t f, uint64_t want)
+{
+	struct user_regs_struct regs = regs_at(s, host_space_call);
+
+	regs.rax = (uint64_t)number;
+	regs.rdi = a;
+	regs.rsi = b;
+	regs.rdx = c;
+	regs.r10 = d;
+	regs.r8 = e;
+	regs.r9 = f;
+	return run_routine(s, &regs) && !ptrace(PTRACE_GETREGS, s->pid, NULL, &regs) && regs.rax == want;
+}
+
+/* --- making one */
+
+static bool seize(const struct host_space *s)
+{
+	int status;
+
+	return !ptrace(PTRACE_SEIZE, s->pid, NULL, PTRACE_O_EXITKILL | PTRACE_O_TRACESYSGOOD) &&
+	       !ptrace(PTRACE_INTERRUPT, s->pid, NULL, NULL) && wait_stop(s, &status);
+}
+
+static bool learn_xstate(struct host_space *s)
+{
+	struct iovec io = {s->image, sizeof(s->image)};
+
+	if (ptrace(PTRACE_GETREGSET, s->pid, NT_X86_XSTATE, &io) || io.iov_len < HOST_SPACE_XSTATE)
+		return false;
+	s->xstate = io.iov_len;
+	return true;
+}
+
+static bool faults(struct host_space *s, const uint8_t *label)
+{
+	struct user_regs_struct regs = regs_at(s, label);
+
+	return signal_of_routine(s, &regs) == SIGSEGV;
+}
+
+#define TRIES 12
+
+/* The least of a few. */
+static bool time_stops(struct host_space *s)
+{
+	struct host_space_state state = {.rflags = 2, .sel = {0, HOST_SPACE_CS, HOST_SPACE_SS, 0, 0, 0}};
+
+	s->stop_ns = UINT64_MAX;
+	for (unsigned i = 0; i < TRIES; i++) {
+		uint64_t address, from = host_now_ns();
+
+		state.rip = routine(s, host_space_stop);
+		if (host_space_run(s, &state, &address) != HOST_SPACE_INT3)
+			return false;
+		s->stop_ns = MIN(s->stop_ns, host_now_ns() - from);
+	}
+	return true;
+}
+
+/* All signals were blocked so far. */
+static bool set_up(struct host_space *s, unsigned index)
+{
+	const uint64_t flags = MAP_SHARED | MAP_FIXED, offset = (uint64_t)index * PAGE_SIZE;
+
+	if (!seize(s) || !learn_xstate(s) ||
+	    !remote_call(s, SYS_rt_sigprocmask, SIG_SETMASK, routine(s, host_space_zeros), 0, 8, 0, 0, 0) ||
+	    !remote_call(s, SYS_mmap, control_page(s), PAGE_SIZE, PROT_READ, flags, SPACE_FD_CONTROL, offset,
+			 control_page(s)))
+		return false;
+	if (!time_stops(s))
+		return false;
+	s->faults = (faults(s, host_space_tsc) ? HOST_SPACE_TSC_FAULTS : 0) |
+		    (faults(s, host_space_int80) ? HOST_SPACE_INT80_FAULTS : 0);
+	return true;
+}
+
+/* The lock is held. */
+static struct host_space *make(struct host_spaces *from)
+{
+	if (from->failed || from->made == from->most)
+		return NULL;
+	struct host_space *s = aligned_alloc(64, sizeof(*s));
+	if (!s)
+		return NULL;
+	unsigned index = from->made + 1;
+	*s = (struct host_space){.pid = spaces_fork(from),
+				 .tracer = (pid_t)syscall(SYS_gettid),
+				 .place = from->place,
+				 .control = from->control + index * PAGE_SIZE};
+	if (s->pid > 0 && set_up(s, index)) {
+		from->space[from->made++] = s;
+		return s;
+	}
+	from->failed |= s->pid > 0; /* this host's rules are against it */
+	free(s);
+	return NULL;
+}
+
+struct host_space *host_space_create(struct host_spaces *from)
+{
+	start_late(from);
+	host_lock(&from->lock);
+	struct host_space *s = make(from);
+	host_unlock(&from->lock);
+	return s;
+}
+
+uint64_t host_space_stop_ns(const struct host_space *s)
+{
+	return s->stop_ns;
+}
+
+unsigned host_space_faults(const struct host_space *s)
+{
+	return s->faults;
+}
+
+/* Linux's clock of a process: its number, negated, and 2 for the time that it has been scheduled (CPUCLOCK_SCHED). */
+uint64_t host_space_time_ns(struct host_space *s)
+{
+	struct timespec ts;
+	clockid_t clock = (clockid_t)(~(unsigned)s->pid << 3 | 2);
+	uint64_t before = s->time_seen;
+
+	if (!clock_gettime(clock, &ts))
+		s->time_seen = (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
+	return s->time_seen - before;
+}
+
+/* --- what is shown */
+
+bool host_space_change(struct host_space *s, const struct host_space_change *list, unsigned n)
+{
+	struct host_space_change *to = (struct host_space_change *)s->control;
+	struct user_regs_struct regs = regs_at(s, host_space_changes);
+
+	ENSURE(n <= HOST_SPACE_CHANGES);
+	if (!n)
+		return true;
+	memcpy(to, list, n * sizeof(*list));
+	to[n].len = 0;
+	regs.rbx = control_page(s);
+	return run_routine(s, &regs);
+}
+
+/* --- the state of who runs there */
+
+#define XSTATE_HEADER 512
+#define XSTATE_OURS 7 /* x87, SSE, AVX */
+
+bool host_space_set_xstate(struct host_space *s, const uint8_t *image)
+{
+	struct iovec io = {s->image, s->xstate};
+	uint64_t header[8] = {0};
+
+	if (s->xstate_seen && !memcmp(s->seen, image, HOST_SPACE_XSTATE))
+		return true;
+	memcpy(s->image, image, HOST_SPACE_XSTATE);
+	memcpy(&header[0], image + XSTATE_HEADER, sizeof(header[0]));
+	header[0] &= XSTATE_OURS;
+	memcpy(s->image + XSTATE_HEADER, header, sizeof(header));
+	memset(s->image + HOST_SPACE_XSTATE, 0, s->xstate - HOST_SPACE_XSTATE);
+	return !ptrace(PTRACE_SETREGSET, s->pid, NT_X86_XSTATE, &io);
+}
+
+/* Linux writes into bytes 464 to 511 what it likes. */
+bool host_space_get_xstate(struct host_space *s, uint8_t *image)
+{
+	struct iovec io = {image, HOST_SPACE_XSTATE};
+	uint8_t kept[48];
+	uint64_t bits;
+
+	memcpy(kept, image + 464, sizeof(kept));
+	if (ptrace(PTRACE_GETREGSET, s->pid, NT_X86_XSTATE, &io))
+		return false;
+	memcpy(image + 464, kept, sizeof(kept));
+	memcpy(&bits, image + XSTATE_HEADER, sizeof(bits));
+	bits &= XSTATE_OURS;
+	memcpy(image + XSTATE_HEADER, &bits, sizeof(bits));
+	memcpy(s->seen, image, HOST_SPACE_XSTATE);
+	s->xstate_seen = true;
+	return true;
+}
+
+/* Where Linux keeps the registers, in x86 encoding order. */
+#define REG(name) offsetof(struct user_regs_struct, name)
+static const uint8_t gpr_place[16] = {REG(rax), REG(rcx), REG(rdx), REG(rbx), REG(rsp), REG(rbp), REG(rsi), REG(rdi),
+				      REG(r8),  REG(r9),  REG(r10), REG(r11), REG(r12), REG(r13), REG(r14), REG(r15)};
+static const uint8_t sel_place[6] = {REG(es), REG(cs), REG(ss), REG(ds), REG(fs), REG(gs)};
+
+static void *reg(struct user_regs_struct *regs, uint8_t place)
+{
+	return (uint8_t *)regs + place;
+}
+
+static bool put_regs(const struct host_space *s, const struct host_space_state *state)
+{
+	struct user_regs_struct regs = {
+		.rip = state->rip,
+		.eflags = state->rflags,
+		.fs_base = state->fs_base,
+		.gs_base = state->gs_base,
+		.orig_rax = (uint64_t)-1, /* no system call that Linux would make again */
+	};
+
+	for (unsigned i = 0; i < 16; i++)
+		memcpy(reg(&regs, gpr_place[i]), &state->gpr[i], sizeof(uint64_t));
+	for (unsigned i = 0; i < 6; i++)
+		memcpy(reg(&regs, sel_place[i]), &state->sel[i], sizeof(uint16_t));
+	return !ptrace(PTRACE_SETREGS, s->pid, NULL, &regs);
+}
+
+static bool get_regs(const struct host_space *s, struct host_space_state *state, uint64_t *orig_rax)
+{
+	struct user_regs_struct regs;
+
+	if (ptrace(PTRACE_GETREGS, s->pid, NULL, &regs))
+		return false;
+	for (unsigned i = 0; i < 16; i++)
+		memcpy(&state->gpr[i], reg(&regs, gpr_place[i]), sizeof(uint64_t));
+	for (unsigned i = 0; i < 6; i++)
+		memcpy(&state->sel[i], reg(&regs, sel_place[i]), sizeof(uint16_t));
+	state->rip = regs.rip;
+	state->rflags = regs.eflags;
+	state->fs_base = regs.fs_base;
+	state->gs_base = regs.gs_base;
+	*orig_rax = regs.orig_rax;
+	return true;
+}
+
+/* Linux has carried out none of it, but has put -ENOSYS into RAX; RCX and R11 are as SYSCALL leaves them. */
+static enum host_space_stop at_call(struct host_space_state *state, uint64_t orig_rax)
+{
+	state->rip -= 2;
+	state->gpr[0] = orig_rax;
+	return HOST_SPACE_CALL;
+}
+
+#define RSP_NUMBER 4
+
+/* A system call that the filter stopped: in Linux's vsyscall page, from which it has returned already. */
+static enum host_space_stop at_vsyscall(struct host_space_state *state, uint64_t from)
+{
+	state->rip = from;
+	state->gpr[RSP_NUMBER] -= 8;
+	return HOST_SPACE_EXCEPTION;
+}
+
+static enum host_space_stop at_signal(const siginfo_t *info, struct host_space_state *state, uint64_t *address)
+{
+	switch (info->si_signo) {
+	case SIGSEGV:
+		*address = (uint64_t)(uintptr_t)info->si_addr;
+		return info->si_code == SEGV_MAPERR || info->si_code == SEGV_ACCERR ? HOST_SPACE_FAULT
+										    : HOST_SPACE_EXCEPTION;
+	case SIGBUS:
+	case SIGFPE:
+	case SIGILL:
+		return HOST_SPACE_EXCEPTION;
+	case SIGSYS:
+		return at_vsyscall(state, (uint64_t)(uintptr_t)info->si_call_addr);
+	case SIGTRAP:
+		if (info->si_code == TRAP_TRACE)
+			return HOST_SPACE_STEPPED;
+		if (info->si_code != TRAP_BRKPT)
+			return HOST_SPACE_INT3;
+		state->rip--; /* INT1 */
+		return HOST_SPACE_EXCEPTION;
+	default:
+		return HOST_SPACE_KICKED;
+	}
+}
+
+/* Until it stops, by itself or kicked. */
+static bool let_run(const struct host_space *s, int *status)
+{
+	running = s->pid;
+	let_kicks(true);
+	bool stopped = resume(s, false) && wait_stop(s, status);
+	let_kicks(false);
+	running = 0;
+	return stopped;
+}
+
+enum host_space_stop host_space_run(struct host_space *s, struct host_space_state *state, uint64_t *address)
+{
+	uint64_t orig_rax;
+	siginfo_t info;
+	int status;
+
+	*address = 0;
+	s->xstate_seen = false;
+	if (!put_regs(s, state) || !let_run(s, &status) || !get_regs(s, state, &orig_rax))
+		return HOST_SPACE_LOST;
+	if (WSTOPSIG(status) == (SIGTRAP | 0x80))
+		return at_call(state, orig_rax);
+	if (status >> 16)
+		return HOST_SPACE_KICKED;
+	if (ptrace(PTRACE_GETSIGINFO, s->pid, NULL, &info))
+		return HOST_SPACE_LOST;
+	return info.si_code <= 0 ? HOST_SPACE_KICKED : at_signal(&info, state, address);
+}
+
+void host_space_kick(struct host_space *s)
+{
+	syscall(SYS_tgkill, getpid(), s->tracer, KICK);
+}

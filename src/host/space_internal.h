@@ -1,0 +1,56 @@
+/* Between space.c, space_start.c and confine.c. */
+#ifndef DOPPEL_HOST_SPACE_INTERNAL_H
+#define DOPPEL_HOST_SPACE_INTERNAL_H
+
+#include "host/shared.h"
+#include "host/space.h"
+#include "host/thread.h"
+
+#include <sys/types.h>
+
+extern const uint8_t host_space_program[], host_space_program_end[];
+/* Routines in it. */
+extern const uint8_t host_space_call[], host_space_changes[], host_space_tsc[], host_space_int80[], host_space_stop[],
+	host_space_zeros[];
+/* What depends on the place where it stays. */
+extern const uint8_t host_space_place[], host_space_filter[], host_space_place_high[], host_space_place_low[];
+
+#define XSTATE_MOST KiB(16) /* AMX's tiles are the most of it */
+
+struct host_space {
+	pid_t pid, tracer;
+	uint64_t place;
+	uint8_t *control; /* its control page */
+	size_t xstate;    /* how much Linux wants at a time */
+	unsigned faults;
+	uint64_t stop_ns, time_seen;
+	bool xstate_seen;
+	uint8_t seen[HOST_SPACE_XSTATE]; /* if so: what its state is */
+	_Alignas(64) uint8_t image[XSTATE_MOST];
+};
+
+struct host_spaces {
+	struct host_spaces *next; /* of all that there are */
+	const struct host_shared *mem;
+	uint64_t place;
+	struct host_mutex lock; /* what follows; one thread asks at a time */
+	unsigned most, made;
+	bool tried, failed;
+	pid_t pid; /* of the first process, or 0 */
+	int asked, control_fd, program;
+	uint8_t *control; /* the control pages: the first process's, then each space's */
+	uint8_t *stack;   /* of the child that becomes the first process */
+	int reading;      /* its end of the pipe */
+	struct host_space *space[];
+};
+
+/* space_start.c: starts the first process. False: the host would not. */
+bool spaces_start(struct host_spaces *from);
+void spaces_end(struct host_spaces *from);
+/* A new process, waiting to be traced, or -1. */
+pid_t spaces_fork(struct host_spaces *from);
+
+/* space.c: this process may start no more from now on. Those that wait for it are started, if they may be. */
+void spaces_start_all(bool may);
+
+#endif

@@ -1,0 +1,236 @@
+/*
+ * The whole program of the processes of space.h: an ELF file of one page, which uses no stack and no memory but its
+ * control page. The first process forks when it is asked to. The others do nothing by themselves: who traces them sets
+ * their registers, either to run code of theirs, or to have one of the routines below carried out, which end at INT3.
+ */
+#include "host/space_program.h"
+
+#include <asm/unistd.h>
+
+#define LOAD 0x10000000 /* where it begins to run */
+#define AT(label) (label - host_space_program)
+
+	.macro	invoke number
+	mov	$\number, %eax
+	syscall
+	.endm
+
+	.macro	export label
+	.globl	\label
+	.hidden	\label
+\label:
+	.endm
+
+	.section .rodata
+	.balign	16
+	export	host_space_program
+	/* The ELF header, then the program headers (elf(5)). */
+	.byte	0x7f, 'E', 'L', 'F', 2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0
+	.short	2, 62
+	.long	1
+	.quad	LOAD + AT(start), 64, 0
+	.long	0
+	.short	64, 56, 2, 64, 0, 0
+	.long	1, 5
+	.quad	0, LOAD, LOAD, AT(host_space_program_end), AT(host_space_program_end), 4096
+	.long	0x6474e551, 6 /* a stack that cannot be executed */
+	.quad	0, 0, 0, 0, 0, 16
+
+start:
+	/* The program once more, where it stays, and its control page, to which RBX points from now on. */
+	mov	host_space_place(%rip), %rdi
+	lea	4096(%rdi), %rbx
+	mov	$4096, %esi
+	mov	$5, %edx /* PROT_READ | PROT_EXEC */
+	mov	$0x12, %r10d /* MAP_PRIVATE | MAP_FIXED */
+	mov	$SPACE_FD_PROGRAM, %r8d
+	xor	%r9d, %r9d
+	invoke	__NR_mmap
+	mov	%rbx, %rdi
+	mov	$3, %edx /* PROT_READ | PROT_WRITE */
+	mov	$0x11, %r10d /* MAP_SHARED | MAP_FIXED */
+	mov	$SPACE_FD_CONTROL, %r8d
+	invoke	__NR_mmap
+	cmp	%rbx, %rax
+	jne	leave
+	lea	AT(settle) - 4096(%rbx), %rax
+	jmp	*%rax
+
+settle: /* nothing else stays */
+	xor	%edi, %edi
+	lea	-4096(%rbx), %rsi
+	invoke	__NR_munmap
+	test	%rax, %rax
+	jnz	leave
+	lea	4096(%rbx), %rdi
+	movabs	$SPACE_TOP, %rsi
+	sub	%rdi, %rsi
+	invoke	__NR_munmap
+	test	%rax, %rax
+	jnz	leave
+	mov	$38, %edi /* PR_SET_NO_NEW_PRIVS: a filter may be set */
+	mov	$1, %esi
+	xor	%edx, %edx
+	xor	%r10d, %r10d
+	xor	%r8d, %r8d
+	invoke	__NR_prctl
+	mov	$26, %edi /* PR_SET_TSC: PR_TSC_SIGSEGV, where the processor has it */
+	mov	$2, %esi
+	invoke	__NR_prctl
+	mov	$15, %edi /* PR_SET_NAME */
+	lea	name(%rip), %rsi
+	invoke	__NR_prctl
+	mov	$17, %edi /* SIGCHLD is ignored: those who end are gone */
+	lea	ignore(%rip), %rsi
+	mov	$8, %r10d
+	invoke	__NR_rt_sigaction
+	mov	$1, %edi /* SECCOMP_SET_MODE_FILTER */
+	xor	%esi, %esi
+	lea	filter(%rip), %rdx
+	invoke	__NR_seccomp
+	test	%rax, %rax
+	jnz	leave
+	movl	$1, CONTROL_READY(%rbx)
+
+wait:
+	mov	$SPACE_FD_ASKED, %edi
+	lea	CONTROL_BYTE(%rbx), %rsi
+	mov	$1, %edx
+	invoke	__NR_read
+	cmp	$1, %rax
+	jne	leave /* nobody is left to ask */
+	mov	$17, %edi /* a fork; SIGCHLD at its end */
+	xor	%esi, %esi
+	xor	%edx, %edx
+	xor	%r10d, %r10d
+	xor	%r8d, %r8d
+	invoke	__NR_clone
+	test	%eax, %eax
+	jz	forked
+	mov	%eax, CONTROL_PID(%rbx)
+	lea	CONTROL_PID(%rbx), %rdi
+	mov	$1, %esi /* FUTEX_WAKE */
+	mov	$1, %edx
+	invoke	__NR_futex
+	jmp	wait
+
+leave:
+	xor	%edi, %edi
+	invoke	__NR_exit_group
+
+forked:
+	mov	$1, %edi /* PR_SET_PDEATHSIG: it ends with the first */
+	mov	$9, %esi
+	invoke	__NR_prctl
+1:
+	invoke	__NR_pause /* until it is traced */
+	jmp	1b
+
+	/* One system call. */
+	export	host_space_call
+	syscall
+	int3
+
+	/* Changes, from RBX on. */
+	export	host_space_changes
+	mov	CHANGE_AT(%rbx), %rdi
+	mov	CHANGE_LEN(%rbx), %rsi
+	test	%rsi, %rsi
+	jz	2f
+	mov	$__NR_munmap, %eax
+	mov	CHANGE_RIGHTS(%rbx), %rdx
+	test	%rdx, %rdx
+	jz	1f
+	mov	$__NR_mmap, %eax
+	mov	$0x8011, %r10d /* MAP_SHARED | MAP_FIXED | MAP_POPULATE */
+	mov	$SPACE_FD_MEMORY, %r8d
+	mov	CHANGE_OFFSET(%rbx), %r9
+1:
+	syscall
+	add	$CHANGE_SIZE, %rbx
+	cmp	$-4096, %rax
+	jbe	host_space_changes
+	ud2
+2:
+	int3
+
+	/* Nothing. */
+	export	host_space_stop
+	int3
+
+	/* Do these fault? Linux' filter stops the latter where there are system calls of 32 bits. */
+	export	host_space_tsc
+	rdtsc
+	int3
+	export	host_space_int80
+	mov	$20, %eax
+	int	$0x80
+	int3
+
+	.balign	8
+	export	host_space_zeros /* a set of signals */
+	.quad	0
+ignore: /* struct kernel_sigaction: SIG_IGN */
+	.quad	1, 0, 0, 0
+name:
+	.asciz	"doppel-user"
+	.balign	8
+filter: /* struct sock_fprog */
+	.quad	(filter_end - filter_code) / 8
+	export	host_space_filter /* the address of its code */
+	.quad	AT(filter_code)
+
+	/* Where the program stays. What this and the three like it hold is for who writes the file to add. */
+	export	host_space_place
+	.quad	0
+
+	/*
+	 * The filter of system calls (seccomp(2)). Only this page makes any: what else runs here never gets that far, as long as it is
+	 * traced as it should be; and for Linux's vsyscall page there is no other way.
+	 */
+	.macro	bpf code, yes, no, k
+	.short	\code
+	.byte	\yes, \no
+	.long	\k
+	.endm
+	.macro	load at
+	bpf	0x20, 0, 0, \at
+	.endm
+	.macro	allow number
+	bpf	0x15, 0, 1, \number
+	bpf	0x06, 0, 0, 0x7fff0000 /* SECCOMP_RET_ALLOW */
+	.endm
+	.macro	unless_equal k
+	bpf	0x15, 1, 0, \k
+	bpf	0x06, 0, 0, 0x00030000 /* SECCOMP_RET_TRAP */
+	.endm
+filter_code:
+	load	4
+	unless_equal 0xc000003e /* AUDIT_ARCH_X86_64 */
+	load	12 /* the instruction pointer */
+	.short	0x15
+	.byte	1, 0
+	export	host_space_place_high
+	.long	0
+	bpf	0x06, 0, 0, 0x00030000
+	load	8
+	bpf	0x54, 0, 0, 0xfffff000
+	.short	0x15
+	.byte	1, 0
+	export	host_space_place_low
+	.long	0
+	bpf	0x06, 0, 0, 0x00030000
+	load	0
+	allow	__NR_mmap
+	allow	__NR_munmap
+	allow	__NR_pause
+	allow	__NR_rt_sigprocmask
+	allow	__NR_prctl
+	allow	__NR_read
+	allow	__NR_clone
+	allow	__NR_futex
+	allow	__NR_exit_group
+	bpf	0x06, 0, 0, 0x00030000
+filter_end:
+	export	host_space_program_end
+	.section .note.GNU-stack, "", @progbits

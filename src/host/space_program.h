@@ -1,0 +1,26 @@
+/* What space_program.S and space.c agree on. Also read by the assembler. */
+#ifndef DOPPEL_HOST_SPACE_PROGRAM_H
+#define DOPPEL_HOST_SPACE_PROGRAM_H
+
+/* Its descriptors. */
+#define SPACE_FD_ASKED 0   /* the reading end of a pipe: a byte for each process that is wanted */
+#define SPACE_FD_MEMORY 1  /* what is to be shown */
+#define SPACE_FD_CONTROL 2 /* a page for each process */
+#define SPACE_FD_PROGRAM 3
+
+#define SPACE_TOP 0x7ffffffff000 /* of all addresses that a process has */
+#define SPACE_OURS 8192          /* the program, where it stays, and its control page behind it */
+
+/* The first process's control page. */
+#define CONTROL_READY 0 /* not 0: it waits to be asked */
+#define CONTROL_PID 4   /* the answer: a process, or an error number, negated */
+#define CONTROL_BYTE 8
+
+/* The others': changes, each of these four quadwords, the last of length 0. */
+#define CHANGE_AT 0
+#define CHANGE_LEN 8
+#define CHANGE_RIGHTS 16
+#define CHANGE_OFFSET 24
+#define CHANGE_SIZE 32
+
+#endif

@@ -1,0 +1,339 @@
+/* Address spaces apart: what runs in one reaches what it is shown, and nothing of ours or of the system's. */
+#include "host/host.h"
+#include "host/shared.h"
+#include "host/space.h"
+#include "host/thread.h"
+#include "unit/unit.h"
+
+#include <dirent.h>
+#include <unistd.h>
+
+#define CODE 0x10000ull
+#define DATA 0x20000ull
+#define STACK 0x30000ull
+
+static struct host_shared mem; /* a page of each, in this order */
+static struct host_spaces *from;
+static struct host_space *space;
+static struct host_space_state state;
+
+static bool change(uint64_t at, uint64_t len, uint64_t rights, uint64_t offset)
+{
+	const struct host_space_change c = {.at = at, .len = len, .rights = rights, .offset = offset};
+
+	return host_space_change(space, &c, 1);
+}
+
+/* A host that lets nobody trace (kernel.yama.ptrace_scope) is one without. */
+static bool set_up(const void *code, size_t len)
+{
+	const struct host_space_change all[] = {
+		{.at = CODE, .len = PAGE_SIZE, .rights = HOST_SPACE_READ | HOST_SPACE_EXEC},
+		{.at = DATA, .len = PAGE_SIZE, .rights = HOST_SPACE_READ | HOST_SPACE_WRITE, .offset = PAGE_SIZE},
+		{.at = STACK, .len = PAGE_SIZE, .rights = HOST_SPACE_READ | HOST_SPACE_WRITE, .offset = 2 * PAGE_SIZE},
+	};
+
+	REQUIRE(host_shared_alloc(&mem, MiB(1)));
+	from = host_spaces_create(&mem, 2);
+	REQUIRE(from);
+	for (unsigned i = 0; i < 1000 && !(space = host_space_create(from)); i++)
+		host_sleep_ns(1000000);
+	if (!space) {
+		printf("# this host has no spaces to give\n");
+		return false;
+	}
+	REQUIRE(host_space_change(space, all, ARRAY_LEN(all)));
+	memcpy(mem.at, code, len);
+	state = (struct host_space_state){
+		.rip = CODE, .rflags = 0x202, .sel = {0, HOST_SPACE_CS, HOST_SPACE_SS, 0, 0, 0}};
+	state.gpr[4] = STACK + PAGE_SIZE;
+	return true;
+}
+#define SET_UP(code) set_up(code, sizeof(code) - 1)
+
+static void tear_down(void)
+{
+	host_spaces_destroy(from);
+	host_shared_free(&mem);
+}
+
+static enum host_space_stop run(uint64_t *address)
+{
+	uint64_t ignored;
+
+	return host_space_run(space, &state, address ? address : &ignored);
+}
+
+/* A thread of its own for each, as each space ends with its thread. */
+#define SPACE_TEST(id)                                              \
+	static void id(void);                                       \
+	static void *id##_thread(void *arg)                         \
+	{                                                           \
+		if (!setjmp(unit_out))                              \
+			id();                                       \
+		return arg;                                         \
+	}                                                           \
+	TEST(id##_)                                                 \
+	{                                                           \
+		struct host_thread t;                               \
+		if (!host_thread_start(&t, #id, id##_thread, NULL)) \
+			UNIT_FAIL("no thread");                     \
+		else                                                \
+			host_thread_join(&t);                       \
+		if (from)                                           \
+			tear_down();                                \
+		from = NULL;                                        \
+	}                                                           \
+	static void id(void)
+
+/* movq (%rdi), %rax; addq $1, %rax; movq %rax, (%rdi); ud2 */
+SPACE_TEST(run_and_fault)
+{
+	uint64_t address, value = 41;
+
+	if (!SET_UP("\x48\x8b\x07\x48\x83\xc0\x01\x48\x89\x07\x0f\x0b"))
+		return;
+	memcpy(mem.at + PAGE_SIZE + 8, &value, 8);
+	state.gpr[7] = DATA + 8;
+	state.gpr[15] = 0xfeed;
+	CHECK_EQ(run(NULL), HOST_SPACE_EXCEPTION);
+	CHECK_EQ(state.rip, CODE + 10);
+	CHECK_EQ(state.gpr[0], 42);
+	CHECK_EQ(state.gpr[15], 0xfeed);
+	memcpy(&value, mem.at + PAGE_SIZE + 8, 8);
+	CHECK_EQ(value, 42);
+	CHECK(host_space_time_ns(space) > 0);
+
+	/* Read only, and then not there. */
+	CHECK(change(DATA, PAGE_SIZE, HOST_SPACE_READ, PAGE_SIZE));
+	state.rip = CODE;
+	CHECK_EQ(run(&address), HOST_SPACE_FAULT);
+	CHECK_EQ(address, DATA + 8);
+	CHECK_EQ(state.rip, CODE + 7);
+	CHECK(change(DATA, PAGE_SIZE, 0, 0));
+	state.rip = CODE;
+	CHECK_EQ(run(&address), HOST_SPACE_FAULT);
+	CHECK_EQ(state.rip, CODE);
+
+	/* Data is not code. */
+	CHECK(change(DATA, PAGE_SIZE, HOST_SPACE_READ | HOST_SPACE_WRITE, PAGE_SIZE));
+	state.rip = DATA;
+	CHECK_EQ(run(&address), HOST_SPACE_FAULT);
+	CHECK_EQ(address, DATA);
+}
+
+/* Nothing but what is shown and the two pages: each page of the address space's likely places, and the kernel's half.
+ */
+SPACE_TEST(nothing_else_is_there)
+{
+	static const uint64_t likely[] = {0,
+					  0x400000,
+					  0x10000000,
+					  0x555555554000,
+					  0x7ffff7ffd000,
+					  0x7fffffffe000,
+					  0x7ffffffff000,
+					  0xffffffff81000000,
+					  0xffff888000000000};
+
+	if (!SET_UP("\x48\x8b\x07\x0f\x0b"))
+		return;
+	for (unsigned i = 0; i < ARRAY_LEN(likely); i++) {
+		state.rip = CODE;
+		state.gpr[7] = likely[i];
+		CHECK_EQ(run(NULL), HOST_SPACE_FAULT);
+		CHECK_EQ(state.rip, CODE);
+	}
+	/* Linux' own page, which it would carry out itself (vsyscall), though not where it has none. */
+	state.rip = 0xffffffffff600000;
+	state.gpr[4] = STACK + 8;
+	CHECK(run(NULL) != HOST_SPACE_LOST);
+	CHECK_EQ(state.rip, 0xffffffffff600000);
+	CHECK_EQ(state.gpr[4], STACK + 8);
+	const void *ours[] = {&mem, mem.at, (void *)(uintptr_t)run, __builtin_frame_address(0), stdout};
+	for (unsigned i = 0; i < ARRAY_LEN(ours); i++) {
+		state.rip = CODE;
+		state.gpr[7] = (uint64_t)(uintptr_t)ours[i];
+		CHECK_EQ(run(NULL), HOST_SPACE_FAULT);
+	}
+}
+
+/* syscall; int $0x80; int3; int1 */
+SPACE_TEST(no_system_call)
+{
+	if (!SET_UP("\x0f\x05\xcd\x80\xcc\xf1"))
+		return;
+	state.gpr[0] = 39; /* getpid */
+	state.gpr[1] = 5;
+	CHECK_EQ(run(NULL), HOST_SPACE_CALL);
+	CHECK_EQ(state.rip, CODE);
+	CHECK_EQ(state.gpr[0], 39);
+	state.gpr[0] = 231; /* exit_group: not here */
+	CHECK_EQ(run(NULL), HOST_SPACE_CALL);
+	state.rip = CODE + 2;
+	state.gpr[0] = 1;
+	enum host_space_stop stop = run(NULL); /* a kernel without 32-bit calls raises #GP */
+	CHECK(stop == HOST_SPACE_CALL || stop == HOST_SPACE_EXCEPTION);
+	CHECK_EQ(state.rip, CODE + 2);
+	CHECK_EQ(state.gpr[0], 1);
+	state.rip = CODE + 4;
+	CHECK_EQ(run(NULL), HOST_SPACE_INT3);
+	CHECK_EQ(state.rip, CODE + 5);
+	CHECK_EQ(run(NULL), HOST_SPACE_EXCEPTION);
+	CHECK_EQ(state.rip, CODE + 5);
+
+	/* Nor by way of our own page: what calls there, from where it may, are calls of its own. */
+	for (unsigned at = 0; at < PAGE_SIZE; at += 16) {
+		state.rip = host_spaces_place(from) + at;
+		state.gpr[0] = 231;
+		CHECK(run(NULL) != HOST_SPACE_LOST);
+	}
+	state.rip = CODE;
+	state.gpr[0] = 39;
+	CHECK_EQ(run(NULL), HOST_SPACE_CALL);
+}
+
+/* jmp . */
+SPACE_TEST(kicked)
+{
+	if (!SET_UP("\xeb\xfe"))
+		return;
+	host_space_kick(space); /* before it runs */
+	CHECK_EQ(run(NULL), HOST_SPACE_KICKED);
+	CHECK_EQ(state.rip, CODE);
+}
+
+static void *kick_later(void *arg)
+{
+	host_sleep_ns(20000000);
+	host_space_kick(space);
+	return arg;
+}
+SPACE_TEST(kicked_by_another)
+{
+	struct host_thread t;
+
+	if (!SET_UP("\xeb\xfe"))
+		return;
+	REQUIRE(host_thread_start(&t, "kick", kick_later, NULL));
+	CHECK_EQ(run(NULL), HOST_SPACE_KICKED);
+	CHECK_EQ(state.rip, CODE);
+	host_thread_join(&t);
+}
+
+/* paddq %xmm0, %xmm1; fldpi; ud2 */
+SPACE_TEST(vector_state)
+{
+	uint8_t image[HOST_SPACE_XSTATE] = {0};
+	uint64_t v = 21;
+
+	if (!SET_UP("\x66\x0f\xd4\xc8\xd9\xeb\x0f\x0b"))
+		return;
+	image[0] = 0x7f; /* FCW 037f, MXCSR 1f80 */
+	image[1] = 0x03;
+	image[24] = 0x80;
+	image[25] = 0x1f;
+	image[512] = 7;
+	memcpy(image + 160, &v, 8);
+	memcpy(image + 176, &v, 8);
+	memcpy(image + 576 + 16, &v, 8); /* YMM1's upper half */
+	CHECK(host_space_set_xstate(space, image));
+	CHECK_EQ(run(NULL), HOST_SPACE_EXCEPTION);
+	memset(image, 0xee, sizeof(image));
+	CHECK(host_space_get_xstate(space, image));
+	memcpy(&v, image + 176, 8);
+	CHECK_EQ(v, 42);
+	memcpy(&v, image + 32, 8);
+	CHECK_EQ(v, 0xc90fdaa22168c235); /* pi */
+	memcpy(&v, image + 576 + 16, 8);
+	CHECK_EQ(v, 21);
+	CHECK_EQ(image[464], 0xee); /* not Linux' business */
+}
+
+/* pushfq; orb $1, 1(%rsp); popfq; nop; nop */
+SPACE_TEST(single_step)
+{
+	if (!SET_UP("\x9c\x80\x4c\x24\x01\x01\x9d\x90\x90"))
+		return;
+	CHECK_EQ(run(NULL), HOST_SPACE_STEPPED);
+	CHECK_EQ(state.rip, CODE + 8);
+	CHECK_EQ(state.rflags & 0x100, 0x100);
+}
+
+/* movq %fs:(0), %rax; movq %gs:(0), %rbx; ud2 */
+SPACE_TEST(bases)
+{
+	if (!SET_UP("\x64\x48\x8b\x04\x25\x00\x00\x00\x00\x65\x48\x8b\x1c\x25\x00\x00\x00\x00\x0f\x0b"))
+		return;
+	mem.at[PAGE_SIZE] = 11;
+	mem.at[PAGE_SIZE + 8] = 22;
+	state.fs_base = DATA;
+	state.gs_base = DATA + 8;
+	CHECK_EQ(run(NULL), HOST_SPACE_EXCEPTION);
+	CHECK_EQ(state.gpr[0], 11);
+	CHECK_EQ(state.gpr[3], 22);
+	CHECK_EQ(state.fs_base, DATA);
+}
+
+/* A list that cannot be done says so, and the space lives on. */
+SPACE_TEST(impossible_change)
+{
+	if (!SET_UP("\x0f\x0b"))
+		return;
+	CHECK(!change(0x40000, PAGE_SIZE, HOST_SPACE_READ, 123)); /* no page's offset */
+	CHECK_EQ(run(NULL), HOST_SPACE_EXCEPTION);
+}
+
+/* The number behind `word` in a process's status, or 0. */
+static int status_of(int pid, const char *word)
+{
+	char path[64], text[1024] = "";
+
+	snprintf(path, sizeof(path), "/proc/%d/status", pid);
+	FILE *f = fopen(path, "r");
+	size_t len = f ? fread(text, 1, sizeof(text) - 1, f) : 0;
+	if (f)
+		fclose(f);
+	text[len] = 0;
+	const char *at = strstr(text, word);
+	return at ? atoi(at + strlen(word)) : 0;
+}
+
+/* Those that come from this one: the first process and the spaces. */
+static unsigned processes(int *list, unsigned most)
+{
+	DIR *dir = opendir("/proc");
+	unsigned n = 0;
+
+	for (struct dirent *e; dir && n < most && (e = readdir(dir));) {
+		int pid = atoi(e->d_name), parent = pid ? status_of(pid, "\nPPid:\t") : 0;
+		if (parent && (parent == getpid() || status_of(parent, "\nPPid:\t") == getpid()))
+			list[n++] = pid;
+	}
+	if (dir)
+		closedir(dir);
+	return n;
+}
+
+static int before[16];
+static unsigned count_before;
+
+SPACE_TEST(are_processes)
+{
+	if (SET_UP("\x0f\x0b")) {
+		count_before = processes(before, ARRAY_LEN(before));
+		CHECK(count_before >= 2);
+	}
+}
+
+/* After the thread and what they come from there are none left. */
+TEST(nobody_stays)
+{
+	for (unsigned i = 0; i < count_before; i++) {
+		for (unsigned wait = 0; wait < 1000 && status_of(before[i], "\nPPid:\t"); wait++)
+			host_sleep_ns(1000000);
+		CHECK_EQ(status_of(before[i], "\nPPid:\t"), 0);
+	}
+}
+
+UNIT_MAIN()
