@@ -182,6 +182,10 @@ DOPPEL_API void doppel_vm_on_event(doppel_vm *vm, void (*event)(void *opaque, do
 /*
  * Runs the VM on threads of its own until it ends; the caller waits meanwhile. `end` (which may be NULL) says why it
  * did. Returns end->status. A VM runs once.
+ *
+ * Where the host lets it, user code that computes runs in processes that those threads trace. So a program that has
+ * children of its own waits for each by its number, never for any (waitpid(-1)), and sets SA_NOCLDSTOP if it handles
+ * SIGCHLD; or it leaves them out: doppel_config_debug(config, "no-direct").
  */
 DOPPEL_API int doppel_vm_run(doppel_vm *vm, doppel_end *end);
 /* Makes doppel_vm_run return soon; before it was called, makes it return at once. */
@@ -246,6 +250,8 @@ typedef struct doppel_stats {
 	uint64_t tlb_misses_user_read, tlb_misses_user_write, tlb_misses_kernel_read, tlb_misses_kernel_write;
 	uint64_t window_faults, window_shown, window_hidden,
 		window_given_up; /* pages that the host's MMU checks for user code */
+	uint64_t time_direct, direct_stops, direct_calls, direct_faults, direct_exceptions, direct_kicks,
+		direct_refused; /* user code run as it is, in processes of its own */
 } doppel_stats;
 /* `size` is sizeof(doppel_stats) as the caller knows it: later versions add fields at the end. */
 DOPPEL_API void doppel_vm_stats(doppel_vm *vm, doppel_stats *stats, size_t size);

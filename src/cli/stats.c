@@ -21,6 +21,7 @@ void print_stats(doppel_vm *vm)
 	doppel_vm_stats(vm, &s, sizeof(s));
 	fputs("doppel: statistics, summed over the virtual CPUs\n time\n", stderr);
 	seconds("in translated code", s.time_translated);
+	seconds("in user code run directly", s.time_direct);
 	seconds("in the translator", s.time_translator);
 	seconds("in the monitor and the slow path", s.time_monitor);
 	seconds("halted or waiting to be started", s.time_halted);
@@ -48,6 +49,12 @@ void print_stats(doppel_vm *vm)
 	count("  pages shown", s.window_shown);
 	count("  pages hidden", s.window_hidden);
 	count("  instructions that gave up", s.window_given_up);
+	count("stops of user code run directly", s.direct_stops);
+	count("  system calls", s.direct_calls);
+	count("  page faults", s.direct_faults);
+	count("  other exceptions", s.direct_exceptions);
+	count("  kicks", s.direct_kicks);
+	count("  address spaces refused", s.direct_refused);
 	count("blocks looked up", s.dispatches);
 	count("helper calls", s.helper_calls);
 	count("instructions by the slow path", s.single_steps);

@@ -41,6 +41,9 @@ struct engine_stats {
 	uint64_t window_faults, window_shown, window_hidden,
 		window_given_up;         /* pages of windows (translate/window.h) */
 	uint64_t time_user, time_kernel; /* the parts of time_translated, by samples; 0 without them */
+	/* User code run directly (translate/direct.h): how long, stops, and why. */
+	uint64_t time_direct, direct_stops, direct_calls, direct_faults, direct_exceptions, direct_kicks,
+		direct_refused; /* address spaces that it did not pay for */
 };
 
 /* Where samples were taken. */
@@ -83,6 +86,8 @@ struct engine_ops {
 	enum verdict (*interrupt)(struct engine_vcpu *vcpu, uint8_t vector);
 	enum verdict (*nmi)(struct engine_vcpu *vcpu);
 	void (*want_window)(struct engine_vcpu *vcpu, bool interrupt, bool nmi);
+	/* Any thread: how long code of the vcpu has run on other threads than its own, in ns. NULL: none ever does. */
+	uint64_t (*time_elsewhere)(const struct engine_vcpu *vcpu);
 	void (*stats)(struct engine *engine, struct engine_stats *stats);
 	/* The part of one vcpu; what belongs to all of them is 0. NULL: not counted. */
 	void (*vcpu_stats)(struct engine_vcpu *vcpu, struct engine_stats *stats);

@@ -156,6 +156,12 @@ void vm_hold_locked(struct vm *vm);
 void vm_hold_wait_locked(struct vm *vm);
 void vm_release_locked(struct vm *vm);
 
+/* How long the processor's code has run elsewhere than on its own thread, in ns. Any thread. */
+static inline uint64_t vcpu_time_elsewhere(const struct vcpu *v)
+{
+	return v->vm->ops->time_elsewhere ? v->vm->ops->time_elsewhere(v->engine) : 0;
+}
+
 /* limit.c. Starts and ends with the processors' threads; false: no thread. */
 bool vm_limit_start(struct vm *vm);
 void vm_limit_end(struct vm *vm);

@@ -63,7 +63,7 @@ static uint64_t count(struct vm *vm)
 
 	for (unsigned i = 0; i < vm->threads; i++) {
 		struct vcpu *v = &vm->vcpu[i];
-		uint64_t now = host_thread_time_of(&v->thread);
+		uint64_t now = host_thread_time_of(&v->thread) + vcpu_time_elsewhere(v);
 		if (now > v->counted) {
 			ran += now - v->counted;
 			v->counted = now;

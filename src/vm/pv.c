@@ -133,7 +133,8 @@ static void steal_written(const struct vcpu *v)
 /* How long this thread, the processor's, could have run and did not, since it began. */
 static uint64_t time_stolen(const struct vcpu *v)
 {
-	uint64_t lived = host_now_ns() - v->started, ran = host_thread_time_ns() + v->time_halted;
+	uint64_t lived = host_now_ns() - v->started,
+		 ran = host_thread_time_ns() + vcpu_time_elsewhere(v) + v->time_halted;
 
 	return lived - MIN(lived, ran);
 }

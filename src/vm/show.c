@@ -23,7 +23,7 @@ static const char *mode(const struct x86_cpu *cpu)
 static void say_cpu(struct note *t, struct vcpu *v)
 {
 	const struct x86_cpu *cpu = v->cpu;
-	uint64_t ran = v->started ? host_thread_time_of(&v->thread) : 0;
+	uint64_t ran = v->started ? host_thread_time_of(&v->thread) + vcpu_time_elsewhere(v) : 0;
 
 	say(t, "doppel:   CPU %-2u ", v->index);
 	if (atomic_load(&v->wait_sipi)) {

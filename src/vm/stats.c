@@ -17,7 +17,7 @@ static uint64_t busy_time(const struct vcpu *v)
 
 static void set_monitor_time(struct engine_stats *e, uint64_t busy)
 {
-	e->time_monitor = busy - MIN(busy, e->time_translated + e->time_translator);
+	e->time_monitor = busy - MIN(busy, e->time_translated + e->time_translator + e->time_direct);
 }
 
 void vm_stats(struct vm *vm, struct vm_stats *stats)
@@ -108,9 +108,9 @@ static void put_cpu(struct text *t, const struct vm_stats *s)
 	const struct engine_stats *e = &s->engine;
 	const uint64_t *exits = e->exits, *miss = e->tlb_miss;
 
-	PUT_GROUP(t, "time", ",\n   ", LIST("user", "kernel", "translated", "translator", "monitor", "idle"),
-		  LIST(e->time_user, e->time_kernel, e->time_translated, e->time_translator, e->time_monitor,
-		       s->time_halted));
+	PUT_GROUP(t, "time", ",\n   ", LIST("user", "kernel", "translated", "direct", "translator", "monitor", "idle"),
+		  LIST(e->time_user, e->time_kernel, e->time_translated, e->time_direct, e->time_translator,
+		       e->time_monitor, s->time_halted));
 	PUT_GROUP(t, "exits", ",\n   ", LIST("interrupted", "io", "mmio", "msr", "cr8", "halt"),
 		  LIST(exits[EXIT_INTERRUPTED], exits[EXIT_IO], exits[EXIT_MMIO], exits[EXIT_MSR], exits[EXIT_CR8],
 		       exits[EXIT_HLT]));
@@ -119,6 +119,9 @@ static void put_cpu(struct text *t, const struct vm_stats *s)
 		       miss[TLB_MISS_KERNEL_WRITE]));
 	PUT_GROUP(t, "windows", ",\n   ", LIST("faults", "shown", "hidden", "given_up"),
 		  LIST(e->window_faults, e->window_shown, e->window_hidden, e->window_given_up));
+	PUT_GROUP(t, "direct", ",\n   ", LIST("stops", "calls", "faults", "exceptions", "kicks", "refused"),
+		  LIST(e->direct_stops, e->direct_calls, e->direct_faults, e->direct_exceptions, e->direct_kicks,
+		       e->direct_refused));
 	PUT_GROUP(t, "events", "", LIST("interrupts", "tlb_flushes", "dispatches", "helper_calls", "single_steps"),
 		  LIST(s->interrupts, e->tlb_flushes, e->dispatches, e->helper_calls, e->single_steps));
 }

@@ -50,10 +50,10 @@ def difference(host, guest_text):
             return 'line %d: host %r, guest %r' % (number, a, b)
 
 
-def run(name, initrd, host, cpus):
+def run(name, initrd, host, cpus, options=()):
     results = []
     why = verdict(in_guest(results), Machine(name, initrd=initrd, cpus=cpus, append='doppel.chroot=/dev/vda', memory='1G', timeout=500,
-                                             disks=(guest('root.ext4') + ',snapshot=on',)))
+                                             disks=(guest('root.ext4') + ',snapshot=on',), options=options))
     c.check(name, why)
     if results and host:
         c.check(name + '_results', difference(host, results[0]))
@@ -70,4 +70,5 @@ with tempfile.TemporaryDirectory() as folder:
     make_initrd('cloud', initrd, {'/test': test, '/workload.sh': os.path.join(HERE, 'workload.sh')})
     run('root_1cpu', initrd, host, 1)
     run('root_2cpu', initrd, host, 2)
+    run('root_direct', initrd, host, 2, ('--debug', 'eager-direct'))  # all of it, not only what it pays for
 c.done()

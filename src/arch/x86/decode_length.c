@@ -286,3 +286,9 @@ bool decode_is_ud(const uint8_t *p, size_t len, enum x86_mode mode)
 	opcode(&b, &s);
 	return !b.out && is_ud(&s);
 }
+
+/* UD0 and UD1, of which makers think differently, do not return. */
+unsigned x86_length(const uint8_t *p, size_t len)
+{
+	return decode_invalid_length(p, len, MODE_64, true);
+}

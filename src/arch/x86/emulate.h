@@ -67,4 +67,11 @@ enum verdict x86_after_instruction(struct x86_cpu *cpu, uint64_t was);
 /* Loads `seg` from a selector, as MOV does; `cpl` checks apply. Used by far transfers and by boot code. */
 enum verdict x86_load_segment(struct x86_cpu *cpu, enum x86_seg seg, uint16_t sel);
 
+/*
+ * User code in 64-bit mode was run by a processor whose descriptor tables are others, and has left these selectors
+ * (by enum x86_seg): those that are new are loaded from the guest's tables. Bases of FS and GS stay. V_INJECT: from one
+ * that they do not let it have.
+ */
+enum verdict x86_adopt_selectors(struct x86_cpu *cpu, const uint16_t sel[X86_SEGS]);
+
 #endif

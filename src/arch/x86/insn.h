@@ -103,6 +103,12 @@ struct x86_cpuid_model;
 void x86_decode(struct x86_insn *insn, const uint8_t *p, size_t len, enum x86_mode mode,
 		const struct x86_cpuid_model *model);
 
+/*
+ * How many bytes an instruction in 64-bit mode has by its encoding alone, whether there is such a one or not; more than
+ * `len`: not all of them are there. Quicker than x86_decode by far.
+ */
+unsigned x86_length(const uint8_t *p, size_t len);
+
 static inline enum x86_mode x86_mode(const struct x86_cpu *cpu)
 {
 	uint16_t attr = cpu->seg[SEG_CS].attr;

@@ -3,6 +3,7 @@
 #include "engine/translate/asm.h"
 #include "engine/translate/light.h"
 #include "engine/translate/profile.h"
+#include "engine/translate/window_space.h"
 
 #include <stdlib.h>
 
@@ -169,6 +170,7 @@ static bool others_in_code(struct tr_engine *eng, struct tr_vcpu *self)
 		struct tr_vcpu *v = eng->vcpu[i];
 		if (v && v != self && atomic_load(&v->in_code)) {
 			poll_set(v);
+			direct_kick(v);
 			any = true;
 		}
 	}
@@ -206,6 +208,7 @@ static void flush_lookups(struct tr_engine *eng, unsigned what)
 /* Empties the cache. Exclusive, with the lock held. */
 static void flush(struct tr_engine *eng)
 {
+	apart_revoke_all(eng);
 	free_pages(eng);
 	eng->page_slots = eng->fars = 0;
 	atomic_store(&eng->fars_known, 0);
@@ -317,23 +320,57 @@ static bool known(struct tr_engine *eng, uint64_t gpa)
 	return atomic_load(&eng->page[guest_memory_page_index(eng->mem, gpa)]);
 }
 
+/* The lock is given up and taken again. */
+static void begin_alone(struct tr_vcpu *v)
+{
+	struct tr_engine *eng = v->engine;
+	host_unlock(&eng->lock);
+	exclusive_begin(eng, v);
+	host_lock(&eng->lock);
+	if (full(eng))
+		flush(eng);
+}
+
 void code_get(struct tr_vcpu *v, uint64_t gpa, uint64_t tail, uint16_t off, uint32_t key)
 {
 	struct tr_engine *eng = v->engine;
 	host_lock(&eng->lock);
 	bool alone = known(eng, gpa) && (tail == CODE_NO_TAIL || known(eng, tail)) && !full(eng);
-	if (!alone) { /* a first translation of the page, or a flush: nobody may be in between a TLB hit and its store
-		       */
-		host_unlock(&eng->lock);
-		exclusive_begin(eng, v);
-		host_lock(&eng->lock);
-		if (full(eng))
-			flush(eng);
-	}
+	if (!alone) /* a first translation of the page, or a flush: nobody may be in between a TLB hit and its store */
+		begin_alone(v);
 	make(v, gpa, tail, off, key);
 	host_unlock(&eng->lock);
 	if (!alone)
 		exclusive_end(eng);
+}
+
+static bool claim(struct tr_engine *eng, uint64_t gpa)
+{
+	struct code_page *page = page_get(eng, gpa);
+	const uint8_t *bytes = guest_memory_ptr(eng->mem, gpa, PAGE_SIZE, false);
+	if (page->direct == DIRECT_UNKNOWN)
+		page->direct = direct_scan(bytes, eng->direct_faults) ? DIRECT_FIT : DIRECT_UNFIT;
+	return page->direct == DIRECT_FIT;
+}
+
+bool code_claim(struct tr_vcpu *v, uint64_t gpa)
+{
+	struct tr_engine *eng = v->engine;
+	host_lock(&eng->lock);
+	bool alone = known(eng, gpa) && !full(eng);
+	if (!alone)
+		begin_alone(v);
+	bool fit = claim(eng, gpa);
+	host_unlock(&eng->lock);
+	if (!alone)
+		exclusive_end(eng);
+	return fit;
+}
+
+bool code_is_claimed(const struct tr_engine *eng, uint64_t gpa)
+{
+	const struct code_page *page = atomic_load(&eng->page[guest_memory_page_index(eng->mem, gpa)]);
+	return page && page->direct == DIRECT_FIT;
 }
 
 static uint8_t *link_rel32(const struct tr_engine *eng, const struct tr_link *link)
@@ -432,6 +469,21 @@ static void drop(struct tr_engine *eng, struct block *b)
 	eng->stats.invalidations++;
 }
 
+static bool unused(const struct code_page *page)
+{
+	return !page->blocks && page->direct != DIRECT_FIT;
+}
+
+#define DIRECT_WRITES 8 /* and a page is never run directly again */
+
+static void direct_forget(struct tr_engine *eng, struct code_page *page)
+{
+	if (page->direct == DIRECT_FIT)
+		apart_revoke(eng, page->gpa);
+	page->direct = page->direct_writes < DIRECT_WRITES ? DIRECT_UNKNOWN : DIRECT_UNFIT;
+	page->direct_writes += page->direct_writes < DIRECT_WRITES;
+}
+
 /* Drops the blocks that cover a byte of [from, to) of `page`. Returns how many. */
 static unsigned drop_range(struct tr_engine *eng, struct code_page *page, unsigned from, unsigned to)
 {
@@ -444,7 +496,7 @@ static unsigned drop_range(struct tr_engine *eng, struct code_page *page, unsign
 				continue;
 			struct code_page *tail = b->tail ? page_of(eng, tail_of(eng, b->tail)->page) : NULL;
 			drop(eng, b);
-			if (tail && !tail->blocks && tail != page)
+			if (tail && unused(tail) && tail != page)
 				page_release(eng, tail);
 			n++;
 		}
@@ -457,7 +509,7 @@ static unsigned drop_range(struct tr_engine *eng, struct code_page *page, unsign
 		struct block *b = block_of(eng, tail->block);
 		struct code_page *head = page_of(eng, b->page);
 		drop(eng, b);
-		if (!head->blocks && head != page)
+		if (unused(head) && head != page)
 			page_release(eng, head);
 		n++;
 	}
@@ -482,10 +534,12 @@ static void drop_windowed(struct tr_engine *eng, struct code_page *page, unsigne
 
 static void page_written(struct tr_engine *eng, struct code_page *page, unsigned from, unsigned to)
 {
+	if (page->direct)
+		direct_forget(eng, page);
 	unsigned n = drop_range(eng, page, from, to);
 	if (!n && ++page->stray_writes > STRAY_WRITES)
 		n = drop_range(eng, page, 0, PAGE_SIZE);
-	if (!page->blocks)
+	if (unused(page))
 		page_release(eng, page);
 	else if (!n)
 		return;

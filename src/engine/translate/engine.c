@@ -35,6 +35,8 @@ static const struct debug_switch {
 	{"no-string", SWITCH(no_string)},
 	{"no-reuse", SWITCH(no_reuse)},
 	{"no-decode-cache", SWITCH(no_decode_cache)},
+	{"no-direct", SWITCH(no_direct)},
+	{"eager-direct", SWITCH(eager_direct)},
 };
 
 /* Sets the switches in a list with commas between them; profile.c has more of them. */
@@ -101,6 +103,7 @@ static void destroy(struct engine *e)
 	profile_destroy(eng);
 	window_destroy(eng);
 	code_destroy(eng);
+	host_spaces_destroy(eng->spaces);
 	free(eng);
 }
 
@@ -127,9 +130,11 @@ static struct engine *create(const struct engine_config *config, struct error *e
 		free(eng);
 		return NULL;
 	}
-	eng->eager_window |= eng->mixed_window;
+	eng->eager_window |= eng->mixed_window || eng->eager_direct;
 	eng->no_pdep |= host_pdep_is_slow();
 	eng->no_window |= !host_has_bmi2() || !window_init(eng);
+	if (!eng->no_window && !eng->no_direct)
+		eng->spaces = host_spaces_create(&eng->mem->shared, eng->cpus * WINDOW_SPACES);
 	if (!code_init(eng, cache, err) || !profile_create(eng, config, err)) {
 		destroy((struct engine *)eng);
 		return NULL;
@@ -221,6 +226,7 @@ static enum x86_exit_kind engine_run(struct engine_vcpu *ev)
 static void kick(struct engine_vcpu *ev)
 {
 	poll_set((struct tr_vcpu *)ev);
+	direct_kick((struct tr_vcpu *)ev);
 }
 
 static enum verdict finish_delivery(struct tr_vcpu *v, enum verdict r)
@@ -247,6 +253,11 @@ static void want_window(struct engine_vcpu *ev, bool interrupt, bool nmi)
 	((struct tr_vcpu *)ev)->nmi_window = nmi;
 }
 
+static uint64_t time_elsewhere(const struct engine_vcpu *ev)
+{
+	return atomic_load_explicit(&((const struct tr_vcpu *)ev)->direct.time_ns, memory_order_relaxed);
+}
+
 static uint64_t tsc_ns(const struct tr_engine *eng, uint64_t tsc)
 {
 	return (uint64_t)((__uint128_t)tsc * 1000000000 / (eng->model->tsc_hz ? eng->model->tsc_hz : 1));
@@ -264,6 +275,13 @@ static void vcpu_stats(struct engine_vcpu *ev, struct engine_stats *out)
 	out->window_shown = v->windows.shown;
 	out->window_hidden = v->windows.hidden;
 	out->window_given_up = v->windows.given_up;
+	out->time_direct = atomic_load_explicit(&v->direct.time_ns, memory_order_relaxed);
+	out->direct_stops = v->direct.stops;
+	out->direct_calls = v->direct.calls;
+	out->direct_faults = v->direct.faults;
+	out->direct_exceptions = v->direct.exceptions;
+	out->direct_kicks = v->direct.kicks;
+	out->direct_refused = v->direct.refused;
 	profile_times(v, out);
 }
 
@@ -293,6 +311,13 @@ static void stats(struct engine *e, struct engine_stats *out)
 		out->window_shown += one.window_shown;
 		out->window_hidden += one.window_hidden;
 		out->window_given_up += one.window_given_up;
+		out->time_direct += one.time_direct;
+		out->direct_stops += one.direct_stops;
+		out->direct_calls += one.direct_calls;
+		out->direct_faults += one.direct_faults;
+		out->direct_exceptions += one.direct_exceptions;
+		out->direct_kicks += one.direct_kicks;
+		out->direct_refused += one.direct_refused;
 	}
 }
 
@@ -325,6 +350,7 @@ const struct engine_ops engine_translate = {
 	.interrupt = interrupt,
 	.nmi = nmi,
 	.want_window = want_window,
+	.time_elsewhere = time_elsewhere,
 	.stats = stats,
 	.vcpu_stats = vcpu_stats,
 	.hot = hot,

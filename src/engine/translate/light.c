@@ -63,7 +63,7 @@ uint64_t light_resume(struct tr_vcpu *v, uint32_t at)
 /* On to the block at cpu->rip, or out if there is none yet. */
 static uint64_t go_on(struct tr_vcpu *v)
 {
-	if (v->wrote_count || poll_wanted(v))
+	if (v->wrote_count || poll_wanted(v) || v->direct.due)
 		return light_leave(v, TRX_POLL);
 	uint64_t pc = light_lookup(v);
 	return pc ? pc : light_leave(v, TRX_LOOKUP);
@@ -72,6 +72,7 @@ static uint64_t go_on(struct tr_vcpu *v)
 /* Delivers cpu->exc; false when the monitor is needed (shutdown). */
 static bool deliver(struct tr_vcpu *v)
 {
+	count_fault(v);
 	enum verdict r = x86_deliver_exception(&v->cpu);
 	tlb_mode_changed(&v->cpu);
 	return r != V_EXIT;

@@ -141,6 +141,19 @@ static inline void poll_set(struct tr_vcpu *v)
 	atomic_store(&v->run_on, 0);
 }
 
+/* Of user code: who has many does better translated (direct.h). */
+static inline void count_fault(struct tr_vcpu *v)
+{
+	v->direct.page_faults += v->cpu.cpl == 3 && v->cpu.exc.vector == X86_PF;
+}
+
+/* After poll_set by another thread: what runs directly does not look. */
+static inline void direct_kick(struct tr_vcpu *v)
+{
+	if (unlikely(atomic_load(&v->direct.running)))
+		direct_kick_slowly(v);
+}
+
 /* An interrupt or NMI that the monitor waits to inject can be taken now, or after the next instruction. */
 static inline bool window_open(const struct tr_vcpu *v)
 {

@@ -29,6 +29,7 @@ static void settle_given_up(struct tr_vcpu *v)
 /* Delivers cpu->exc. False: the monitor is needed. */
 static bool deliver(struct tr_vcpu *v)
 {
+	count_fault(v);
 	return x86_deliver_exception(&v->cpu) != V_EXIT;
 }
 
@@ -131,6 +132,19 @@ static bool run_some(struct tr_vcpu *v)
 	return code == TRX_STEP ? run_step(v) : code != TRX_EXIT;
 }
 
+/* User code by itself, and then the instruction that it stopped at. False: the monitor is needed. */
+static bool run_direct(struct tr_vcpu *v)
+{
+	switch (direct_run(v)) {
+	case DIRECT_STEP:
+		return run_step(v);
+	case DIRECT_RAISE:
+		return deliver(v);
+	default:
+		return true;
+	}
+}
+
 /* The answer to a read has come: the instruction runs again and finds it. */
 static bool answered(const struct x86_cpu *cpu)
 {
@@ -142,6 +156,7 @@ static enum x86_exit_kind interrupted(struct tr_vcpu *v)
 	atomic_store(&v->run_on, QUICK_MASK);
 	v->noshare = false;
 	window_sample(v);
+	direct_sample(v);
 	v->cpu.exit = (struct x86_exit){.kind = EXIT_INTERRUPTED};
 	return EXIT_INTERRUPTED;
 }
@@ -159,7 +174,9 @@ enum x86_exit_kind run(struct tr_vcpu *v)
 		tlb_mode_changed(cpu);
 		if (!must_step && (poll_wanted(v) || (window_open(v) && !cpu->shadow)))
 			return interrupted(v);
-		bool on = must_step ? run_step(v) : run_some(v);
+		if (unlikely(v->direct.due && !v->windows.now->apart))
+			direct_eagerly(v);
+		bool on = must_step ? run_step(v) : v->direct.due ? run_direct(v) : run_some(v);
 		settle_writes(v);
 		must_step = false;
 		if (!on) {

@@ -270,6 +270,11 @@ static uint32_t mode_key(const struct x86_cpu *cpu)
 	return key;
 }
 
+static bool direct_is_due(const struct tr_vcpu *v, uint32_t key)
+{
+	return direct_fits(v, key) && __builtin_ia32_rdtsc() >= v->direct.later;
+}
+
 /*
  * Blocks of different keys must not meet in the jump cache. Its tables tell 64-bit code's ways of looking at memory
  * apart; all else that makes a key changes seldom, and empties it.
@@ -285,6 +290,8 @@ void tlb_mode_changed(struct x86_cpu *cpu)
 		quick_begin(v, key_ring0(key));
 		key |= KEY_WINDOW;
 	}
+	v->direct.due = (key & KEY_USER) && (key & KEY_WINDOW) &&
+			unlikely(v->windows.now->apart || v->engine->eager_direct) && direct_is_due(v, key);
 	if (key == v->key)
 		return;
 	v->key = key;

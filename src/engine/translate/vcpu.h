@@ -9,6 +9,7 @@
 #include "arch/x86/decode_cache.h"
 #include "arch/x86/emulate.h"
 #include "engine/engine.h"
+#include "engine/translate/direct.h"
 #include "engine/translate/quick.h"
 #include "engine/translate/window.h"
 
@@ -120,6 +121,7 @@ struct tr_vcpu {
 	_Atomic uint64_t
 		write_filter[WRITE_FILTER_BITS / 64]; /* by RAM page, hashed: write tags of it may be in the TLB */
 	struct windows windows;
+	struct direct direct;
 	struct tr_engine *engine;
 	struct thunk *thunk;
 	unsigned index;

@@ -70,8 +70,9 @@ static void show_faulted(struct tr_vcpu *v, struct window_space *s)
 	struct x86_mapping m;
 	uint64_t va = w->faulted & ~1ull, start = __builtin_ia32_rdtsc();
 	w->faulted = 0;
-	if (space_region_find(s, va) >= 0 && mmu_probe(&v->cpu, va, ACC_READ | ACC_USER, &m))
-		space_show(v, s, va, &m, false);
+	if (space_region_find(s, va) >= 0 && mmu_probe(&v->cpu, va, ACC_READ | ACC_USER, &m) &&
+	    space_show(v, s, va, &m, false) && s->apart)
+		apart_show(v, s, space_page_of(s, va), false);
 	charge(v, s, __builtin_ia32_rdtsc() - start);
 }
 
@@ -179,6 +180,12 @@ void window_protect(struct tr_vcpu *v, uint64_t gpa)
 	window_unlock(&w->lock);
 }
 
+void window_regions_add(struct tr_vcpu *v, struct window_space *s)
+{
+	space_regions_add(v, s);
+	deltas_set(v, space_is_kernel(s), s);
+}
+
 static bool is_ram(const struct tr_vcpu *v, uint64_t gpa)
 {
 	return guest_range_find(v->engine->mem, gpa, 1);
@@ -198,8 +205,7 @@ static bool fault(struct tr_vcpu *v, struct window_space *s, uint64_t address, b
 	uint64_t va;
 	if (address - v->engine->slots.limbo < REGION_SIZE) { /* a region that came into use: next time */
 		window_lock(&w->lock);
-		space_regions_add(v, s);
-		deltas_set(v, space_is_kernel(s), s);
+		window_regions_add(v, s);
 		window_unlock(&w->lock);
 		return false;
 	}
@@ -268,6 +274,7 @@ static bool promote(struct tr_vcpu *v, uint64_t cr3, uint64_t tsc)
 		s->cost = s->debt = 0;
 		s->since = s->debt_at = tsc;
 		s->stale = false;
+		s->account = (struct direct_account){0};
 		w->entries++;
 		w->absent_cr3 = WINDOW_FREE;
 		on = space_regions_add(v, s);

@@ -11,6 +11,7 @@
 #define DOPPEL_ENGINE_TRANSLATE_WINDOW_H
 
 #include "arch/x86/emulate.h"
+#include "host/space.h"
 
 struct tr_engine;
 struct tr_vcpu;
@@ -49,7 +50,19 @@ struct window_page {
 };
 #define WINDOW_WRITABLE 1ull
 #define WINDOW_LARGE 2ull
-#define WINDOW_LOCAL 4ull /* not global */
+#define WINDOW_LOCAL 4ull       /* not global */
+#define WINDOW_APART 8ull       /* also shown in the process in which user code runs directly (window_apart.c) */
+#define WINDOW_APART_EXEC 16ull /* where it can be executed */
+
+/* What is to change in that process before it runs on; two more empty it first. */
+#define WINDOW_CHANGES (HOST_SPACE_CHANGES - 2)
+
+/* Whether it pays to run an address space's user code directly. */
+struct direct_account {
+	uint64_t time, cost; /* ticks; both are halved from time to time */
+	uint64_t since;      /* so much of `time` is accounted for: until that time-stamp */
+	uint64_t refused_until, patience;
+};
 
 struct window_space {
 	uint64_t cr3;    /* the top table's address; WINDOW_FREE: unused; WINDOW_KERNEL: see below */
@@ -68,6 +81,12 @@ struct window_space {
 	uint64_t used;                    /* when it was entered last, for who must go; counts entries */
 	uint64_t cost, since;             /* TSC ticks spent on it, from which time-stamp on */
 	uint64_t debt, debt_at;           /* the same, less a share of the time since; reckoned at a time-stamp */
+	struct host_space *apart;         /* user code may run in it, or NULL: direct.h */
+	bool apart_new;                   /* it has been shown nothing yet */
+	bool apart_lost;                  /* it is to be emptied before all changes */
+	unsigned changes;
+	struct host_space_change change[WINDOW_CHANGES];
+	struct direct_account account;
 	uint16_t bucket[WINDOW_HASH];
 	struct window_page page[WINDOW_PAGES];
 };

@@ -25,7 +25,7 @@ static unsigned hash(uint64_t page)
 static struct window_page *page_find(struct window_space *s, uint64_t page)
 {
 	for (unsigned i = s->bucket[hash(page)]; i; i = s->page[i - 1].next)
-		if ((s->page[i - 1].va & ~(WINDOW_WRITABLE | WINDOW_LOCAL)) == page)
+		if ((s->page[i - 1].va & (PAGE_MASK | WINDOW_LARGE)) == page)
 			return &s->page[i - 1];
 	return NULL;
 }
@@ -164,6 +164,8 @@ static void forget(struct tr_vcpu *v, struct window_space *s, struct window_page
 	atomic_fetch_sub(&pages_shown, 1u + p->holes);
 	s->holes -= p->holes;
 	s->locals -= p->va & WINDOW_LOCAL ? 1 : 0;
+	if (p->va & WINDOW_APART)
+		apart_hide(s, p->va & PAGE_MASK, page_size(p));
 	page_remove(s, p);
 	v->windows.hidden++;
 }
@@ -205,6 +207,7 @@ static void hide_all(struct tr_vcpu *v, struct window_space *s)
 	for (unsigned i = 0; i < s->regions; i++)
 		ENSURE(host_window_hide(s->host[i], REGION_SIZE));
 	space_forget(s);
+	apart_clear(s);
 	v->windows.hidden += s->count;
 	s->count = s->holes = s->locals = 0;
 	for (unsigned i = 0; i < ARRAY_LEN(s->pieces); i++)
@@ -216,6 +219,7 @@ static void hide_all(struct tr_vcpu *v, struct window_space *s)
 void space_drop(struct tr_vcpu *v, struct window_space *s)
 {
 	hide_all(v, s);
+	apart_release(v, s);
 	for (unsigned i = 0; i < s->regions; i++)
 		slot_give(&v->engine->slots, s->host[i]);
 	s->regions = 0;

@@ -30,6 +30,8 @@ static inline bool space_is_kernel(const struct window_space *s)
 
 /* Gives windows to the regions that the guest's tables name; false when they name none, or there is no room. */
 bool space_regions_add(struct tr_vcpu *v, struct window_space *s);
+/* The same for those that came into use, and translated code comes to know. In window.c. */
+void window_regions_add(struct tr_vcpu *v, struct window_space *s);
 int space_region_find(const struct window_space *s, uint64_t va); /* its number in the space, or -1 */
 /* The guest's address that is seen at `address`; false: none is. */
 bool space_guest_address(const struct window_space *s, uint64_t address, uint64_t *va);
@@ -41,6 +43,24 @@ bool space_show(struct tr_vcpu *v, struct window_space *s, uint64_t va, const st
 void space_revalidate(struct tr_vcpu *v, struct window_space *s);
 /* RAM page `gpa` is not to be written through windows. */
 void space_protect(struct tr_vcpu *v, struct window_space *s, uint64_t gpa);
+/*
+ * window_apart.c: what the process that has the space is shown. Nothing of it is done before direct.c has it done,
+ * which is before it runs on.
+ *
+ * Shows `p` there as it is shown in the windows, to be executed if `exec`, and its like around it. False: nothing can
+ * be shown at such an address.
+ */
+bool apart_show(struct tr_vcpu *v, struct window_space *s, struct window_page *p, bool exec);
+/* [va, va + size) goes. */
+void apart_hide(struct window_space *s, uint64_t va, uint64_t size);
+/* Everything goes. */
+void apart_clear(struct window_space *s);
+/* No virtual CPU executes RAM page `gpa` directly any more. Exclusive. */
+void apart_revoke(struct tr_engine *eng, uint64_t gpa);
+void apart_revoke_all(struct tr_engine *eng);
+/* The process is for other address spaces. */
+void apart_release(struct tr_vcpu *v, struct window_space *s);
+
 /* All goes, and the space is WINDOW_FREE. */
 void space_drop(struct tr_vcpu *v, struct window_space *s);
 /* The same, without the host being told: its addresses go next. */

@@ -1,0 +1,68 @@
+/*
+ * User code run directly: as it is, by the processor, in a process in which its pages are shown at the guest's own
+ * addresses (host/space.h). It goes on until a system call, a fault or somebody who wants attention stops it; the
+ * instruction that it stopped at is the slow path's. Nothing in it is checked or counted by us. Each stop costs more
+ * than thousands of translated instructions, so this is for programs that compute: windows first (window.h), and then
+ * a process, as long as it is seen to pay.
+ *
+ * Three things make it exact. What is shown is what windows show, and so what a TLB could hold. Pages are shown to be
+ * executed only if no instruction in them tells this processor from the guest's (direct_scan.c); no other virtual CPU
+ * can change such a page without the process being stopped first, for it counts as translated (code_claim). And it runs
+ * there only in a state that Linux gives to programs of its own (direct_fits).
+ */
+#ifndef DOPPEL_ENGINE_TRANSLATE_DIRECT_H
+#define DOPPEL_ENGINE_TRANSLATE_DIRECT_H
+
+#include "arch/x86/emulate.h"
+#include "engine/translate/window.h"
+#include "host/space.h"
+
+#include <stdatomic.h>
+
+struct tr_engine;
+struct tr_vcpu;
+
+/* Of a virtual CPU. */
+struct direct {
+	_Atomic bool lock; /* of `running` against those who kick it */
+	_Atomic(struct host_space *) running;
+	bool due;                               /* the user code that is about to run is to run directly */
+	uint64_t later;                         /* but not before this time-stamp */
+	struct host_space *idle[WINDOW_SPACES]; /* processes that no address space has */
+	unsigned idle_count, made;
+	uint64_t retry;                       /* none could be had; not before this time-stamp */
+	uint64_t page_faults, sampled_faults; /* of user code: now, and at the last sample */
+	uint64_t sampled, fault_rate;         /* that time-stamp; how many from sample to sample, in sixteenths */
+	_Atomic uint64_t time_ns;             /* that its processes have run */
+	uint64_t stops, calls, faults, exceptions, kicks, refused; /* statistics */
+};
+
+/* Whether user code in this state, of this key, can run directly. General registers only. */
+bool direct_fits(const struct tr_vcpu *v, uint32_t key);
+/* The state as a process has it, and back. V_INJECT: user code has loaded a selector that it may not have. */
+void direct_state_get(const struct x86_cpu *cpu, struct host_space_state *state);
+enum verdict direct_state_put(struct x86_cpu *cpu, const struct host_space_state *state);
+
+enum direct_next {
+	DIRECT_AGAIN, /* see what is to be done now */
+	DIRECT_STEP,  /* the slow path carries out the instruction at rip */
+	DIRECT_RAISE  /* cpu->exc is to be delivered */
+};
+/* Runs user code directly, from the state at hand; `due` was true. */
+enum direct_next direct_run(struct tr_vcpu *v);
+/* An interrupt has been taken: decides whether the address space at hand gets a process. */
+void direct_sample(struct tr_vcpu *v);
+/* At once, for tests. */
+void direct_eagerly(struct tr_vcpu *v);
+
+/* Any thread, after it has asked for attention (run_on): what runs directly does not look. */
+void direct_kick_slowly(struct tr_vcpu *v);
+
+/*
+ * Whether all instructions in a page do the same here as in the guest, and those of which one page has the beginning
+ * and another the end. `faults`: HOST_SPACE_*_FAULTS.
+ */
+bool direct_scan(const uint8_t *page, unsigned faults);
+bool direct_scan_join(const uint8_t *page, const uint8_t *next, unsigned faults);
+
+#endif

@@ -1,0 +1,158 @@
+/*
+ * Which pages of an address space the process is shown in which its user code runs directly (direct.h): some of those
+ * that are shown through windows, so what is said of those (window.h) is true of these, at the guest's own addresses.
+ * Compiled for general registers only.
+ */
+#include "engine/translate/window_space.h"
+
+#define LARGE_SIZE MiB(2)
+#define ROW 16 /* pages that are shown at once at most */
+
+/* With the last change where they are one; false: no room. */
+static bool change_add(struct window_space *s, const struct host_space_change *c)
+{
+	struct host_space_change *last = s->changes ? &s->change[s->changes - 1] : NULL;
+	if (last && last->rights == c->rights && last->at + last->len == c->at &&
+	    (!c->rights || last->offset + last->len == c->offset)) {
+		last->len += c->len;
+		return true;
+	}
+	if (last && !c->rights && !last->rights && c->at + c->len == last->at) {
+		last->at = c->at;
+		last->len += c->len;
+		return true;
+	}
+	if (s->changes == WINDOW_CHANGES)
+		return false;
+	s->change[s->changes++] = *c;
+	return true;
+}
+
+void apart_clear(struct window_space *s)
+{
+	if (!s->apart)
+		return;
+	for (unsigned i = 0; i < s->count; i++)
+		s->page[i].va &= ~(WINDOW_APART | WINDOW_APART_EXEC);
+	s->changes = 0;
+	s->apart_lost = true;
+}
+
+void apart_hide(struct window_space *s, uint64_t va, uint64_t size)
+{
+	const struct host_space_change c = {.at = va, .len = size};
+	if (s->apart && !change_add(s, &c))
+		apart_clear(s);
+}
+
+void apart_release(struct tr_vcpu *v, struct window_space *s)
+{
+	if (!s->apart)
+		return;
+	v->direct.idle[v->direct.idle_count++] = s->apart;
+	s->apart = NULL;
+}
+
+static bool can_show(const struct tr_engine *eng, uint64_t va, uint64_t size)
+{
+	uint64_t place = host_spaces_place(eng->spaces);
+	return va >= HOST_SPACE_LOWEST && va < HOST_SPACE_TOP && (va >= place + HOST_SPACE_OURS || va + size <= place);
+}
+
+/* The page `n` behind `p`, if one mapping can show both. */
+static struct window_page *like(const struct tr_engine *eng, struct window_space *s, const struct window_page *p, int n)
+{
+	uint64_t distance = (uint64_t)(int64_t)n << PAGE_SHIFT, va = (p->va & PAGE_MASK) + distance;
+	struct window_page *q = can_show(eng, va, PAGE_SIZE) ? space_page_of(s, va) : NULL;
+	if (!q || q->va & (WINDOW_LARGE | WINDOW_APART) || (q->va ^ p->va) & WINDOW_WRITABLE ||
+	    q->gpa != p->gpa + distance)
+		return NULL;
+	return q;
+}
+
+/* Notes `p` and those like it around it as shown; returns the first, and how many there are. */
+static const struct window_page *take_row(const struct tr_engine *eng, struct window_space *s, struct window_page *p,
+					  unsigned *n)
+{
+	struct window_page *first = p, *q;
+	unsigned count = 1;
+	p->va |= WINDOW_APART;
+	while (count < ROW && (q = like(eng, s, first, -1))) {
+		q->va |= WINDOW_APART;
+		first = q;
+		count++;
+	}
+	for (struct window_page *last = p; count < ROW && (q = like(eng, s, last, 1)); last = q) {
+		q->va |= WINDOW_APART;
+		count++;
+	}
+	*n = count;
+	return first;
+}
+
+bool apart_show(struct tr_vcpu *v, struct window_space *s, struct window_page *p, bool exec)
+{
+	const struct guest_memory *mem = v->engine->mem;
+	bool large = p->va & WINDOW_LARGE;
+	unsigned n = 1;
+	if (!can_show(v->engine, p->va & PAGE_MASK, large ? LARGE_SIZE : PAGE_SIZE))
+		return false;
+	if (s->changes == WINDOW_CHANGES)
+		apart_clear(s);
+	const struct window_page *first = p;
+	if (large || exec)
+		p->va |= WINDOW_APART | (exec ? WINDOW_APART_EXEC : 0);
+	else
+		first = take_row(v->engine, s, p, &n);
+	const struct guest_range *r = guest_range_find(mem, first->gpa, PAGE_SIZE);
+	struct host_space_change c = {
+		.at = first->va & PAGE_MASK,
+		.len = large ? LARGE_SIZE : (uint64_t)n << PAGE_SHIFT,
+		.rights = HOST_SPACE_READ | (exec                      ? HOST_SPACE_EXEC
+					     : p->va & WINDOW_WRITABLE ? HOST_SPACE_WRITE
+								       : 0),
+		.offset = (uint64_t)(r->host + (first->gpa - r->gpa) - mem->shared.at),
+	};
+	change_add(s, &c);
+	return true;
+}
+
+static void revoke(struct window_space *s, uint64_t gpa)
+{
+	for (unsigned i = 0; i < s->count; i++) {
+		struct window_page *p = &s->page[i];
+		if (p->gpa != gpa || !(p->va & WINDOW_APART_EXEC))
+			continue;
+		p->va &= ~(WINDOW_APART | WINDOW_APART_EXEC);
+		apart_hide(s, p->va & PAGE_MASK, PAGE_SIZE);
+	}
+}
+
+static void for_each(struct tr_engine *eng, void (*what)(struct window_space *s, uint64_t gpa), uint64_t gpa)
+{
+	for (unsigned c = 0; c < eng->cpus; c++) {
+		struct windows *w = eng->vcpu[c] ? &eng->vcpu[c]->windows : NULL;
+		if (!w)
+			continue;
+		window_lock(&w->lock);
+		for (unsigned i = 0; i < WINDOW_SPACES; i++)
+			if (w->space[i] && w->space[i]->apart)
+				what(w->space[i], gpa);
+		window_unlock(&w->lock);
+	}
+}
+
+void apart_revoke(struct tr_engine *eng, uint64_t gpa)
+{
+	for_each(eng, revoke, gpa);
+}
+
+static void clear(struct window_space *s, uint64_t gpa)
+{
+	apart_clear(s);
+}
+
+void apart_revoke_all(struct tr_engine *eng)
+{
+	for_each(eng, clear, 0);
+}

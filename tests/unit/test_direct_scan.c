@@ -1,0 +1,140 @@
+/* Which pages of code can run directly, and the length of instructions by which that is found out. */
+#include "arch/x86/insn.h"
+#include "engine/translate/direct.h"
+#include "unit/unit.h"
+
+#include <link.h>
+#include <Zydis/Zydis.h>
+
+static uint8_t page[PAGE_SIZE];
+
+#define ALL (HOST_SPACE_TSC_FAULTS | HOST_SPACE_INT80_FAULTS)
+
+/* `code` in the middle of a page of instructions like these. */
+static bool fits(const void *code, size_t len, unsigned faults)
+{
+	static const uint8_t around[] = {0x48, 0x8b, 0x45, 0xf8, 0x48, 0x83, 0xc0, 0x08, 0x0f, 0xb6, 0x10, 0x89, 0xd0};
+
+	for (unsigned i = 0; i < PAGE_SIZE; i++)
+		page[i] = i + ARRAY_LEN(around) > PAGE_SIZE ? 0x90 : around[i % ARRAY_LEN(around)];
+	memset(page + 1992, 0x90, 8);
+	memcpy(page + 2000, code, len);
+	memset(page + 2000 + len, 0x90, 16);
+	return direct_scan(page, faults);
+}
+#define FITS(code) fits(code, sizeof(code) - 1, ALL)
+
+TEST(what_must_be_translated)
+{
+	static const char *const rows[] = {
+		"\x0f\xa2",         "\x48\x0f\xa2",         "\x0f\x01\xd0",     "\x0f\x01\x07",
+		"\x0f\x01\x4f\x10", "\x0f\x01\xe0",         "\x0f\x01\xc1",     "\x0f\x01\xd9",
+		"\x0f\x01\xee",     "\x0f\x01\xfd",         "\x0f\x02\xc1",     "\x66\x0f\x03\xc1",
+		"\x0f\xae\x27",     "\x0f\xae\x2f",         "\x48\x0f\xae\x37", "\x0f\xc7\x27",
+		"\x0f\x34",         "\xf3\x0f\xc7\xf8",     "\xcd\x04",         "\x0f\x02\x07",
+		"\xf3\x0f\xae\xc0", "\xf3\x48\x0f\xae\xd0",
+	};
+
+	for (unsigned i = 0; i < ARRAY_LEN(rows); i++)
+		if (fits(rows[i], strlen(rows[i]), ALL))
+			UNIT_FAIL("row %u was let through", i);
+	CHECK(!FITS("\x0f\x00\xc8")); /* STR */
+	CHECK(!FITS("\x0f\x00\x00")); /* SLDT in memory */
+	CHECK(!fits("\x0f\x31", 2, 0));
+	CHECK(!fits("\x0f\x01\xf9", 3, 0));
+	CHECK(!fits("\xcd\x80", 2, HOST_SPACE_TSC_FAULTS));
+}
+
+TEST(what_need_not_be)
+{
+	CHECK(FITS("\x90"));
+	CHECK(FITS("\x0f\x05\x0f\x0b"));                 /* SYSCALL, UD2: they stop */
+	CHECK(FITS("\x0f\x31\x0f\x01\xf9"));             /* where reading the TSC is a fault */
+	CHECK(FITS("\xb8\x0f\x00\x00\x00"));             /* mov $15, %eax */
+	CHECK(FITS("\xb8\x00\x0f\xa2\x00"));             /* mov $0xa20f00, %eax */
+	CHECK(FITS("\x48\xc7\x04\x24\x0f\x00\x00\x00")); /* movq $15, (%rsp) */
+	CHECK(FITS("\x81\xf9\x0f\x02\x00\x00"));         /* cmp $0x20f, %ecx */
+	CHECK(FITS("\xba\x0f\x01\x00\x00"));             /* mov $0x10f, %edx */
+	CHECK(FITS("\x0f\xb6\x0f\x31\xc0"));             /* movzbl (%rdi), %ecx; xor %eax, %eax */
+	CHECK(FITS("\xb8\xcd\x04\x00\x00"));
+	CHECK(FITS("\x0f\xae\xf0\x0f\xae\xe8"));         /* MFENCE, LFENCE */
+	CHECK(FITS("\x0f\xae\x5d\xf8\x0f\xae\x55\xf8")); /* STMXCSR, LDMXCSR */
+	CHECK(FITS("\x0f\xc7\x0f\x0f\xc7\xf0"));         /* CMPXCHG8B, RDRAND */
+	CHECK(fits("\xb8\x0f\x31\x00\x00", 5, 0));
+	CHECK(fits("\xb8\xcd\x80\x00\x00", 5, 0));
+	CHECK(FITS("\xcd\x80\xcd\x21\xcc"));
+}
+
+/* In two pages: neither has it whole. */
+TEST(joins)
+{
+	static const struct {
+		const char *first, *second;
+		bool fits;
+	} rows[] = {
+		{"\x0f", "\xa2\x90", false},     {"\x0f", "\x05\x90", true},
+		{"\x0f\x01", "\xd0\x90", false}, {"\x0f\x01", "\xf9\x90", true},
+		{"\xf3\x0f\xc7", "\xf8", false}, {"\xb8\x00\x00\x00\x0f", "\xa2\x90", true},
+		{"\xcd", "\x04\x90", false},     {"\x48", "\x0f\xa2", true /* all of it is in the second */},
+	};
+	uint8_t next[PAGE_SIZE];
+
+	for (unsigned i = 0; i < ARRAY_LEN(rows); i++) {
+		FITS("\x90");
+		memset(page + PAGE_SIZE - 64, 0x90, 64);
+		memset(next, 0x90, sizeof(next));
+		memcpy(page + PAGE_SIZE - strlen(rows[i].first), rows[i].first, strlen(rows[i].first));
+		memcpy(next, rows[i].second, strlen(rows[i].second));
+		if (direct_scan_join(page, next, ALL) != rows[i].fits)
+			UNIT_FAIL("row %u", i);
+		if (!direct_scan(page, ALL))
+			UNIT_FAIL("row %u, the first page", i);
+	}
+	memset(next, 0, PAGE_SIZE);
+	memcpy(next, "\x0f\x00\xc8", 3);
+	CHECK(!direct_scan(next, ALL));
+}
+
+/* The C library's code: lengths are Zydis', and most pages can run. */
+static struct {
+	unsigned pages, fit, insns, wrong;
+} seen;
+
+static void look_at(const uint8_t *code, size_t len)
+{
+	ZydisDecoder decoder;
+	ZydisDecodedInstruction zi;
+
+	ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+	for (size_t at = 0; at + 15 < len; at += zi.length, seen.insns++) {
+		zi.length = 1;
+		if (!ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&decoder, NULL, code + at, 15, &zi)))
+			continue;
+		seen.wrong += x86_length(code + at, 15) != zi.length;
+	}
+	for (size_t at = 0; at + PAGE_SIZE <= len; at += PAGE_SIZE, seen.pages++)
+		seen.fit += direct_scan(code + at, ALL);
+}
+
+static int on_object(struct dl_phdr_info *info, size_t size, void *arg)
+{
+	for (unsigned i = 0; i < info->dlpi_phnum; i++) {
+		const ElfW(Phdr) *p = &info->dlpi_phdr[i];
+		if (p->p_type == PT_LOAD && p->p_flags & PF_X && info->dlpi_name[0])
+			look_at((const uint8_t *)(uintptr_t)(info->dlpi_addr + p->p_vaddr), p->p_filesz);
+	}
+	(void)arg;
+	return 0;
+}
+
+TEST(real_code)
+{
+	dl_iterate_phdr(on_object, NULL);
+	printf("# %u of %u pages; %u of %u instructions of another length\n", seen.fit, seen.pages, seen.wrong,
+	       seen.insns);
+	CHECK(seen.pages > 100);
+	CHECK(seen.fit * 10 > seen.pages * 9);
+	CHECK(seen.wrong * 10000 <= seen.insns);
+}
+
+UNIT_MAIN()
