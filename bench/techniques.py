@@ -12,16 +12,21 @@ def pv_without(*names):
 
 
 class Part:
-    def __init__(self, title, cpus, work, without):
+    def __init__(self, title, cpus, work, without, off=''):
         self.title, self.cpus, self.work = title, cpus, work
         self.without = without  # {switch: what it turns off}
+        self.off = off  # a switch for all sessions
 
     def engine(self, switch):
-        return 'doppel' + (':' + switch if switch else '')
+        switches = '+'.join(filter(None, (self.off, switch)))
+        return 'doppel' + (':' + switches if switches else '')
 
 
 PARTS = {
-    'translator': Part('The translator, one CPU', 1, ('lua', 'perl', 'python', 'sha256', 'sort', 'gcc', 'fork-exec', 'pipe', 'find', 'boot'), {
+    'direct': Part('User code run directly, one CPU', 1, ('lua', 'perl', 'python', 'gzip', 'xz', 'sha256', 'float', 'sort', 'gcc', 'fork-exec'), {
+        'no-direct': 'programs that compute run as they are',
+    }),
+    'translator': Part('The translator, one CPU, `no-direct` in all sessions', 1, ('lua', 'perl', 'python', 'sha256', 'sort', 'gcc', 'fork-exec', 'pipe', 'find', 'boot'), {
         'no-link': 'jumps that lead from block to block',
         'no-window': 'windows: the host\'s MMU checks accesses',
         'no-kernel-window': 'windows for the kernel',
@@ -34,7 +39,7 @@ PARTS = {
         'no-reuse': 'known code kept over a flush that changed none of it',
         'no-pdep': 'entries of indirect jumps found by PDEP',
         'no-decode-cache': 'decoded instructions kept',
-    }),
+    }, off='no-direct'),
     'pv': Part('KVM\'s paravirtual interface, two CPUs', 2, ('fork-exec', 'pipe', 'futex', 'make-j2', 'boot'), {
         'pv=none': 'all of it (`--pv none`)',
         pv_without('clock'): '`clock`',
