@@ -23,6 +23,13 @@ enum {
  */
 int host_huge_file(void);
 
+/*
+ * A memfd that is no program, or is one (MFD_NOEXEC_SEAL, MFD_EXEC): an administrator may allow no others (sysctl
+ * vm.memfd_noexec), and Linux before 6.3 does not know how to say so.
+ */
+enum { HOST_MEMFD_DATA = 8, HOST_MEMFD_PROGRAM = 16 };
+int host_memfd(const char *name, unsigned flags);
+
 /* Repeats a system call that a signal interrupted. */
 #define RETRY_EINTR(call)                                      \
 	({                                                     \

@@ -8,17 +8,11 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#ifndef MFD_NOEXEC_SEAL
-#define MFD_NOEXEC_SEAL 8u
-#endif
-
-/* No program: an administrator may allow no others (sysctl vm.memfd_noexec), and Linux before 6.3 does not know how to
- * say so. */
-static int make_memfd(void)
+int host_memfd(const char *name, unsigned flags)
 {
-	int fd = memfd_create("doppel-memory", MFD_CLOEXEC | MFD_NOEXEC_SEAL);
+	int fd = memfd_create(name, MFD_CLOEXEC | flags);
 
-	return fd < 0 && errno == EINVAL ? memfd_create("doppel-memory", MFD_CLOEXEC) : fd;
+	return fd < 0 && errno == EINVAL ? memfd_create(name, MFD_CLOEXEC) : fd;
 }
 
 bool host_shared_alloc(struct host_shared *mem, uint64_t size)
@@ -30,7 +24,7 @@ bool host_shared_alloc(struct host_shared *mem, uint64_t size)
 	int fd = size >= HUGE_PAGE ? host_huge_file() : -1;
 	bool huge = fd >= 0;
 	if (!huge)
-		fd = make_memfd();
+		fd = host_memfd("doppel-memory", HOST_MEMFD_DATA);
 	if (fd < 0)
 		return !host_fail();
 	void *p = MAP_FAILED;

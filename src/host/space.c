@@ -32,13 +32,6 @@ _Static_assert(HOST_SPACE_READ == PROT_READ && HOST_SPACE_WRITE == PROT_WRITE &&
 
 #define KICK SIGURG /* to the thread that waits for a space */
 
-/* All that there are, for host_confine. */
-static struct {
-	struct host_mutex lock;
-	struct host_spaces *first;
-	bool no_more; /* the process is confined */
-} all = {.lock = {PTHREAD_MUTEX_INITIALIZER}};
-
 /* --- kicks */
 
 /* The process that this thread lets run. */
@@ -59,8 +52,7 @@ static void on_kick(int sig, siginfo_t *info, void *context)
 	errno = error;
 }
 
-/* For the process, once. */
-static void catch_kicks(void)
+void spaces_catch_kicks(void)
 {
 	struct sigaction sa = {.sa_sigaction = on_kick, .sa_flags = SA_SIGINFO | SA_RESTART | SA_ONSTACK};
 	static bool done;
@@ -77,83 +69,6 @@ static void let_kicks(bool through)
 	sigemptyset(&set);
 	sigaddset(&set, KICK);
 	pthread_sigmask(through ? SIG_UNBLOCK : SIG_BLOCK, &set, NULL);
-}
-
-/* --- where they come from */
-
-/* Far from where programs have their code, data, libraries and stacks, and debugging tools their shadow memory. */
-#define PLACES_FROM 0x200000000000ull
-#define PLACES_TO 0x500000000000ull
-
-static uint64_t random_place(void)
-{
-	uint64_t r = 0;
-
-	if (!host_random(&r, sizeof(r)))
-		r = __builtin_ia32_rdtsc() * 0x9e3779b97f4a7c15ull;
-	return align_down(PLACES_FROM + r % (PLACES_TO - PLACES_FROM), PAGE_SIZE);
-}
-
-uint64_t host_spaces_place(const struct host_spaces *from)
-{
-	return from->place;
-}
-
-struct host_spaces *host_spaces_create(const struct host_shared *mem, unsigned most)
-{
-	struct host_spaces *from = calloc(1, sizeof(*from) + most * sizeof(from->space[0]));
-
-	if (!from) {
-		host_fail();
-		return NULL;
-	}
-	from->mem = mem;
-	from->place = random_place();
-	from->most = most;
-	from->asked = from->control_fd = from->program = from->reading = -1;
-	host_mutex_init(&from->lock);
-	host_need(HOST_NEED_SPACES);
-	host_lock(&all.lock);
-	catch_kicks();
-	from->next = all.first;
-	all.first = from;
-	host_unlock(&all.lock);
-	return from;
-}
-
-void host_spaces_destroy(struct host_spaces *from)
-{
-	if (!from)
-		return;
-	host_lock(&all.lock);
-	struct host_spaces **p = &all.first;
-	while (*p != from)
-		p = &(*p)->next;
-	*p = from->next;
-	host_unlock(&all.lock);
-	spaces_end(from);
-	for (unsigned i = 0; i < from->made; i++)
-		free(from->space[i]);
-	host_mutex_destroy(&from->lock);
-	free(from);
-}
-
-void spaces_start_all(bool may)
-{
-	host_lock(&all.lock);
-	for (struct host_spaces *from = all.first; from; from = from->next)
-		if (!from->tried && !(may && spaces_start(from)))
-			from->failed = true;
-	all.no_more = true;
-	host_unlock(&all.lock);
-}
-
-static void start_late(struct host_spaces *from)
-{
-	host_lock(&all.lock);
-	if (!from->tried && (all.no_more || !spaces_start(from)))
-		from->failed = true;
-	host_unlock(&all.lock);
 }
 
 /* --- stops */
@@ -313,7 +228,7 @@ static struct host_space *make(struct host_spaces *from)
 
 struct host_space *host_space_create(struct host_spaces *from)
 {
-	start_late(from);
+	spaces_start_late(from);
 	host_lock(&from->lock);
 	struct host_space *s = make(from);
 	host_unlock(&from->lock);

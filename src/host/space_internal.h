@@ -44,13 +44,14 @@ struct host_spaces {
 	struct host_space *space[];
 };
 
-/* space_start.c: starts the first process. False: the host would not. */
-bool spaces_start(struct host_spaces *from);
-void spaces_end(struct host_spaces *from);
+/* space_start.c: this process may start no more from now on. Those that wait for it are started, if they may be. */
+void spaces_start_all(bool may);
+/* Starts the first process where nobody has. */
+void spaces_start_late(struct host_spaces *from);
 /* A new process, waiting to be traced, or -1. */
 pid_t spaces_fork(struct host_spaces *from);
 
-/* space.c: this process may start no more from now on. Those that wait for it are started, if they may be. */
-void spaces_start_all(bool may);
+/* space.c: what host_space_kick sends is taken by the thread that it is for. For the process, once; in its turn. */
+void spaces_catch_kicks(void);
 
 #endif

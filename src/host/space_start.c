@@ -2,6 +2,8 @@
  * The first process of space.h, from which the others come. It begins as a child that shares this one's memory, with a
  * stack of its own, and is a program of its own after a few system calls: nothing of this process is copied, nor left.
  */
+#include "host/confine.h"
+#include "host/host.h"
 #include "host/internal.h"
 #include "host/space_internal.h"
 #include "host/space_program.h"
@@ -12,15 +14,12 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
-
-#ifndef MFD_EXEC
-#define MFD_EXEC 0x10u
-#endif
 
 #define STACK_SIZE KiB(16)
 #define ABOVE 64 /* where the descriptors are out of the way of those that they become */
@@ -52,13 +51,6 @@ static int become_program(void *opaque)
 	return 1;
 }
 
-static int memfd(unsigned flags)
-{
-	int fd = memfd_create("doppel-user", MFD_CLOEXEC | flags);
-
-	return fd < 0 && errno == EINVAL ? memfd_create("doppel-user", MFD_CLOEXEC) : fd;
-}
-
 static void add(uint8_t *image, const uint8_t *label, uint64_t value, size_t size)
 {
 	uint64_t was = 0;
@@ -87,8 +79,8 @@ static bool make_files(struct host_spaces *from)
 	size_t room = (from->most + 1) * PAGE_SIZE;
 	int ends[2];
 
-	from->program = memfd(MFD_EXEC);
-	from->control_fd = memfd(0);
+	from->program = host_memfd("doppel-user", HOST_MEMFD_PROGRAM);
+	from->control_fd = host_memfd("doppel-user", HOST_MEMFD_DATA);
 	if (pipe2(ends, O_CLOEXEC))
 		return false;
 	from->reading = ends[0];
@@ -103,7 +95,7 @@ static bool make_files(struct host_spaces *from)
 	return from->control && from->stack;
 }
 
-bool spaces_start(struct host_spaces *from)
+static bool start(struct host_spaces *from)
 {
 	sigset_t all, before;
 
@@ -125,7 +117,7 @@ static void close_one(int fd)
 		close(fd);
 }
 
-void spaces_end(struct host_spaces *from)
+static void end(struct host_spaces *from)
 {
 	close_one(from->asked); /* it ends */
 	if (from->pid)
@@ -137,6 +129,90 @@ void spaces_end(struct host_spaces *from)
 		munmap(from->control, (from->most + 1) * PAGE_SIZE);
 	if (from->stack)
 		munmap(from->stack, STACK_SIZE);
+}
+
+/* --- all that there are */
+
+/* All that there are, for host_confine. */
+static struct {
+	struct host_mutex lock;
+	struct host_spaces *first;
+	bool no_more; /* the process is confined */
+} all = {.lock = {PTHREAD_MUTEX_INITIALIZER}};
+
+/* Far from where programs have their code, data, libraries and stacks, and debugging tools their shadow memory. */
+#define PLACES_FROM 0x200000000000ull
+#define PLACES_TO 0x500000000000ull
+
+static uint64_t random_place(void)
+{
+	uint64_t r = 0;
+
+	if (!host_random(&r, sizeof(r)))
+		r = __builtin_ia32_rdtsc() * 0x9e3779b97f4a7c15ull;
+	return align_down(PLACES_FROM + r % (PLACES_TO - PLACES_FROM), PAGE_SIZE);
+}
+
+uint64_t host_spaces_place(const struct host_spaces *from)
+{
+	return from->place;
+}
+
+struct host_spaces *host_spaces_create(const struct host_shared *mem, unsigned most)
+{
+	struct host_spaces *from = calloc(1, sizeof(*from) + most * sizeof(from->space[0]));
+
+	if (!from) {
+		host_fail();
+		return NULL;
+	}
+	from->mem = mem;
+	from->place = random_place();
+	from->most = most;
+	from->asked = from->control_fd = from->program = from->reading = -1;
+	host_mutex_init(&from->lock);
+	host_need(HOST_NEED_SPACES);
+	host_lock(&all.lock);
+	spaces_catch_kicks();
+	from->next = all.first;
+	all.first = from;
+	host_unlock(&all.lock);
+	return from;
+}
+
+void host_spaces_destroy(struct host_spaces *from)
+{
+	if (!from)
+		return;
+	host_lock(&all.lock);
+	struct host_spaces **p = &all.first;
+	while (*p != from)
+		p = &(*p)->next;
+	*p = from->next;
+	host_unlock(&all.lock);
+	end(from);
+	for (unsigned i = 0; i < from->made; i++)
+		free(from->space[i]);
+	host_mutex_destroy(&from->lock);
+	free(from);
+}
+
+void spaces_start_all(bool may)
+{
+	host_lock(&all.lock);
+	for (struct host_spaces *from = all.first; from; from = from->next)
+		if (!from->tried && !(may && start(from)))
+			from->failed = true;
+	all.no_more = true;
+	host_unlock(&all.lock);
+}
+
+void spaces_start_late(struct host_spaces *from)
+{
+	host_lock(&all.lock);
+	if (!from->tried && (all.no_more || !start(from)))
+		from->failed = true;
+	host_unlock(&all.lock);
 }
 
 #define PATIENCE_S 1

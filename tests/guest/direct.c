@@ -24,6 +24,12 @@ static struct trap *run_to_end(const struct frame *f)
 	return t;
 }
 
+/* Where the page that the program has at `va` is. */
+static void *page_at(u64 va)
+{
+	return (void *)(*walk(va, 1, false) & PTE_ADDR);
+}
+
 /* Long enough for whoever wants to see it run before he decides. */
 SNIPPET(sum_up, 64, "movq $10000000, %rcx; 1: addq %rcx, %rax; xorq %rax, %rdx; rolq $7, %rdx; decq %rcx; jnz 1b; ud2");
 TEST(computes)
@@ -147,7 +153,7 @@ SNIPPET(constant, 64, "movq $10000, %rcx; 1: loop 1b; movl $0x11111111, %eax; ud
 TEST(changed_between)
 {
 	struct frame f = PROGRAM(constant);
-	u8 *code = (u8 *)(*walk(USER_CODE, 1, false) & PTE_ADDR);
+	u8 *code = page_at(USER_CODE);
 	u32 *imm = (u32 *)(code + (constant_end - constant) - 6);
 	for (u32 i = 0; i < 50; i++) {
 		*(volatile u32 *)imm = i;
@@ -171,7 +177,7 @@ static void check_spin(const u8 *begin, const u8 *end, void (*change)(void))
 	static struct frame f;
 	f = program(begin, end);
 	f.rdi = USER_DATA;
-	volatile u32 *word = (u32 *)(*walk(USER_DATA, 1, false) & PTE_ADDR);
+	volatile u32 *word = page_at(USER_DATA);
 	smp_post(1, run_there, &f);
 	CHECK(WAIT_FOR(*word == 1, 2000000));
 	delay_us(20000);
@@ -181,11 +187,11 @@ static void check_spin(const u8 *begin, const u8 *end, void (*change)(void))
 }
 static void change_word(void)
 {
-	*(volatile u32 *)(*walk(USER_DATA, 1, false) & PTE_ADDR) = 2;
+	*(volatile u32 *)page_at(USER_DATA) = 2;
 }
 static void change_code(void)
 {
-	*(volatile u16 *)((*walk(USER_CODE, 1, false) & PTE_ADDR) + 6) = 0x9090;
+	*(volatile u16 *)((u64)page_at(USER_CODE) + 6) = 0x9090;
 }
 TEST(word_of_another)
 {
@@ -255,12 +261,12 @@ TEST(tables_are_the_guests)
 	f.rdi = USER_DATA;
 	asm volatile("sgdt %0" : "=m"(want));
 	run_to_end(&f);
-	CHECK(!memcmp((void *)(*walk(USER_DATA, 1, false) & PTE_ADDR), &want, 10));
+	CHECK(!memcmp(page_at(USER_DATA), &want, 10));
 	f = PROGRAM(ask_idt);
 	f.rdi = USER_DATA;
 	asm volatile("sidt %0" : "=m"(want));
 	run_to_end(&f);
-	CHECK(!memcmp((void *)(*walk(USER_DATA, 1, false) & PTE_ADDR), &want, 10));
+	CHECK(!memcmp(page_at(USER_DATA), &want, 10));
 	f = PROGRAM(ask_tr);
 	CHECK_EQ(run_to_end(&f)->f.rax, SEL_TSS);
 	f = PROGRAM(ask_ldt);
@@ -280,12 +286,11 @@ TEST(umip)
 	if (!HAS_UMIP)
 		skip("no UMIP");
 	write_cr4(read_cr4() | CR4_UMIP);
-	struct frame f[] = {PROGRAM(ask_gdt), PROGRAM(ask_tr)};
-	f[0].rdi = USER_DATA;
-	CHECK_EQ(run_frame(&f[1])->f.vector, GP);
-	f[0] = PROGRAM(ask_gdt);
-	f[0].rdi = USER_DATA;
-	CHECK_EQ(run_frame(&f[0])->f.vector, GP);
+	struct frame f = PROGRAM(ask_tr);
+	CHECK_EQ(run_frame(&f)->f.vector, GP);
+	f = PROGRAM(ask_gdt);
+	f.rdi = USER_DATA;
+	CHECK_EQ(run_frame(&f)->f.vector, GP);
 	CHECK_EQ(last_trap()->f.rip, USER_CODE + 12);
 }
 
@@ -293,12 +298,12 @@ TEST(umip)
 TEST(cpuid_across_pages)
 {
 	struct frame f = PROGRAM(ask_cpuid);
-	u64 here = *walk(USER_CODE, 1, false) & PTE_ADDR, there = *walk(USER_CODE + PAGE, 1, false) & PTE_ADDR;
+	u8 *here = page_at(USER_CODE), *there = page_at(USER_CODE + PAGE);
 	u32 want[4];
 	cpuid(0, 0, want);
-	memset((void *)here, 0x90, PAGE);
-	*(u8 *)(here + PAGE - 1) = 0x0f;
-	memcpy((void *)there, "\xa2\x0f\x0b", 3);
+	memset(here, 0x90, PAGE);
+	here[PAGE - 1] = 0x0f;
+	memcpy(there, "\xa2\x0f\x0b", 3);
 	f.rax = f.rcx = 0;
 	struct trap *t = run_to_end(&f);
 	CHECK_EQ(t->f.rax, want[0]);
@@ -397,7 +402,7 @@ TEST(vectors)
 	f.rdi = USER_DATA;
 	f = run_to_end(&f)->f;
 	f.rip += 2;
-	double x = 1, *data = (double *)(*walk(USER_DATA, 1, false) & PTE_ADDR);
+	double x = 1, *data = page_at(USER_DATA);
 	asm volatile("movsd %0, %%xmm1" : : "m"(x));
 	f = run_to_end(&f)->f;
 	CHECK_EQ(f.rax, 2 * 0x1122334455667788);
@@ -409,7 +414,7 @@ SNIPPET(use_fs, 64, WARM_UP "movq %fs:8, %rax; movq %gs:16, %rbx; movw %fs, %cx;
 TEST(segments)
 {
 	struct frame f = PROGRAM(use_fs);
-	u64 *data = (u64 *)(*walk(USER_DATA, 1, false) & PTE_ADDR);
+	u64 *data = page_at(USER_DATA);
 	data[1] = 0x1234;
 	data[6] = 0x5678;
 	f.rcx = f.rdx = 0;
@@ -471,7 +476,7 @@ TEST(interrupted)
 	apic_write(APIC_LVT_TIMER, 0x10000);
 	asm volatile("sti; nop; nop; cli" : : : "memory"); /* the last one */
 	CHECK_EQ(t->f.rax, 1000000000);
-	CHECK_EQ(*(volatile u64 *)(*walk(USER_DATA, 1, false) & PTE_ADDR), 1000000000);
+	CHECK_EQ(*(volatile u64 *)page_at(USER_DATA), 1000000000);
 	CHECK(ticks > 3);
 }
 

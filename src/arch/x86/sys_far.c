@@ -441,3 +441,35 @@ enum verdict sys_far_ret(struct x86_cpu *cpu, const struct x86_insn *insn)
 	enter_cs(cpu, &cs, (uint16_t)item[1], cpu->cpl, item[0]);
 	return V_DONE;
 }
+
+static enum verdict adopt_cs(struct x86_cpu *cpu, uint16_t sel)
+{
+	struct descriptor d;
+
+	if (sel_null(sel))
+		return raise_gp(cpu, 0);
+	TRY(desc_read(cpu, sel, X86_GP, 0, &d));
+	if (!desc_code(d.seg.attr))
+		return raise_gp(cpu, sel & ~3u);
+	TRY(check_direct(cpu, sel, &d));
+	seg_load_cs(cpu, &d, sel, 3);
+	return V_DONE;
+}
+
+enum verdict x86_adopt_selectors(struct x86_cpu *cpu, const uint16_t sel[X86_SEGS])
+{
+	uint64_t fs_base = cpu->seg[SEG_FS].base, gs_base = cpu->seg[SEG_GS].base;
+	enum verdict all = V_DONE;
+
+	for (unsigned i = 0; i < X86_SEGS; i++) {
+		enum verdict one = V_DONE;
+
+		if (sel[i] != cpu->seg[i].sel)
+			one = i == SEG_CS ? adopt_cs(cpu, sel[i]) : x86_load_segment(cpu, (enum x86_seg)i, sel[i]);
+		if (one != V_DONE)
+			all = one;
+	}
+	cpu->seg[SEG_FS].base = fs_base;
+	cpu->seg[SEG_GS].base = gs_base;
+	return all;
+}

@@ -122,81 +122,6 @@ void code_destroy(struct tr_engine *eng)
 	host_cond_destroy(&eng->excl_cond);
 }
 
-/* With the lock there is no far jump whose cold code is not known yet. */
-static void forget(struct tr_vcpu *v)
-{
-	struct tr_engine *eng = v->engine;
-	host_lock(&eng->lock);
-	if (atomic_exchange(&v->forget, 0) & FORGET_FARS)
-		quick_fars_lost(v);
-	jc_flush(v);
-	host_unlock(&eng->lock);
-}
-
-void vcpu_code_enter(struct tr_vcpu *v)
-{
-	struct tr_engine *eng = v->engine;
-	for (;;) {
-		atomic_store(&v->in_code, true);
-		if (likely(!atomic_load(&eng->excl_pending))) {
-			if (unlikely(atomic_load_explicit(&v->forget, memory_order_relaxed)))
-				forget(v);
-			return;
-		}
-		atomic_store(&v->in_code, false);
-		host_lock(&eng->excl_lock);
-		host_cond_broadcast(&eng->excl_cond);
-		while (atomic_load(&eng->excl_pending))
-			host_cond_wait(&eng->excl_cond, &eng->excl_lock);
-		host_unlock(&eng->excl_lock);
-	}
-}
-
-void vcpu_code_leave(struct tr_vcpu *v)
-{
-	struct tr_engine *eng = v->engine;
-	atomic_store(&v->in_code, false);
-	if (unlikely(atomic_load(&eng->excl_pending))) {
-		host_lock(&eng->excl_lock);
-		host_cond_broadcast(&eng->excl_cond);
-		host_unlock(&eng->excl_lock);
-	}
-}
-
-static bool others_in_code(struct tr_engine *eng, struct tr_vcpu *self)
-{
-	bool any = false;
-	for (unsigned i = 0; i < eng->cpus; i++) {
-		struct tr_vcpu *v = eng->vcpu[i];
-		if (v && v != self && atomic_load(&v->in_code)) {
-			poll_set(v);
-			direct_kick(v);
-			any = true;
-		}
-	}
-	return any;
-}
-
-void exclusive_begin(struct tr_engine *eng, struct tr_vcpu *self)
-{
-	ENSURE(!self || !atomic_load(&self->in_code));
-	host_lock(&eng->excl_owner);
-	host_lock(&eng->excl_lock);
-	atomic_store(&eng->excl_pending, 1);
-	while (others_in_code(eng, self))
-		host_cond_wait(&eng->excl_cond, &eng->excl_lock);
-	host_unlock(&eng->excl_lock);
-}
-
-void exclusive_end(struct tr_engine *eng)
-{
-	host_lock(&eng->excl_lock);
-	atomic_store(&eng->excl_pending, 0);
-	host_cond_broadcast(&eng->excl_cond);
-	host_unlock(&eng->excl_lock);
-	host_unlock(&eng->excl_owner);
-}
-
 /* Exclusive: whoever is not in translated code sees to it before he is. */
 static void flush_lookups(struct tr_engine *eng, unsigned what)
 {
@@ -320,28 +245,36 @@ static bool known(struct tr_engine *eng, uint64_t gpa)
 	return atomic_load(&eng->page[guest_memory_page_index(eng->mem, gpa)]);
 }
 
-/* The lock is given up and taken again. */
-static void begin_alone(struct tr_vcpu *v)
+/*
+ * Takes the lock, to make something of `gpa` and `tail`. True: exclusively, for it is the first of a page, or the cache
+ * is full: nobody may be in between a TLB hit and its store.
+ */
+static bool make_begin(struct tr_vcpu *v, uint64_t gpa, uint64_t tail)
 {
 	struct tr_engine *eng = v->engine;
+	host_lock(&eng->lock);
+	if (known(eng, gpa) && (tail == CODE_NO_TAIL || known(eng, tail)) && !full(eng))
+		return false;
 	host_unlock(&eng->lock);
 	exclusive_begin(eng, v);
 	host_lock(&eng->lock);
 	if (full(eng))
 		flush(eng);
+	return true;
+}
+
+static void make_end(struct tr_engine *eng, bool exclusive)
+{
+	host_unlock(&eng->lock);
+	if (exclusive)
+		exclusive_end(eng);
 }
 
 void code_get(struct tr_vcpu *v, uint64_t gpa, uint64_t tail, uint16_t off, uint32_t key)
 {
-	struct tr_engine *eng = v->engine;
-	host_lock(&eng->lock);
-	bool alone = known(eng, gpa) && (tail == CODE_NO_TAIL || known(eng, tail)) && !full(eng);
-	if (!alone) /* a first translation of the page, or a flush: nobody may be in between a TLB hit and its store */
-		begin_alone(v);
+	bool exclusive = make_begin(v, gpa, tail);
 	make(v, gpa, tail, off, key);
-	host_unlock(&eng->lock);
-	if (!alone)
-		exclusive_end(eng);
+	make_end(v->engine, exclusive);
 }
 
 static bool claim(struct tr_engine *eng, uint64_t gpa)
@@ -355,15 +288,8 @@ static bool claim(struct tr_engine *eng, uint64_t gpa)
 
 bool code_claim(struct tr_vcpu *v, uint64_t gpa)
 {
-	struct tr_engine *eng = v->engine;
-	host_lock(&eng->lock);
-	bool alone = known(eng, gpa) && !full(eng);
-	if (!alone)
-		begin_alone(v);
-	bool fit = claim(eng, gpa);
-	host_unlock(&eng->lock);
-	if (!alone)
-		exclusive_end(eng);
+	bool exclusive = make_begin(v, gpa, CODE_NO_TAIL), fit = claim(v->engine, gpa);
+	make_end(v->engine, exclusive);
 	return fit;
 }
 

@@ -1,11 +1,8 @@
-/* Running user code directly, and who gets to: see direct.h. What is shown: window_apart.c. */
+/* Running user code directly, and who gets to: see direct.h. What it is shown: direct_show.c. */
 #include "engine/translate/direct.h"
 
-#include "engine/translate/code.h"
 #include "engine/translate/light.h"
 #include "engine/translate/window_space.h"
-
-#include <string.h>
 
 #define AFTER_NS 24000000u /* of running with windows */
 #define SAMPLE_NS 8000000u
@@ -15,13 +12,7 @@
 #define HALF_NS 100000000u     /* so much time is looked at, older one counts half */
 #define PATIENCE_NS 500000000u /* until the next try, doubled each time */
 #define PATIENCE_MOST_NS 16000000000u
-#define PAUSE_NS 500000u /* of translated code, where code cannot run directly; mostly until an interrupt */
 #define RETRY_NS 1000000000u
-
-static uint64_t ticks(void)
-{
-	return __builtin_ia32_rdtsc();
-}
 
 /* A stretch of it. */
 struct stretch {
@@ -38,14 +29,14 @@ static struct host_space *process_get(struct tr_vcpu *v)
 	struct direct *d = &v->direct;
 	if (d->idle_count)
 		return d->idle[--d->idle_count];
-	if (d->made == WINDOW_SPACES || (ticks() < d->retry && !v->engine->eager_direct))
+	if (d->made == WINDOW_SPACES || (__builtin_ia32_rdtsc() < d->retry && !v->engine->eager_direct))
 		return NULL;
 	struct host_space *process = host_space_create(v->engine->spaces);
 	if (process) {
 		v->engine->direct_faults = host_space_faults(process); /* as of all of them */
 		d->made++;
 	} else {
-		d->retry = ticks() + ns_to_tsc(v, RETRY_NS);
+		d->retry = __builtin_ia32_rdtsc() + ns_to_tsc(v, RETRY_NS);
 	}
 	return process;
 }
@@ -61,7 +52,7 @@ static void start(struct tr_vcpu *v, struct window_space *s)
 	window_unlock(&v->windows.lock);
 	s->apart_new = !v->engine->eager_direct;
 	s->account.time = s->account.cost = 0;
-	s->account.since = ticks();
+	s->account.since = __builtin_ia32_rdtsc();
 }
 
 /* The process goes to others, and this address space is translated for a while. */
@@ -69,7 +60,7 @@ static void stop(struct tr_vcpu *v, struct window_space *s)
 {
 	struct direct_account *a = &s->account;
 	a->patience = a->patience ? MIN(a->patience * 2, ns_to_tsc(v, PATIENCE_MOST_NS)) : ns_to_tsc(v, PATIENCE_NS);
-	a->refused_until = ticks() + a->patience;
+	a->refused_until = __builtin_ia32_rdtsc() + a->patience;
 	v->direct.refused++;
 	window_lock(&v->windows.lock);
 	apart_clear(s);
@@ -82,7 +73,7 @@ static void stop(struct tr_vcpu *v, struct window_space *s)
 static struct window_space *space_here(const struct tr_vcpu *v)
 {
 	struct window_space *s = v->windows.now;
-	if (!v->engine->spaces || v->cpu.cpl != 3 || !s || s->cr3 != (v->cpu.cr3 & 0x000ffffffffff000ull))
+	if (!v->engine->spaces || v->cpu.cpl != 3 || !s || s->cr3 != space_of(&v->cpu))
 		return NULL;
 	return s;
 }
@@ -102,8 +93,8 @@ static bool sample_faults(struct tr_vcpu *v, uint64_t tsc)
 void direct_sample(struct tr_vcpu *v)
 {
 	struct window_space *s = space_here(v);
-	uint64_t tsc = ticks();
-	if (!sample_faults(v, tsc) || !s)
+	uint64_t tsc = __builtin_ia32_rdtsc();
+	if (!v->engine->spaces || !sample_faults(v, tsc) || !s)
 		return;
 	if (s->apart && v->direct.fault_rate > 16 * FAULTS_STOP && !v->engine->eager_direct)
 		stop(v, s);
@@ -115,7 +106,7 @@ void direct_sample(struct tr_vcpu *v)
 void direct_eagerly(struct tr_vcpu *v)
 {
 	struct window_space *s = space_here(v);
-	if (s && !s->apart && ticks() > s->account.refused_until)
+	if (s && !s->apart && __builtin_ia32_rdtsc() > s->account.refused_until)
 		start(v, s);
 	v->direct.due = s && s->apart;
 }
@@ -127,7 +118,7 @@ void direct_eagerly(struct tr_vcpu *v)
 static void account(struct tr_vcpu *v, struct window_space *s, const struct stretch *r)
 {
 	struct direct_account *a = &s->account;
-	uint64_t tsc = ticks();
+	uint64_t tsc = __builtin_ia32_rdtsc();
 	v->direct.stops += r->stops;
 	a->cost += 2 * r->trips * ns_to_tsc(v, host_space_stop_ns(s->apart));
 	a->time += tsc - a->since;
@@ -138,207 +129,6 @@ static void account(struct tr_vcpu *v, struct window_space *s, const struct stre
 	}
 	if (r->unfit || (a->cost > a->time / 2 + ns_to_tsc(v, CREDIT_NS) && !v->engine->eager_direct))
 		stop(v, s);
-}
-
-/* --- what is shown */
-
-/* Has all changes done. False: the host would not. */
-static bool settle(struct tr_vcpu *v, struct window_space *s)
-{
-	struct host_space_change list[HOST_SPACE_CHANGES];
-	unsigned n = 0;
-	if (likely(!s->changes && !s->apart_lost))
-		return true;
-	window_lock(&v->windows.lock);
-	if (s->apart_lost) {
-		uint64_t place = host_spaces_place(v->engine->spaces), behind = place + HOST_SPACE_OURS;
-		list[n++] = (struct host_space_change){.len = place};
-		list[n++] = (struct host_space_change){.at = behind, .len = HOST_SPACE_TOP - behind};
-	}
-	memcpy(&list[n], s->change, s->changes * sizeof(*list));
-	n += s->changes;
-	s->changes = 0;
-	s->apart_lost = false;
-	window_unlock(&v->windows.lock);
-	if (host_space_change(s->apart, list, n))
-		return true;
-	window_lock(&v->windows.lock);
-	apart_clear(s);
-	window_unlock(&v->windows.lock);
-	return false;
-}
-
-#define AT_ONCE 2048 /* pages that a new process is shown before it needs them */
-
-/* Data that is shown through windows already. False: the host would not. */
-static bool show_all(struct tr_vcpu *v, struct window_space *s)
-{
-	unsigned most = MIN(s->count, AT_ONCE);
-	s->apart_new = false;
-	for (unsigned i = 0; i < most; i++) {
-		if (s->changes == WINDOW_CHANGES && !settle(v, s))
-			return false;
-		window_lock(&v->windows.lock);
-		if (!(s->page[i].va & WINDOW_APART))
-			apart_show(v, s, &s->page[i], false);
-		window_unlock(&v->windows.lock);
-	}
-	return settle(v, s);
-}
-
-static bool is_ram(const struct tr_vcpu *v, uint64_t gpa)
-{
-	return guest_range_find(v->engine->mem, gpa, 1);
-}
-
-#define ROW 16
-
-/*
- * Its neighbours come with the page at `va`: one list of changes costs little more than one change. Accessed bits are
- * set as by a processor that looks ahead. With the lock.
- */
-static void show_row(struct tr_vcpu *v, struct window_space *s, uint64_t va)
-{
-	struct x86_mapping m;
-	va &= ~(ROW * PAGE_SIZE - 1ull);
-	for (uint64_t at = va; at != va + ROW * PAGE_SIZE; at += PAGE_SIZE) {
-		struct window_page *p = space_page_of(s, at);
-		if (!p && mmu_translate(&v->cpu, at, ACC_READ | ACC_USER, &m) == V_DONE && is_ram(v, m.gpa) &&
-		    space_show(v, s, at, &m, false))
-			p = space_page_of(s, at);
-		if (p && !(p->va & WINDOW_APART))
-			apart_show(v, s, p, false);
-	}
-}
-
-/* Shows the page of data at `va`; if it is shown already, and readable, the access was a store. With the lock. */
-static bool show_data(struct tr_vcpu *v, struct window_space *s, uint64_t va)
-{
-	struct window_page *p = space_page_of(s, va);
-	struct x86_mapping m;
-	bool write = p && p->va & WINDOW_APART;
-	if (write && p->va & WINDOW_WRITABLE)
-		return false;
-	if (mmu_translate(&v->cpu, va, (write ? ACC_WRITE : ACC_READ) | ACC_USER, &m) != V_DONE) {
-		v->windows.faulted = va | 1;
-		return false;
-	}
-	if (space_region_find(s, va) < 0)
-		window_regions_add(v, s);
-	if (space_region_find(s, va) < 0 || !is_ram(v, m.gpa))
-		return false;
-	if ((!p || write) && !space_show(v, s, va, &m, write))
-		return false;
-	if (!apart_show(v, s, space_page_of(s, va), false))
-		return false;
-	show_row(v, s, va);
-	return true;
-}
-
-/* The bytes of the page at `va` if it is executed as well, else NULL. */
-static const uint8_t *executed_at(struct tr_vcpu *v, struct window_space *s, uint64_t va)
-{
-	const struct window_page *p = space_page_of(s, va);
-	return p && p->va & WINDOW_APART_EXEC ? guest_memory_ptr(v->engine->mem, p->gpa, PAGE_SIZE, false) : NULL;
-}
-
-/* Instructions that go on in the next page: whichever of two neighbours is shown later is looked at together with the
- * other. */
-static bool joins(struct tr_vcpu *v, struct window_space *s, const struct window_page *p)
-{
-	const uint8_t *here = guest_memory_ptr(v->engine->mem, p->gpa, PAGE_SIZE, false);
-	const uint8_t *before = executed_at(v, s, (p->va & PAGE_MASK) - PAGE_SIZE);
-	const uint8_t *behind = executed_at(v, s, (p->va & PAGE_MASK) + PAGE_SIZE);
-	unsigned faults = v->engine->direct_faults;
-	return (!before || direct_scan_join(before, here, faults)) &&
-	       (!behind || direct_scan_join(here, behind, faults));
-}
-
-/* The page of code at `va`, which can run directly. With the lock. */
-static bool show_code(struct tr_vcpu *v, struct window_space *s, uint64_t va, const struct x86_mapping *m)
-{
-	struct window_page *p = space_page_of(s, va);
-	if (!p && space_region_find(s, va) >= 0 && space_show(v, s, va, m, false))
-		p = space_page_of(s, va);
-	if (!p || p->va & (WINDOW_LARGE | WINDOW_WRITABLE) || p->gpa != (m->gpa & PAGE_MASK) || !joins(v, s, p))
-		return false;
-	return apart_show(v, s, p, true);
-}
-
-#define NEAR 8 /* pages on either side that are shown as well, if they can run */
-
-/*
- * The RAM page that is executed at `va`; false: none is. Sets accessed bits, as a processor does that fetches ahead
- * (SDM Vol. 3A 4.10.2.3).
- */
-static bool executable(struct tr_vcpu *v, uint64_t va, struct x86_mapping *m)
-{
-	return mmu_translate(&v->cpu, va, ACC_EXEC | ACC_USER, m) == V_DONE && is_ram(v, m->gpa);
-}
-
-/* Out of code. */
-static void claim_near(struct tr_vcpu *v, uint64_t va)
-{
-	struct x86_mapping m;
-	for (uint64_t at = va - NEAR * PAGE_SIZE; at != va + NEAR * PAGE_SIZE; at += PAGE_SIZE)
-		if (at != va && executable(v, at, &m))
-			code_claim(v, m.gpa & PAGE_MASK);
-}
-
-/* With the lock. */
-static void show_near(struct tr_vcpu *v, struct window_space *s, uint64_t va)
-{
-	struct x86_mapping m;
-	for (uint64_t at = va - NEAR * PAGE_SIZE; at != va + NEAR * PAGE_SIZE; at += PAGE_SIZE) {
-		const struct window_page *p = space_page_of(s, at);
-		if (!(p && p->va & WINDOW_APART_EXEC) && executable(v, at, &m) &&
-		    code_is_claimed(v->engine, m.gpa & PAGE_MASK))
-			show_code(v, s, at, &m);
-	}
-}
-
-/* An instruction could not be fetched from `va`. */
-static enum direct_next fetch_fault(struct tr_vcpu *v, struct window_space *s, uint64_t va, bool *shown)
-{
-	struct x86_mapping m;
-	if (!executable(v, va, &m))
-		return DIRECT_STEP;
-	vcpu_code_leave(v);
-	bool fit = code_claim(v, m.gpa & PAGE_MASK);
-	if (fit)
-		claim_near(v, va & PAGE_MASK);
-	vcpu_code_enter(v);
-	if (fit) {
-		window_lock(&v->windows.lock);
-		*shown = code_is_claimed(v->engine, m.gpa & PAGE_MASK) && show_code(v, s, va, &m);
-		if (*shown)
-			show_near(v, s, va & PAGE_MASK);
-		window_unlock(&v->windows.lock);
-	}
-	if (!*shown)
-		v->direct.later = ticks() + ns_to_tsc(v, PAUSE_NS);
-	return DIRECT_AGAIN;
-}
-
-#define INSN_MAX 15
-
-/* What a fetch faults at: the instruction, or the page that it goes on in. */
-static bool is_fetch(uint64_t rip, uint64_t va)
-{
-	return va == rip || ((va & ~PAGE_MASK) == 0 && va - rip < INSN_MAX);
-}
-
-static enum direct_next fault(struct tr_vcpu *v, struct window_space *s, uint64_t rip, uint64_t va, bool *shown)
-{
-	if (va >= HOST_SPACE_TOP)
-		return DIRECT_STEP;
-	window_lock(&v->windows.lock);
-	struct window_page *p = space_page_of(s, va);
-	bool fetch = is_fetch(rip, va) && !(p && p->va & WINDOW_APART_EXEC);
-	if (!fetch)
-		*shown = show_data(v, s, va);
-	window_unlock(&v->windows.lock);
-	return fetch ? fetch_fault(v, s, va, shown) : DIRECT_STEP;
 }
 
 /* --- running */
@@ -384,7 +174,7 @@ static enum direct_next stopped(struct tr_vcpu *v, struct window_space *s, struc
 		return DIRECT_AGAIN;
 	case HOST_SPACE_FAULT:
 		d->faults++;
-		return fault(v, s, r->state.rip, address, go_on);
+		return direct_fault(v, s, r->state.rip, address, go_on);
 	case HOST_SPACE_CALL:
 		d->calls++;
 		return DIRECT_STEP;
@@ -408,7 +198,7 @@ static enum direct_next run_on(struct tr_vcpu *v, struct window_space *s, struct
 		uint64_t address;
 		bool changes = s->changes || s->apart_lost;
 		go_on = false;
-		r->unfit = !(s->apart_new ? show_all(v, s) : settle(v, s));
+		r->unfit = !direct_settle(v, s);
 		if (r->unfit || poll_wanted(v)) /* not before: a change takes kicks that come meanwhile */
 			break;
 		enum host_space_stop why = host_space_run(s->apart, &r->state, &address);

@@ -1,8 +1,6 @@
 /* Who gets windows and when they go: see window.h. Compiled for general registers only. */
 #include "engine/translate/window_space.h"
 
-#define FRAME 0x000ffffffffff000ull
-
 #define PROMOTE_NS 6000000u /* of running user code, interrupt after interrupt */
 #define FLUSHES_MAX 3       /* from one interrupt to the next: other address spaces run in between */
 #define SIGNAL_NS 20000u    /* what a fault costs beside what is measured */
@@ -27,11 +25,6 @@ static void charge(struct tr_vcpu *v, struct window_space *s, uint64_t ticks)
 	s->debt_at = tsc;
 	if (!v->engine->eager_window && too_dear(v, s, tsc))
 		poll_set(v);
-}
-
-static uint64_t space_of(const struct x86_cpu *cpu)
-{
-	return cpu->cr3 & FRAME;
 }
 
 /* What translated code adds to addresses, of CPL 0 or user code: by the regions of `s`, NULL for none. */
@@ -184,11 +177,6 @@ void window_regions_add(struct tr_vcpu *v, struct window_space *s)
 {
 	space_regions_add(v, s);
 	deltas_set(v, space_is_kernel(s), s);
-}
-
-static bool is_ram(const struct tr_vcpu *v, uint64_t gpa)
-{
-	return guest_range_find(v->engine->mem, gpa, 1);
 }
 
 /*

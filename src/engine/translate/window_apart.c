@@ -5,9 +5,6 @@
  */
 #include "engine/translate/window_space.h"
 
-#define LARGE_SIZE MiB(2)
-#define ROW 16 /* pages that are shown at once at most */
-
 /* With the last change where they are one; false: no room. */
 static bool change_add(struct window_space *s, const struct host_space_change *c)
 {
@@ -59,61 +56,23 @@ static bool can_show(const struct tr_engine *eng, uint64_t va, uint64_t size)
 	return va >= HOST_SPACE_LOWEST && va < HOST_SPACE_TOP && (va >= place + HOST_SPACE_OURS || va + size <= place);
 }
 
-/* The page `n` behind `p`, if one mapping can show both. */
-static struct window_page *like(const struct tr_engine *eng, struct window_space *s, const struct window_page *p, int n)
-{
-	uint64_t distance = (uint64_t)(int64_t)n << PAGE_SHIFT, va = (p->va & PAGE_MASK) + distance;
-	struct window_page *q = can_show(eng, va, PAGE_SIZE) ? space_page_of(s, va) : NULL;
-	if (!q || q->va & (WINDOW_LARGE | WINDOW_APART) || (q->va ^ p->va) & WINDOW_WRITABLE ||
-	    q->gpa != p->gpa + distance)
-		return NULL;
-	return q;
-}
-
-/* Notes `p` and those like it around it as shown; returns the first, and how many there are. */
-static const struct window_page *take_row(const struct tr_engine *eng, struct window_space *s, struct window_page *p,
-					  unsigned *n)
-{
-	struct window_page *first = p, *q;
-	unsigned count = 1;
-	p->va |= WINDOW_APART;
-	while (count < ROW && (q = like(eng, s, first, -1))) {
-		q->va |= WINDOW_APART;
-		first = q;
-		count++;
-	}
-	for (struct window_page *last = p; count < ROW && (q = like(eng, s, last, 1)); last = q) {
-		q->va |= WINDOW_APART;
-		count++;
-	}
-	*n = count;
-	return first;
-}
-
 bool apart_show(struct tr_vcpu *v, struct window_space *s, struct window_page *p, bool exec)
 {
-	const struct guest_memory *mem = v->engine->mem;
-	bool large = p->va & WINDOW_LARGE;
-	unsigned n = 1;
-	if (!can_show(v->engine, p->va & PAGE_MASK, large ? LARGE_SIZE : PAGE_SIZE))
-		return false;
-	if (s->changes == WINDOW_CHANGES)
-		apart_clear(s);
-	const struct window_page *first = p;
-	if (large || exec)
-		p->va |= WINDOW_APART | (exec ? WINDOW_APART_EXEC : 0);
-	else
-		first = take_row(v->engine, s, p, &n);
-	const struct guest_range *r = guest_range_find(mem, first->gpa, PAGE_SIZE);
-	struct host_space_change c = {
-		.at = first->va & PAGE_MASK,
-		.len = large ? LARGE_SIZE : (uint64_t)n << PAGE_SHIFT,
+	const struct host_space_change c = {
+		.at = p->va & PAGE_MASK,
+		.len = window_page_size(p),
 		.rights = HOST_SPACE_READ | (exec                      ? HOST_SPACE_EXEC
 					     : p->va & WINDOW_WRITABLE ? HOST_SPACE_WRITE
 								       : 0),
-		.offset = (uint64_t)(r->host + (first->gpa - r->gpa) - mem->shared.at),
+		.offset = window_offset(v->engine->mem, p->gpa, window_page_size(p)),
 	};
-	change_add(s, &c);
+	if (!can_show(v->engine, c.at, c.len))
+		return false;
+	if (!change_add(s, &c)) {
+		apart_clear(s);
+		change_add(s, &c);
+	}
+	p->va |= WINDOW_APART | (exec ? WINDOW_APART_EXEC : 0);
 	return true;
 }
 

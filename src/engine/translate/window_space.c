@@ -40,11 +40,6 @@ struct window_page *space_page_of(struct window_space *s, uint64_t va)
 	return p ? p : page_find(s, (va & LARGE_MASK) | WINDOW_LARGE);
 }
 
-static uint64_t page_size(const struct window_page *p)
-{
-	return p->va & WINDOW_LARGE ? BIT(LARGE_SHIFT) : PAGE_SIZE;
-}
-
 /* `page`: the address, | WINDOW_*. */
 static void page_add(struct window_space *s, uint64_t page, uint64_t gpa)
 {
@@ -165,14 +160,14 @@ static void forget(struct tr_vcpu *v, struct window_space *s, struct window_page
 	s->holes -= p->holes;
 	s->locals -= p->va & WINDOW_LOCAL ? 1 : 0;
 	if (p->va & WINDOW_APART)
-		apart_hide(s, p->va & PAGE_MASK, page_size(p));
+		apart_hide(s, p->va & PAGE_MASK, window_page_size(p));
 	page_remove(s, p);
 	v->windows.hidden++;
 }
 
 static void hide(struct tr_vcpu *v, struct window_space *s, struct window_page *p)
 {
-	ENSURE(host_window_hide(host_address(s, p->va & PAGE_MASK), page_size(p)));
+	ENSURE(host_window_hide(host_address(s, p->va & PAGE_MASK), window_page_size(p)));
 	forget(v, s, p);
 }
 
@@ -239,7 +234,7 @@ static void check(struct tr_vcpu *v, struct window_space *s, struct window_page 
 {
 	if (!p || valid(v, s, p))
 		return;
-	run_add(run, host_address(s, p->va & PAGE_MASK), page_size(p));
+	run_add(run, host_address(s, p->va & PAGE_MASK), window_page_size(p));
 	forget(v, s, p);
 }
 
@@ -279,11 +274,9 @@ static void make_room(struct tr_vcpu *v, struct window_space *s, unsigned pages)
 static bool show_page(struct tr_vcpu *v, struct window_space *s, uint64_t page, uint64_t size, uint64_t gpa,
 		      bool writable)
 {
-	struct guest_memory *mem = v->engine->mem;
-	const struct guest_range *r = guest_range_find(mem, gpa, size);
-	uint64_t offset = (uint64_t)(r->host + (gpa - r->gpa) - mem->shared.at);
+	const struct guest_memory *mem = v->engine->mem;
 	v->windows.shown++;
-	return host_window_show(&mem->shared, host_address(s, page), offset, size, writable);
+	return host_window_show(&mem->shared, host_address(s, page), window_offset(mem, gpa, size), size, writable);
 }
 
 /* After make_room, which may forget it. */
@@ -385,8 +378,6 @@ static bool small_page(const struct tr_vcpu *v, const struct window_space *s, ui
 	return true;
 }
 
-#define ROW 16 /* pages that are shown at once at most: a row of them in both costs the host one mapping */
-
 /*
  * How many pages, from `first` on, can be shown by one mapping: those that a TLB could hold as well. It is likely that
  * they are wanted, too. Not what makes each load of CR3 dearer.
@@ -395,7 +386,7 @@ static unsigned pages_in_a_row(const struct tr_vcpu *v, struct window_space *s, 
 {
 	const struct guest_memory *mem = v->engine->mem;
 	uint64_t page = first->va & PAGE_MASK;
-	unsigned n = 1, most = first->va & WINDOW_LOCAL ? 1 : ROW - (unsigned)(page >> PAGE_SHIFT) % ROW;
+	unsigned n = 1, most = first->va & WINDOW_LOCAL ? 1 : WINDOW_ROW - (unsigned)(page >> PAGE_SHIFT) % WINDOW_ROW;
 	for (; n < most; n++) {
 		uint64_t size = (uint64_t)n << PAGE_SHIFT;
 		struct x86_mapping m;
@@ -455,7 +446,7 @@ void space_protect(struct tr_vcpu *v, struct window_space *s, uint64_t gpa)
 {
 	for (unsigned i = 0; i < s->count; i++) {
 		struct window_page *p = &s->page[i];
-		if (gpa - p->gpa >= page_size(p) || !(p->va & WINDOW_WRITABLE))
+		if (gpa - p->gpa >= window_page_size(p) || !(p->va & WINDOW_WRITABLE))
 			continue;
 		if (p->va & WINDOW_LARGE && space_is_kernel(s) && p->holes < HOLES_MAX && hole(v, s, p, gpa - p->gpa))
 			continue;

@@ -23,6 +23,31 @@ static inline uint64_t ns_to_tsc(const struct tr_vcpu *v, uint64_t ns)
 	return (uint64_t)((__uint128_t)ns * v->engine->model->tsc_hz / 1000000000);
 }
 
+/* By what the address space at hand is told: window_space.cr3. */
+static inline uint64_t space_of(const struct x86_cpu *cpu)
+{
+	return cpu->cr3 & 0x000ffffffffff000ull;
+}
+
+static inline bool is_ram(const struct tr_vcpu *v, uint64_t gpa)
+{
+	return guest_range_find(v->engine->mem, gpa, 1);
+}
+
+static inline uint64_t window_page_size(const struct window_page *p)
+{
+	return p->va & WINDOW_LARGE ? MiB(2) : PAGE_SIZE;
+}
+
+/* Where [gpa, gpa + size), which is RAM, is in the memory that is shown. */
+static inline uint64_t window_offset(const struct guest_memory *mem, uint64_t gpa, uint64_t size)
+{
+	const struct guest_range *r = guest_range_find(mem, gpa, size);
+	return (uint64_t)(r->host + (gpa - r->gpa) - mem->shared.at);
+}
+
+#define WINDOW_ROW 16 /* pages that are shown at once at most */
+
 static inline bool space_is_kernel(const struct window_space *s)
 {
 	return s->cr3 == WINDOW_KERNEL;
@@ -44,11 +69,10 @@ void space_revalidate(struct tr_vcpu *v, struct window_space *s);
 /* RAM page `gpa` is not to be written through windows. */
 void space_protect(struct tr_vcpu *v, struct window_space *s, uint64_t gpa);
 /*
- * window_apart.c: what the process that has the space is shown. Nothing of it is done before direct.c has it done,
- * which is before it runs on.
+ * window_apart.c: what the process that has the space is shown. Nothing of it is done before direct_settle has it done.
  *
- * Shows `p` there as it is shown in the windows, to be executed if `exec`, and its like around it. False: nothing can
- * be shown at such an address.
+ * Shows `p` there as it is shown in the windows, to be executed if `exec`. False: nothing can be shown at such an
+ * address.
  */
 bool apart_show(struct tr_vcpu *v, struct window_space *s, struct window_page *p, bool exec);
 /* [va, va + size) goes. */

@@ -1,0 +1,209 @@
+/*
+ * What the process in which user code runs directly is shown, and when: data that it has touched, code that can run, and
+ * their neighbours. The lists of changes: window_apart.c.
+ */
+#include "engine/translate/direct.h"
+
+#include "engine/translate/code.h"
+#include "engine/translate/light.h"
+#include "engine/translate/window_space.h"
+
+#include <string.h>
+
+#define PAUSE_NS 500000u /* of translated code, where code cannot run directly; mostly until an interrupt */
+
+/* Has all changes done. False: the host would not. */
+static bool settle(struct tr_vcpu *v, struct window_space *s)
+{
+	struct host_space_change list[HOST_SPACE_CHANGES];
+	unsigned n = 0;
+	if (likely(!s->changes && !s->apart_lost))
+		return true;
+	window_lock(&v->windows.lock);
+	if (s->apart_lost) {
+		uint64_t place = host_spaces_place(v->engine->spaces), behind = place + HOST_SPACE_OURS;
+		list[n++] = (struct host_space_change){.len = place};
+		list[n++] = (struct host_space_change){.at = behind, .len = HOST_SPACE_TOP - behind};
+	}
+	memcpy(&list[n], s->change, s->changes * sizeof(*list));
+	n += s->changes;
+	s->changes = 0;
+	s->apart_lost = false;
+	window_unlock(&v->windows.lock);
+	if (host_space_change(s->apart, list, n))
+		return true;
+	window_lock(&v->windows.lock);
+	apart_clear(s);
+	window_unlock(&v->windows.lock);
+	return false;
+}
+
+#define AT_ONCE 2048 /* pages that a new process is shown before it needs them */
+
+/* Data that is shown through windows already. False: the host would not. */
+static bool show_all(struct tr_vcpu *v, struct window_space *s)
+{
+	unsigned most = MIN(s->count, AT_ONCE);
+	s->apart_new = false;
+	for (unsigned i = 0; i < most; i++) {
+		if (s->changes == WINDOW_CHANGES && !settle(v, s))
+			return false;
+		window_lock(&v->windows.lock);
+		if (!(s->page[i].va & WINDOW_APART))
+			apart_show(v, s, &s->page[i], false);
+		window_unlock(&v->windows.lock);
+	}
+	return settle(v, s);
+}
+
+bool direct_settle(struct tr_vcpu *v, struct window_space *s)
+{
+	return s->apart_new ? show_all(v, s) : settle(v, s);
+}
+
+/*
+ * Its neighbours come with the page at `va`: one list of changes costs little more than one change. Accessed bits are
+ * set as by a processor that looks ahead. With the lock.
+ */
+static void show_row(struct tr_vcpu *v, struct window_space *s, uint64_t va)
+{
+	struct x86_mapping m;
+	va &= ~(WINDOW_ROW * PAGE_SIZE - 1ull);
+	for (uint64_t at = va; at != va + WINDOW_ROW * PAGE_SIZE; at += PAGE_SIZE) {
+		struct window_page *p = space_page_of(s, at);
+		if (!p && mmu_translate(&v->cpu, at, ACC_READ | ACC_USER, &m) == V_DONE && is_ram(v, m.gpa) &&
+		    space_show(v, s, at, &m, false))
+			p = space_page_of(s, at);
+		if (p && !(p->va & WINDOW_APART))
+			apart_show(v, s, p, false);
+	}
+}
+
+/* Shows the page of data at `va`; if it is shown already, and readable, the access was a store. With the lock. */
+static bool show_data(struct tr_vcpu *v, struct window_space *s, uint64_t va)
+{
+	struct window_page *p = space_page_of(s, va);
+	struct x86_mapping m;
+	bool write = p && p->va & WINDOW_APART;
+	if (write && p->va & WINDOW_WRITABLE)
+		return false;
+	if (mmu_translate(&v->cpu, va, (write ? ACC_WRITE : ACC_READ) | ACC_USER, &m) != V_DONE) {
+		v->windows.faulted = va | 1;
+		return false;
+	}
+	if (space_region_find(s, va) < 0)
+		window_regions_add(v, s);
+	if (space_region_find(s, va) < 0 || !is_ram(v, m.gpa))
+		return false;
+	if ((!p || write) && !space_show(v, s, va, &m, write))
+		return false;
+	show_row(v, s, va);
+	p = space_page_of(s, va);
+	return p && p->va & WINDOW_APART; /* neighbours may have needed its room */
+}
+
+/* The bytes of the page at `va` if it is executed as well, else NULL. */
+static const uint8_t *executed_at(struct tr_vcpu *v, struct window_space *s, uint64_t va)
+{
+	const struct window_page *p = space_page_of(s, va);
+	return p && p->va & WINDOW_APART_EXEC ? guest_memory_ptr(v->engine->mem, p->gpa, PAGE_SIZE, false) : NULL;
+}
+
+/* Instructions that go on in the next page: whichever of two neighbours is shown later is looked at together with the
+ * other. */
+static bool joins(struct tr_vcpu *v, struct window_space *s, const struct window_page *p)
+{
+	const uint8_t *here = guest_memory_ptr(v->engine->mem, p->gpa, PAGE_SIZE, false);
+	const uint8_t *before = executed_at(v, s, (p->va & PAGE_MASK) - PAGE_SIZE);
+	const uint8_t *behind = executed_at(v, s, (p->va & PAGE_MASK) + PAGE_SIZE);
+	unsigned faults = v->engine->direct_faults;
+	return (!before || direct_scan_join(before, here, faults)) &&
+	       (!behind || direct_scan_join(here, behind, faults));
+}
+
+/* The page of code at `va`, which can run directly. With the lock. */
+static bool show_code(struct tr_vcpu *v, struct window_space *s, uint64_t va, const struct x86_mapping *m)
+{
+	struct window_page *p = space_page_of(s, va);
+	if (!p && space_region_find(s, va) >= 0 && space_show(v, s, va, m, false))
+		p = space_page_of(s, va);
+	if (!p || p->va & (WINDOW_LARGE | WINDOW_WRITABLE) || p->gpa != (m->gpa & PAGE_MASK) || !joins(v, s, p))
+		return false;
+	return apart_show(v, s, p, true);
+}
+
+#define NEAR 8 /* pages on either side that are shown as well, if they can run */
+
+/*
+ * The RAM page that is executed at `va`; false: none is. Sets accessed bits, as a processor does that fetches ahead
+ * (SDM Vol. 3A 4.10.2.3).
+ */
+static bool executable(struct tr_vcpu *v, uint64_t va, struct x86_mapping *m)
+{
+	return mmu_translate(&v->cpu, va, ACC_EXEC | ACC_USER, m) == V_DONE && is_ram(v, m->gpa);
+}
+
+/* Out of code. */
+static void claim_near(struct tr_vcpu *v, uint64_t va)
+{
+	struct x86_mapping m;
+	for (uint64_t at = va - NEAR * PAGE_SIZE; at != va + NEAR * PAGE_SIZE; at += PAGE_SIZE)
+		if (at != va && executable(v, at, &m))
+			code_claim(v, m.gpa & PAGE_MASK);
+}
+
+/* With the lock. */
+static void show_near(struct tr_vcpu *v, struct window_space *s, uint64_t va)
+{
+	struct x86_mapping m;
+	for (uint64_t at = va - NEAR * PAGE_SIZE; at != va + NEAR * PAGE_SIZE; at += PAGE_SIZE) {
+		const struct window_page *p = space_page_of(s, at);
+		if (!(p && p->va & WINDOW_APART_EXEC) && executable(v, at, &m) &&
+		    code_is_claimed(v->engine, m.gpa & PAGE_MASK))
+			show_code(v, s, at, &m);
+	}
+}
+
+/* An instruction could not be fetched from `va`. */
+static enum direct_next fetch_fault(struct tr_vcpu *v, struct window_space *s, uint64_t va, bool *shown)
+{
+	struct x86_mapping m;
+	if (!executable(v, va, &m))
+		return DIRECT_STEP;
+	vcpu_code_leave(v);
+	bool fit = code_claim(v, m.gpa & PAGE_MASK);
+	if (fit)
+		claim_near(v, va & PAGE_MASK);
+	vcpu_code_enter(v);
+	if (fit) {
+		window_lock(&v->windows.lock);
+		*shown = code_is_claimed(v->engine, m.gpa & PAGE_MASK) && show_code(v, s, va, &m);
+		if (*shown)
+			show_near(v, s, va & PAGE_MASK);
+		window_unlock(&v->windows.lock);
+	}
+	if (!*shown)
+		v->direct.later = __builtin_ia32_rdtsc() + ns_to_tsc(v, PAUSE_NS);
+	return DIRECT_AGAIN;
+}
+
+#define INSN_MAX 15
+
+/* What a fetch faults at: the instruction, or the page that it goes on in. */
+static bool is_fetch(uint64_t rip, uint64_t va)
+{
+	return va == rip || ((va & ~PAGE_MASK) == 0 && va - rip < INSN_MAX);
+}
+
+enum direct_next direct_fault(struct tr_vcpu *v, struct window_space *s, uint64_t rip, uint64_t va, bool *shown)
+{
+	if (va >= HOST_SPACE_TOP)
+		return DIRECT_STEP;
+	window_lock(&v->windows.lock);
+	struct window_page *p = space_page_of(s, va);
+	bool fetch = is_fetch(rip, va) && !(p && p->va & WINDOW_APART_EXEC);
+	if (!fetch)
+		*shown = show_data(v, s, va);
+	window_unlock(&v->windows.lock);
+	return fetch ? fetch_fault(v, s, va, shown) : DIRECT_STEP;
+}
