@@ -167,22 +167,25 @@ static struct code_page *page_new(struct tr_engine *eng)
 	return page;
 }
 
-/* The page's record, made when it is the first time. A virtual CPU that could write the page unseen is stopped first.
+/*
+ * The page's record, made when it is the first time. NULL: somebody is running who may be about to write the page
+ * unseen, so this must be done exclusively; then there always is one.
  */
-static struct code_page *page_get(struct tr_engine *eng, uint64_t gpa)
+static struct code_page *page_get(struct tr_engine *eng, uint64_t gpa, bool exclusive)
 {
 	uint64_t index = guest_memory_page_index(eng->mem, gpa);
 	struct code_page *page = atomic_load(&eng->page[index]);
 	if (page)
 		return page;
+	atomic_store(&eng->mem->code[index], 1);
+	atomic_thread_fence(memory_order_seq_cst);
+	if (!tlb_protect(eng, gpa) && !exclusive)
+		return NULL;
 	page = page_new(eng);
 	*page = (struct code_page){.gpa = gpa, .index = (uint32_t)index, .slot = page->slot, .next = eng->pages};
 	eng->pages = record_at(eng, page);
 	if (page->next)
 		page_of(eng, page->next)->prev = eng->pages;
-	atomic_store(&eng->mem->code[index], 1);
-	atomic_thread_fence(memory_order_seq_cst);
-	tlb_protect(eng, gpa);
 	atomic_store(&eng->page[index], page);
 	return page;
 }
@@ -208,15 +211,15 @@ static void tail_add(struct tr_engine *eng, struct block_tail *tail)
 	page->tails = record_at(eng, tail);
 }
 
-static void make(struct tr_vcpu *v, uint64_t gpa, uint64_t tail, uint16_t off, uint32_t key)
+static void make(struct tr_vcpu *v, uint64_t gpa, uint64_t tail, uint16_t off, uint32_t key, bool exclusive)
 {
 	struct tr_engine *eng = v->engine;
-	struct code_source src = {.page = page_get(eng, gpa),
+	struct code_source src = {.page = page_get(eng, gpa, exclusive),
 				  .bytes = guest_memory_ptr(eng->mem, gpa, PAGE_SIZE, false)};
 	if (block_find(eng, src.page, off, key))
 		return;
 	if (tail != CODE_NO_TAIL) {
-		src.tail = page_get(eng, tail);
+		src.tail = page_get(eng, tail, exclusive);
 		src.tail_bytes = guest_memory_ptr(eng->mem, tail, PAGE_SIZE, false);
 	}
 	uint64_t t0 = __builtin_ia32_rdtsc();
@@ -240,20 +243,15 @@ static void make(struct tr_vcpu *v, uint64_t gpa, uint64_t tail, uint16_t off, u
 	eng->stats.host_bytes += (uint64_t)b->size[PART_HOT] + b->size[PART_COLD];
 }
 
-static bool known(struct tr_engine *eng, uint64_t gpa)
-{
-	return atomic_load(&eng->page[guest_memory_page_index(eng->mem, gpa)]);
-}
-
 /*
- * Takes the lock, to make something of `gpa` and `tail`. True: exclusively, for it is the first of a page, or the cache
- * is full: nobody may be in between a TLB hit and its store.
+ * Takes the lock, to make something of `gpa` and `tail`: page_get has their records. True: exclusively, for the cache
+ * is full, or somebody may be in between a TLB hit and its store.
  */
 static bool make_begin(struct tr_vcpu *v, uint64_t gpa, uint64_t tail)
 {
 	struct tr_engine *eng = v->engine;
 	host_lock(&eng->lock);
-	if (known(eng, gpa) && (tail == CODE_NO_TAIL || known(eng, tail)) && !full(eng))
+	if (!full(eng) && page_get(eng, gpa, false) && (tail == CODE_NO_TAIL || page_get(eng, tail, false)))
 		return false;
 	host_unlock(&eng->lock);
 	exclusive_begin(eng, v);
@@ -273,13 +271,13 @@ static void make_end(struct tr_engine *eng, bool exclusive)
 void code_get(struct tr_vcpu *v, uint64_t gpa, uint64_t tail, uint16_t off, uint32_t key)
 {
 	bool exclusive = make_begin(v, gpa, tail);
-	make(v, gpa, tail, off, key);
+	make(v, gpa, tail, off, key, exclusive);
 	make_end(v->engine, exclusive);
 }
 
-static bool claim(struct tr_engine *eng, uint64_t gpa)
+static bool claim(struct tr_engine *eng, uint64_t gpa, bool exclusive)
 {
-	struct code_page *page = page_get(eng, gpa);
+	struct code_page *page = page_get(eng, gpa, exclusive);
 	const uint8_t *bytes = guest_memory_ptr(eng->mem, gpa, PAGE_SIZE, false);
 	if (page->direct == DIRECT_UNKNOWN)
 		page->direct = direct_scan(bytes, eng->direct_faults) ? DIRECT_FIT : DIRECT_UNFIT;
@@ -288,7 +286,7 @@ static bool claim(struct tr_engine *eng, uint64_t gpa)
 
 bool code_claim(struct tr_vcpu *v, uint64_t gpa)
 {
-	bool exclusive = make_begin(v, gpa, CODE_NO_TAIL), fit = claim(v->engine, gpa);
+	bool exclusive = make_begin(v, gpa, CODE_NO_TAIL), fit = claim(v->engine, gpa, exclusive);
 	make_end(v->engine, exclusive);
 	return fit;
 }

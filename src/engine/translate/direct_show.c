@@ -1,6 +1,6 @@
 /*
- * What the process in which user code runs directly is shown, and when: data that it has touched, code that can run, and
- * their neighbours. The lists of changes: window_apart.c.
+ * What the process in which user code runs directly is shown, and when: data that it has touched, code that can run,
+ * and their neighbours. The lists of changes: window_apart.c.
  */
 #include "engine/translate/direct.h"
 
@@ -49,7 +49,7 @@ static bool show_all(struct tr_vcpu *v, struct window_space *s)
 		if (s->changes == WINDOW_CHANGES && !settle(v, s))
 			return false;
 		window_lock(&v->windows.lock);
-		if (!(s->page[i].va & WINDOW_APART))
+		if (i < s->count && !(s->page[i].va & WINDOW_APART))
 			apart_show(v, s, &s->page[i], false);
 		window_unlock(&v->windows.lock);
 	}

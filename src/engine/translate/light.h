@@ -110,8 +110,11 @@ void jc_flush(struct tr_vcpu *v);       /* empties itlb too */
 void jc_flush_local(struct tr_vcpu *v); /* what is not through global mappings, and all of user code */
 /* Code is executed in linear page `linear`, a piece of one of 2^page_shift bytes: INVLPG of it concerns code. */
 void note_code_at(struct tr_vcpu *v, uint64_t linear, unsigned page_shift);
-/* No virtual CPU may write page `gpa` through its TLB any more. */
-void tlb_protect(struct tr_engine *eng, uint64_t gpa);
+/*
+ * No virtual CPU may write page `gpa`, which code[] says is translated, unseen any more, but one that is in the middle
+ * of a store already. False: there may be such a one. Not in translated code.
+ */
+bool tlb_protect(struct tr_engine *eng, uint64_t gpa);
 
 /* Flags between the two forms that C sees. */
 static inline void flags_to_cpu(struct tr_vcpu *v)

@@ -80,8 +80,17 @@ static void entry_drop(struct tlb_entry *e)
 	e->meta = 0;
 }
 
+static void write_filter_clear(struct tr_vcpu *v, bool global)
+{
+	for (unsigned i = 0; i < ARRAY_LEN(v->write_filter[global]); i++)
+		atomic_store_explicit(&v->write_filter[global][i], 0, memory_order_relaxed);
+}
+
 static void flush_local(struct tr_vcpu *v)
 {
+	if (v->local_writes)
+		write_filter_clear(v, false);
+	v->local_writes = false;
 	if (v->tlb_logged <= ARRAY_LEN(v->tlb_log)) {
 		for (unsigned i = 0; i < v->tlb_logged; i++)
 			entry_drop(&v->tlb[v->tlb_log[i] / TLB_ENTRIES][v->tlb_log[i] % TLB_ENTRIES]);
@@ -107,9 +116,11 @@ void tlb_flush_all(struct x86_cpu *cpu, bool global, int pcid)
 	for (unsigned m = 0; v->tlb_filled && m < MMU_MODES; m++)
 		for (unsigned i = 0; i < TLB_ENTRIES; i++)
 			entry_drop(&v->tlb[m][i]);
-	v->tlb_filled = false;
-	for (unsigned i = 0; i < ARRAY_LEN(v->write_filter); i++)
-		atomic_store_explicit(&v->write_filter[i], 0, memory_order_relaxed);
+	if (v->tlb_filled) {
+		write_filter_clear(v, false);
+		write_filter_clear(v, true);
+	}
+	v->tlb_filled = v->local_writes = false;
 	v->tlb_logged = 0;
 	v->large_user = v->large_kernel = false;
 	jc_flush(v);
@@ -193,12 +204,17 @@ void tlb_flush_page(struct x86_cpu *cpu, uint64_t va, int pcid)
 		jc_flush_local(v);
 }
 
+static bool may_have_written(const struct tr_vcpu *v, uint64_t gpa)
+{
+	uint64_t page = gpa >> PAGE_SHIFT;
+	unsigned word = page % WRITE_FILTER_BITS / 64;
+	return (atomic_load(&v->write_filter[false][word]) | atomic_load(&v->write_filter[true][word])) &
+	       BIT(page % 64);
+}
+
 /* Leaves entries whose write tag another thread reads in place: only its store is atomic, and only towards TLB_NONE. */
 static void protect(struct tr_vcpu *v, uint64_t gpa)
 {
-	uint64_t page = gpa >> PAGE_SHIFT;
-	if (!(atomic_load(&v->write_filter[page % WRITE_FILTER_BITS / 64]) & BIT(page % 64)))
-		return;
 	for (unsigned m = 0; m < MMU_MODES; m++) {
 		for (unsigned i = 0; i < TLB_ENTRIES; i++) {
 			struct tlb_entry *e = &v->tlb[m][i];
@@ -208,14 +224,25 @@ static void protect(struct tr_vcpu *v, uint64_t gpa)
 	}
 }
 
-void tlb_protect(struct tr_engine *eng, uint64_t gpa)
+/*
+ * False: `v` is running, and may be between a look at its TLB and the store. The filter tells, rather than the TLB,
+ * where another entry may have come into the place since.
+ */
+static bool protect_from(struct tr_vcpu *v, uint64_t gpa)
 {
-	for (unsigned c = 0; c < eng->cpus; c++) {
-		if (!eng->vcpu[c])
-			continue;
-		window_protect(eng->vcpu[c], gpa);
-		protect(eng->vcpu[c], gpa);
-	}
+	bool written = may_have_written(v, gpa), apart = !window_protect(v, gpa);
+	if (written)
+		protect(v, gpa);
+	return !(written || apart) || !atomic_load(&v->in_code);
+}
+
+bool tlb_protect(struct tr_engine *eng, uint64_t gpa)
+{
+	bool done = true;
+	for (unsigned c = 0; c < eng->cpus; c++)
+		if (eng->vcpu[c] && !protect_from(eng->vcpu[c], gpa))
+			done = false;
+	return done;
 }
 
 static bool flat(const struct x86_segment *s)

@@ -118,8 +118,9 @@ struct tr_vcpu {
 	struct itlb_entry itlb[MMU_MODES][ITLB_ENTRIES];
 	uint64_t exec_filter[2][EXEC_FILTER_BITS /
 				64]; /* hashed pages that jc may have entries of; by half of the address space */
-	_Atomic uint64_t
-		write_filter[WRITE_FILTER_BITS / 64]; /* by RAM page, hashed: write tags of it may be in the TLB */
+	_Atomic uint64_t write_filter[2][WRITE_FILTER_BITS / 64]; /* by RAM page, hashed: write tags of it may be in the
+								     TLB; from mappings that are not global, global */
+	bool local_writes;                                        /* the former is not empty */
 	struct windows windows;
 	struct direct direct;
 	struct tr_engine *engine;

@@ -161,16 +161,18 @@ void window_flush_page(struct tr_vcpu *v, uint64_t va)
 	window_unlock(&w->lock);
 }
 
-void window_protect(struct tr_vcpu *v, uint64_t gpa)
+bool window_protect(struct tr_vcpu *v, uint64_t gpa)
 {
 	struct windows *w = &v->windows;
+	bool done = true;
 	window_lock(&w->lock);
 	for (unsigned n = 0; n < WINDOW_SPACES; n++)
-		if (w->space[n])
-			space_protect(v, w->space[n], gpa);
+		if (w->space[n] && !space_protect(v, w->space[n], gpa))
+			done = false;
 	if (w->kernel)
 		space_protect(v, w->kernel, gpa);
 	window_unlock(&w->lock);
+	return done;
 }
 
 void window_regions_add(struct tr_vcpu *v, struct window_space *s)

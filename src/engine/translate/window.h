@@ -162,7 +162,10 @@ void window_give_chances(struct tr_vcpu *v, uint64_t tsc);
 /* The TLB's upkeep: one page, or all of the address space at hand, global pages or not. General registers only. */
 void window_flush_page(struct tr_vcpu *v, uint64_t va);
 void window_flush(struct tr_vcpu *v, bool global);
-/* No store of user code reaches RAM page `gpa` unseen any more. Exclusive. */
-void window_protect(struct tr_vcpu *v, uint64_t gpa);
+/*
+ * No store through windows reaches RAM page `gpa` any more. False: what runs directly could store there, and can until
+ * it is stopped. Any thread.
+ */
+bool window_protect(struct tr_vcpu *v, uint64_t gpa);
 
 #endif

@@ -442,17 +442,20 @@ bool space_guest_address(const struct window_space *s, uint64_t address, uint64_
 	return false;
 }
 
-void space_protect(struct tr_vcpu *v, struct window_space *s, uint64_t gpa)
+bool space_protect(struct tr_vcpu *v, struct window_space *s, uint64_t gpa)
 {
+	bool apart = false;
 	for (unsigned i = 0; i < s->count; i++) {
 		struct window_page *p = &s->page[i];
 		if (gpa - p->gpa >= window_page_size(p) || !(p->va & WINDOW_WRITABLE))
 			continue;
 		if (p->va & WINDOW_LARGE && space_is_kernel(s) && p->holes < HOLES_MAX && hole(v, s, p, gpa - p->gpa))
 			continue;
+		apart |= p->va & WINDOW_APART;
 		hide(v, s, p);
 		i--; /* another is in its place */
 	}
+	return !apart;
 }
 
 void space_forget(const struct window_space *s)

@@ -66,8 +66,8 @@ struct window_page *space_page_of(struct window_space *s, uint64_t va); /* the p
 bool space_show(struct tr_vcpu *v, struct window_space *s, uint64_t va, const struct x86_mapping *m, bool write);
 /* Compares what is stale or pending with the page tables. What is not true any more goes. */
 void space_revalidate(struct tr_vcpu *v, struct window_space *s);
-/* RAM page `gpa` is not to be written through windows. */
-void space_protect(struct tr_vcpu *v, struct window_space *s, uint64_t gpa);
+/* RAM page `gpa` is not to be written through windows. False: it could be written in the process as well. */
+bool space_protect(struct tr_vcpu *v, struct window_space *s, uint64_t gpa);
 /*
  * window_apart.c: what the process that has the space is shown. Nothing of it is done before direct_settle has it done.
  *
