@@ -134,6 +134,90 @@ TEST(exchanged_under_user_code)
 	CHECK_EQ(last_trap()->cr2, USER_CODE + PAGE);
 }
 
+/*
+ * The same, in address spaces that take turns: while one runs, another's page is exchanged, its bytes are changed, or
+ * it is not to be executed any more. What was known of a space when it ran last is true only as far as its tables still
+ * say so.
+ */
+#define SPACES 6
+struct turn {
+	u64 cr3, *own, *next;
+	u8 *bytes; /* of the page called */
+	u32 returns;
+};
+/* A copy of the address space at hand, with the tables by which USER_CODE is found for itself. */
+static u64 space_of_its_own(void)
+{
+	u64 first = read_cr3(), top = (u64)alloc_pages(1);
+	memcpy((void *)top, (void *)first, PAGE);
+	write_cr3(top);
+	for (unsigned level = 4; level > 1; level--) {
+		u64 *entry = walk(USER_CODE, level, false), table = (u64)alloc_pages(1);
+		memcpy((void *)table, (void *)(*entry & PTE_ADDR), PAGE);
+		*entry = table | (*entry & ~PTE_ADDR);
+	}
+	write_cr3(first);
+	return top;
+}
+static void turn_begin(struct turn *t, u32 returns)
+{
+	u64 first = read_cr3();
+	t->cr3 = space_of_its_own();
+	t->returns = returns;
+	t->bytes = page_that_returns(returns);
+	write_cr3(t->cr3);
+	t->own = walk(USER_CODE, 1, false);
+	t->next = walk(USER_CODE + PAGE, 1, true);
+	*t->next = (u64)t->bytes | PTE_USER;
+	write_cr3(first);
+}
+static void turn_change(struct turn *t, const u64 own[2], unsigned how)
+{
+	switch (how) {
+	case 0:
+		t->bytes = page_that_returns(++t->returns);
+		*t->next = (u64)t->bytes | PTE_USER;
+		break;
+	case 1:
+		t->returns += 100;
+		memcpy(t->bytes + 1, &t->returns, sizeof(t->returns));
+		break;
+	case 2:
+		*t->own = own[random64() & 1];
+		break;
+	case 3:
+		*t->next ^= PTE_NX;
+		break;
+	default:
+		break;
+	}
+}
+TEST(spaces_take_turns)
+{
+	struct frame f = user_code(user_call, user_call_end, 64);
+	u64 first = read_cr3(), own[2] = {*walk(USER_CODE, 1, true), 0};
+	own[1] = (u64)page_with((void *)USER_CODE, (u8 *)USER_CODE + 64) | PTE_USER;
+	static struct turn turns[SPACES];
+	walk(USER_CODE + PAGE, 1, true);
+	for (unsigned i = 0; i < SPACES; i++)
+		turn_begin(&turns[i], 1000 * (i + 1));
+	for (unsigned i = 0; i < 1500; i++) {
+		unsigned few = i < 500 ? 2 : i < 1000 ? 3 : SPACES;
+		turn_change(&turns[random64() % few], own, random64() % 16);
+		const struct turn *t = &turns[random64() % few];
+		write_cr3(t->cr3);
+		for (unsigned again = 0; again < 3; again++) {
+			const struct trap *trap = run_frame(&f);
+			CHECK_EQ(trap->f.vector, *t->next & PTE_NX ? PF : 0x80);
+			if (*t->next & PTE_NX)
+				continue;
+			CHECK_EQ(trap->f.rax, t->returns);
+			CHECK_EQ(trap->f.rdx, t->returns);
+		}
+		write_cr3(first);
+	}
+}
+
 /* Operands as far away as can be said, and beyond a boundary that a translator may treat as one. */
 SNIPPET(count_behind, 64, "1: incq 1b+4104(%rip); movq 1b+4104(%rip), %rax; ret");
 SNIPPET(count_above, 64, "1: incq 1b+0x7ffff000(%rip); movq 1b+0x7ffff000(%rip), %rax; ret");

@@ -193,6 +193,7 @@ static void vcpu_destroy(struct engine_vcpu *ev)
 	struct tr_vcpu *v = (struct tr_vcpu *)ev;
 	v->engine->vcpu[v->index] = NULL;
 	window_vcpu_destroy(v);
+	quick_saved_free(v);
 	thunk_destroy(v->thunk);
 	host_memory_free(v, VCPU_SIZE);
 }

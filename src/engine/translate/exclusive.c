@@ -9,6 +9,7 @@ static void forget(struct tr_vcpu *v)
 	if (atomic_exchange(&v->forget, 0) & FORGET_FARS)
 		quick_fars_lost(v);
 	jc_flush(v);
+	quick_saved_forget(v);
 	host_unlock(&eng->lock);
 }
 

@@ -4,14 +4,6 @@
 #include "engine/translate/code.h"
 #include "engine/translate/light.h"
 
-static void list_add(struct quick_list *list, uint32_t at)
-{
-	if (list->count < QUICK_LOG)
-		list->at[list->count] = at;
-	if (list->count <= QUICK_LOG)
-		list->count++;
-}
-
 /* How many there are to go through, and number `i` of them: where they are too many to tell, all `most`. */
 static uint32_t list_length(const struct quick_list *list, uint32_t most)
 {
@@ -28,28 +20,43 @@ static const struct quick_jump none = {0, 0}, none_first = {1, 0};
 
 static void jump_forget(struct tr_vcpu *v, bool kernel, unsigned index)
 {
-	struct quick_tables *q = &v->quick[kernel];
 	const struct quick_jump first = {-QUICK_FIRST, (uint64_t)(uintptr_t)v->engine->glue_jump_first};
-	q->jump[index] = index ? none : first;
-	q->second[index] = index ? none : none_first;
+	v->quick[kernel].jump[index] = index ? none : first;
+}
+
+static void second_forget(struct tr_vcpu *v, bool kernel, unsigned index)
+{
+	v->quick[kernel].second[index] = index ? none : none_first;
+}
+
+static void begin(struct tr_vcpu *v, bool kernel)
+{
+	jump_forget(v, kernel, 0);
+	second_forget(v, kernel, 0);
 }
 
 void quick_begin(struct tr_vcpu *v, bool kernel)
 {
 	if (!v->quick_log[kernel].begun)
-		jump_forget(v, kernel, 0);
+		begin(v, kernel);
 	v->quick_log[kernel].begun = true;
 }
 
 void quick_jump_fill(struct tr_vcpu *v, bool kernel, uint64_t linear, const struct block *b)
 {
 	struct quick_tables *q = &v->quick[kernel];
+	struct quick_log *log = &v->quick_log[kernel];
 	unsigned index = linear % QUICK_ENTRIES;
-	struct quick_jump *e = index ? &q->jump[index] : &q->second[0];
-	if (!e->minus)
-		list_add(&v->quick_log[kernel].jump, index);
-	else if (index && e->minus != -linear)
-		q->second[index] = *e;
+	struct quick_jump *e = &q->jump[index], *second = &q->second[index];
+	if (!index) {
+		e = second; /* always in the list */
+	} else if (!e->minus) {
+		quick_list_add(&log->jump, index);
+	} else if (e->minus != -linear) {
+		if (!second->minus)
+			quick_list_add(&log->second, index);
+		*second = *e;
+	}
 	*e = (struct quick_jump){-linear, (uint64_t)(uintptr_t)block_entry_quick(v->engine, b)};
 }
 
@@ -79,7 +86,7 @@ bool quick_page_is_at(struct tr_vcpu *v, bool kernel, const struct code_page *pa
 	struct code_place *p = &v->place[page->slot][kernel];
 	if (p->seen)
 		return p->linear == (linear & PAGE_MASK);
-	list_add(&v->quick_log[kernel].page, page->slot);
+	quick_list_add(&v->quick_log[kernel].page, page->slot);
 	p->linear = linear & PAGE_MASK;
 	show_at(v, kernel, page->slot);
 	return true;
@@ -92,7 +99,7 @@ void quick_far_fill(struct tr_vcpu *v, bool kernel, const struct far_jump *jump,
 	if (!from->page || !quick_page_known(v, kernel, page_of(v->engine, from->page), v->vpage) ||
 	    !quick_page_known(v, kernel, page_of(v->engine, b->page), linear) || v->far[jump->index] == to)
 		return;
-	list_add(&v->quick_log[kernel].far, jump->index);
+	quick_list_add(&v->quick_log[kernel].far, jump->index);
 	v->far[jump->index] = to;
 }
 
@@ -101,11 +108,9 @@ static void far_forget(struct tr_vcpu *v, uint32_t index)
 	v->far[index] = (uint64_t)(uintptr_t)host_at(v->engine, v->engine->far_cold[index]);
 }
 
-/* Is the page of code where it was, by the page tables as they are? */
-static bool page_stays(struct tr_vcpu *v, uint32_t slot)
+bool quick_page_stays(struct tr_vcpu *v, uint32_t slot, uint64_t linear)
 {
 	const struct tr_engine *eng = v->engine;
-	uint64_t linear = v->place[slot][0].linear;
 	struct x86_mapping m;
 	if (!mmu_probe(&v->cpu, linear, ACC_EXEC | ACC_USER, &m) ||
 	    (m.gpa & PAGE_MASK) != page_of(eng, eng->slot_page[slot])->gpa)
@@ -118,7 +123,8 @@ static bool pages_stay(struct tr_vcpu *v)
 {
 	const struct quick_list *pages = &v->quick_log[0].page;
 	uint32_t n = 0;
-	while (pages->count <= QUICK_LOG && n < pages->count && page_stays(v, pages->at[n]))
+	while (pages->count <= QUICK_LOG && n < pages->count &&
+	       quick_page_stays(v, pages->at[n], v->place[pages->at[n]][0].linear))
 		n++;
 	return n == pages->count;
 }
@@ -127,8 +133,13 @@ void quick_user_refresh(struct tr_vcpu *v)
 {
 	const struct quick_log *log = &v->quick_log[0];
 	bool used = log->jump.count || log->far.count; /* else there is nothing that a look at each page could save */
-	if (v->cpu.cr3 != v->quick_cr3 || !used || v->engine->no_reuse || !pages_stay(v))
+	bool other = v->cpu.cr3 != v->quick_cr3, reuse = !v->engine->no_reuse;
+	if (other && used && reuse)
+		quick_save(v, v->quick_cr3);
+	if (other || !used || !reuse || !pages_stay(v))
 		quick_flush(v, false);
+	if (other && reuse)
+		quick_restore(v, v->cpu.cr3);
 	v->quick_cr3 = v->cpu.cr3;
 	v->quick_stale = false;
 }
@@ -143,6 +154,8 @@ void quick_flush(struct tr_vcpu *v, bool kernel)
 	struct quick_log *log = &v->quick_log[kernel];
 	for (uint32_t i = 0; i < list_length(&log->jump, QUICK_ENTRIES); i++)
 		jump_forget(v, kernel, list_at(&log->jump, i));
+	for (uint32_t i = 0; i < list_length(&log->second, QUICK_ENTRIES); i++)
+		second_forget(v, kernel, list_at(&log->second, i));
 	for (uint32_t i = 0; i < list_length(&log->page, CODE_SLOTS); i++)
 		v->place[list_at(&log->page, i)][kernel].seen = 0;
 	uint32_t fars = atomic_load(&v->engine->fars_known);
@@ -150,7 +163,7 @@ void quick_flush(struct tr_vcpu *v, bool kernel)
 		if (list_at(&log->far, i) < fars)
 			far_forget(v, list_at(&log->far, i));
 	if (log->begun)
-		jump_forget(v, kernel, 0);
-	log->jump.count = log->page.count = log->far.count = 0;
+		begin(v, kernel);
+	log->jump.count = log->second.count = log->page.count = log->far.count = 0;
 	v->quick_lost = true;
 }

@@ -24,7 +24,8 @@ struct far_jump;
 
 #define QUICK_BITS 16
 #define QUICK_ENTRIES (1u << QUICK_BITS)
-#define QUICK_LOG 4096
+#define QUICK_LOG 32768
+#define QUICK_SPACES 4        /* address spaces of which is kept what was known */
 #define CODE_SLOTS (1u << 15) /* pages of code that there can be */
 #define FAR_JUMPS (1u << 18)  /* direct jumps to other pages; those beyond go by the table */
 
@@ -60,9 +61,18 @@ struct quick_list {
 	uint32_t at[QUICK_LOG];
 };
 
+static inline void quick_list_add(struct quick_list *list, uint32_t at)
+{
+	if (list->count < QUICK_LOG)
+		list->at[list->count] = at;
+	if (list->count <= QUICK_LOG)
+		list->count++;
+}
+
 struct quick_log {
 	bool begun;
 	struct quick_list jump; /* indices */
+	struct quick_list second;
 	struct quick_list page; /* code_page.slot */
 	struct quick_list far;  /* far_jump.index */
 };
@@ -84,10 +94,19 @@ void quick_deltas_changed(struct tr_vcpu *v, bool kernel);
 void quick_flush(struct tr_vcpu *v, bool kernel);
 /* The cache has been emptied: at the next flush all far pointers go, whatever is known of them. */
 void quick_fars_lost(struct tr_vcpu *v);
+/* Is the page of code at `linear`, by the page tables as they are? */
+bool quick_page_stays(struct tr_vcpu *v, uint32_t slot, uint64_t linear);
 /*
- * User code is about to run, and what is known of where it is has been flushed: if it is the same address space and all
- * the pages are where they were, as nearly always, it is still known.
+ * User code is about to run, and what is known of where it is has been flushed: if all the pages are where they were
+ * when this address space ran last, as nearly always, it is still known.
  */
 void quick_user_refresh(struct tr_vcpu *v);
+
+/* quick_saved.c: what is known of user code is kept for this address space; and is known again, if it is still true. */
+void quick_save(struct tr_vcpu *v, uint64_t cr3);
+void quick_restore(struct tr_vcpu *v, uint64_t cr3);
+/* Blocks have gone. */
+void quick_saved_forget(struct tr_vcpu *v);
+void quick_saved_free(struct tr_vcpu *v);
 
 #endif

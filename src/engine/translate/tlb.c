@@ -28,7 +28,8 @@ static void jc_forget_logged(struct tr_vcpu *v, unsigned i)
 	v->jc[v->jc_log[i] / JC_ENTRIES][v->jc_log[i] % JC_ENTRIES].tag = JC_NONE(v->jc_log[i]);
 }
 
-void jc_flush(struct tr_vcpu *v)
+/* All but the quick tables of user code. */
+static void flush_lookups(struct tr_vcpu *v)
 {
 	if (v->jc_logged <= ARRAY_LEN(v->jc_log)) {
 		for (unsigned i = 0; i < v->jc_logged; i++)
@@ -43,15 +44,21 @@ void jc_flush(struct tr_vcpu *v)
 	filter_clear(v, 1);
 	v->exec_local = v->exec_low = false;
 	v->jc_logged = 0;
-	quick_flush(v, false);
 	quick_flush(v, true);
+}
+
+void jc_flush(struct tr_vcpu *v)
+{
+	flush_lookups(v);
+	quick_flush(v, false);
 }
 
 /* Forgets where code is in the user's half; the kernel's is in global pages. */
 void jc_flush_local(struct tr_vcpu *v)
 {
+	v->quick_stale = true;
 	if (v->exec_local) {
-		jc_flush(v);
+		flush_lookups(v);
 		return;
 	}
 	if (v->jc_logged > ARRAY_LEN(v->jc_log)) {
@@ -70,7 +77,6 @@ void jc_flush_local(struct tr_vcpu *v)
 	itlb_clear(v, MMU_USER);
 	if (!v->exec_low)
 		filter_clear(v, 0);
-	v->quick_stale = true;
 }
 
 static void entry_drop(struct tlb_entry *e)
@@ -124,6 +130,7 @@ void tlb_flush_all(struct x86_cpu *cpu, bool global, int pcid)
 	v->tlb_logged = 0;
 	v->large_user = v->large_kernel = false;
 	jc_flush(v);
+	quick_saved_forget(v);
 }
 
 /*
@@ -225,8 +232,8 @@ static void protect(struct tr_vcpu *v, uint64_t gpa)
 }
 
 /*
- * False: `v` is running, and may be between a look at its TLB and the store. The filter tells, rather than the TLB,
- * where another entry may have come into the place since.
+ * False: `v` is running, or about to (vcpu_code_enter), and may be between a look at its TLB and the store. The filter
+ * tells, rather than the TLB, where another entry may have come into the place since.
  */
 static bool protect_from(struct tr_vcpu *v, uint64_t gpa)
 {

@@ -1,0 +1,151 @@
+/*
+ * What is known of where an address space's code is, kept while another one runs: programs that take turns find it
+ * again. It may be used again if each page of code is where it was, by the page tables as they are then, and no block
+ * has gone since. Compiled for general registers only.
+ */
+#include "engine/translate/code.h"
+#include "engine/translate/light.h"
+#include "engine/translate/quick.h"
+#include "engine/translate/window_space.h"
+
+struct quick_saved {
+	uint64_t cr3;    /* what it was when this was known; QUICK_FREE: nothing is */
+	uint32_t common; /* KEY_COMMON of all blocks */
+	uint64_t used;   /* when, for who must go */
+	unsigned turns;  /* so often it was known again, since it was found out */
+	unsigned pages, jumps, seconds, fars;
+	struct {
+		uint64_t linear;
+		uint32_t slot;
+	} page[QUICK_LOG];
+	struct saved_jump {
+		struct quick_jump jump;
+		uint32_t index;
+	} jump[QUICK_LOG], second[QUICK_LOG];
+	struct {
+		uint64_t host;
+		uint32_t index;
+	} far[QUICK_LOG];
+};
+#define QUICK_FREE UINT64_MAX
+
+/*
+ * So many turns, and it is found out anew: what the program does not use any more is not to be kept, for programs that
+ * take turns often.
+ */
+#define TURNS 8
+
+static struct quick_saved *find(const struct tr_vcpu *v, uint64_t cr3)
+{
+	for (unsigned i = 0; i < QUICK_SPACES; i++)
+		if (v->quick_saved[i] && v->quick_saved[i]->cr3 == cr3)
+			return v->quick_saved[i];
+	return NULL;
+}
+
+/* One for `cr3`; NULL: there is no memory. */
+static struct quick_saved *take(struct tr_vcpu *v, uint64_t cr3)
+{
+	struct quick_saved **oldest = &v->quick_saved[0], *s = find(v, cr3);
+	if (s)
+		return s;
+	for (unsigned i = 0; i < QUICK_SPACES; i++) {
+		struct quick_saved **at = &v->quick_saved[i];
+		if (!*at)
+			return *at = host_memory_alloc(sizeof(**at));
+		if ((*at)->cr3 == QUICK_FREE)
+			return *at;
+		if ((*at)->used < (*oldest)->used)
+			oldest = at;
+	}
+	return *oldest;
+}
+
+static bool fits(const struct quick_log *log)
+{
+	return log->page.count <= QUICK_LOG && log->jump.count <= QUICK_LOG && log->second.count <= QUICK_LOG &&
+	       log->far.count <= QUICK_LOG;
+}
+
+static unsigned jumps_save(struct saved_jump *saved, const struct quick_list *list, const struct quick_jump *table)
+{
+	for (unsigned i = 0; i < list->count; i++)
+		saved[i] = (struct saved_jump){table[list->at[i]], list->at[i]};
+	return list->count;
+}
+
+static void jumps_restore(const struct saved_jump *saved, unsigned n, struct quick_list *list, struct quick_jump *table)
+{
+	for (unsigned i = 0; i < n; i++) {
+		quick_list_add(list, saved[i].index);
+		table[saved[i].index] = saved[i].jump;
+	}
+}
+
+void quick_save(struct tr_vcpu *v, uint64_t cr3)
+{
+	const struct quick_log *log = &v->quick_log[false];
+	struct quick_saved *s = fits(log) ? take(v, cr3) : NULL;
+	if (!s)
+		return;
+	s->cr3 = cr3;
+	s->common = v->jc_common;
+	s->used = ++v->quick_saves;
+	s->turns = v->quick_turns;
+	s->pages = log->page.count;
+	for (unsigned i = 0; i < s->pages; i++) {
+		s->page[i].slot = log->page.at[i];
+		s->page[i].linear = v->place[log->page.at[i]][false].linear;
+	}
+	s->jumps = jumps_save(s->jump, &log->jump, v->quick[false].jump);
+	s->seconds = jumps_save(s->second, &log->second, v->quick[false].second);
+	s->fars = log->far.count;
+	for (unsigned i = 0; i < s->fars; i++) {
+		s->far[i].index = log->far.at[i];
+		s->far[i].host = v->far[log->far.at[i]];
+	}
+}
+
+static bool stays(struct tr_vcpu *v, const struct quick_saved *s)
+{
+	for (unsigned i = 0; i < s->pages; i++)
+		if (!quick_page_stays(v, s->page[i].slot, s->page[i].linear))
+			return false;
+	return true;
+}
+
+void quick_restore(struct tr_vcpu *v, uint64_t cr3)
+{
+	struct quick_log *log = &v->quick_log[false];
+	struct quick_saved *s = find(v, cr3);
+	v->quick_turns = 0;
+	if (!s)
+		return;
+	s->cr3 = QUICK_FREE;
+	if (s->turns == TURNS || s->common != v->jc_common || !stays(v, s))
+		return;
+	v->quick_turns = s->turns + 1;
+	for (unsigned i = 0; i < s->pages; i++)
+		quick_page_is_at(v, false, page_of(v->engine, v->engine->slot_page[s->page[i].slot]),
+				 s->page[i].linear);
+	jumps_restore(s->jump, s->jumps, &log->jump, v->quick[false].jump);
+	jumps_restore(s->second, s->seconds, &log->second, v->quick[false].second);
+	for (unsigned i = 0; i < s->fars; i++) {
+		quick_list_add(&log->far, s->far[i].index);
+		v->far[s->far[i].index] = s->far[i].host;
+	}
+}
+
+void quick_saved_forget(struct tr_vcpu *v)
+{
+	for (unsigned i = 0; i < QUICK_SPACES; i++)
+		if (v->quick_saved[i])
+			v->quick_saved[i]->cr3 = QUICK_FREE;
+}
+
+void quick_saved_free(struct tr_vcpu *v)
+{
+	for (unsigned i = 0; i < QUICK_SPACES; i++)
+		if (v->quick_saved[i])
+			host_memory_free(v->quick_saved[i], sizeof(*v->quick_saved[i]));
+}
