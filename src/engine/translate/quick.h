@@ -77,6 +77,12 @@ struct quick_log {
 	struct quick_list far;  /* far_jump.index */
 };
 
+/* How often what is known of an address space was known again, of how often it may be; and how much was known before.
+ */
+struct quick_turns {
+	unsigned taken, most, before;
+};
+
 /* `kernel`: CPL 0's, not user code's. Code with windows is going to run. */
 void quick_begin(struct tr_vcpu *v, bool kernel);
 void quick_jump_fill(struct tr_vcpu *v, bool kernel, uint64_t linear, const struct block *b);

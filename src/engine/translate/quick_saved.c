@@ -12,7 +12,7 @@ struct quick_saved {
 	uint64_t cr3;    /* what it was when this was known; QUICK_FREE: nothing is */
 	uint32_t common; /* KEY_COMMON of all blocks */
 	uint64_t used;   /* when, for who must go */
-	unsigned turns;  /* so often it was known again, since it was found out */
+	struct quick_turns turns;
 	unsigned pages, jumps, seconds, fars;
 	struct {
 		uint64_t linear;
@@ -31,9 +31,10 @@ struct quick_saved {
 
 /*
  * So many turns, and it is found out anew: what the program does not use any more is not to be kept, for programs that
- * take turns often.
+ * take turns often. Where most of it has come back when the turns are over, there are twice as many.
  */
 #define TURNS 8
+#define TURNS_MOST 512
 
 static struct quick_saved *find(const struct tr_vcpu *v, uint64_t cr3)
 {
@@ -82,6 +83,19 @@ static void jumps_restore(const struct saved_jump *saved, unsigned n, struct qui
 	}
 }
 
+static unsigned entries(const struct quick_saved *s)
+{
+	return s->jumps + s->seconds + s->fars;
+}
+
+/* All turns have been taken: how many there are to be next. */
+static struct quick_turns turns_next(const struct quick_saved *s)
+{
+	unsigned now = entries(s), before = s->turns.before;
+	bool in_vain = before && now > before / 2;
+	return (struct quick_turns){.before = now, .most = in_vain ? MIN(2 * s->turns.most, TURNS_MOST) : TURNS};
+}
+
 void quick_save(struct tr_vcpu *v, uint64_t cr3)
 {
 	const struct quick_log *log = &v->quick_log[false];
@@ -91,7 +105,6 @@ void quick_save(struct tr_vcpu *v, uint64_t cr3)
 	s->cr3 = cr3;
 	s->common = v->jc_common;
 	s->used = ++v->quick_saves;
-	s->turns = v->quick_turns;
 	s->pages = log->page.count;
 	for (unsigned i = 0; i < s->pages; i++) {
 		s->page[i].slot = log->page.at[i];
@@ -104,6 +117,7 @@ void quick_save(struct tr_vcpu *v, uint64_t cr3)
 		s->far[i].index = log->far.at[i];
 		s->far[i].host = v->far[log->far.at[i]];
 	}
+	s->turns = v->quick_turns;
 }
 
 static bool stays(struct tr_vcpu *v, const struct quick_saved *s)
@@ -118,13 +132,16 @@ void quick_restore(struct tr_vcpu *v, uint64_t cr3)
 {
 	struct quick_log *log = &v->quick_log[false];
 	struct quick_saved *s = find(v, cr3);
-	v->quick_turns = 0;
+	v->quick_turns = (struct quick_turns){.most = TURNS};
 	if (!s)
 		return;
 	s->cr3 = QUICK_FREE;
-	if (s->turns == TURNS || s->common != v->jc_common || !stays(v, s))
+	if (s->turns.taken == s->turns.most)
+		v->quick_turns = turns_next(s);
+	if (s->turns.taken == s->turns.most || s->common != v->jc_common || !stays(v, s))
 		return;
-	v->quick_turns = s->turns + 1;
+	v->quick_turns = s->turns;
+	v->quick_turns.taken++;
 	for (unsigned i = 0; i < s->pages; i++)
 		quick_page_is_at(v, false, page_of(v->engine, v->engine->slot_page[s->page[i].slot]),
 				 s->page[i].linear);

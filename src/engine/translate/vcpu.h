@@ -148,7 +148,7 @@ struct tr_vcpu {
 	uint64_t quick_cr3; /* CR3 that it was filled by */
 	struct quick_saved *quick_saved[QUICK_SPACES]; /* by other CR3s; NULL: not needed yet */
 	uint64_t quick_saves;
-	unsigned quick_turns; /* so often what is in it has been known again */
+	struct quick_turns quick_turns; /* of what is in quick[0] */
 	uint16_t tlb_log[4096], jc_log[8192];
 	uint32_t jc_common, jc_shared; /* KEY_COMMON bits of all blocks in jc; the key of those in its JC_LEGACY */
 	uint32_t jc_window;            /* KEY_WINDOW of CPL 0's code, which decides what its JC_KERNEL_AC may hold */
