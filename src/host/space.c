@@ -8,11 +8,13 @@
 #include "host/space_program.h"
 
 #include <elf.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/ptrace.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/user.h>
@@ -73,9 +75,14 @@ static void let_kicks(bool through)
 
 /* --- stops */
 
-static bool wait_stop(const struct host_space *s, int *status)
+static bool wait_stop(struct host_space *s, int *status)
 {
-	return RETRY_EINTR(waitpid(s->pid, status, __WALL)) == s->pid && WIFSTOPPED(*status);
+	struct rusage usage;
+
+	if (RETRY_EINTR(wait4(s->pid, status, __WALL, &usage)) != s->pid || !WIFSTOPPED(*status))
+		return false;
+	s->page_faults = (uint64_t)usage.ru_minflt;
+	return true;
 }
 
 static bool resume(const struct host_space *s, bool calls)
@@ -143,7 +150,7 @@ static bool remote_call(struct host_space *s, long number, uint64_t a, uint64_t 
 
 /* --- making one */
 
-static bool seize(const struct host_space *s)
+static bool seize(struct host_space *s)
 {
 	int status;
 
@@ -168,23 +175,30 @@ static bool faults(struct host_space *s, const uint8_t *label)
 	return signal_of_routine(s, &regs) == SIGSEGV;
 }
 
-#define TRIES 12
-
-/* The least of a few. */
-static bool time_stops(struct host_space *s)
+static bool stops(struct host_space *s)
 {
-	struct host_space_state state = {.rflags = 2, .sel = {0, HOST_SPACE_CS, HOST_SPACE_SS, 0, 0, 0}};
+	struct host_space_state state = {
+		.rip = routine(s, host_space_stop), .rflags = 2, .sel = {0, HOST_SPACE_CS, HOST_SPACE_SS, 0, 0, 0}};
+	uint64_t address;
 
-	s->stop_ns = UINT64_MAX;
-	for (unsigned i = 0; i < TRIES; i++) {
-		uint64_t address, from = host_now_ns();
+	return host_space_run(s, &state, &address) == HOST_SPACE_INT3;
+}
 
-		state.rip = routine(s, host_space_stop);
-		if (host_space_run(s, &state, &address) != HOST_SPACE_INT3)
-			return false;
-		s->stop_ns = MIN(s->stop_ns, host_now_ns() - from);
-	}
-	return true;
+#define FAULTS_TIMED 16
+
+/* What it takes Linux to put a page where there is none yet. */
+static uint64_t time_page_faults(void)
+{
+	const size_t size = FAULTS_TIMED * PAGE_SIZE;
+	volatile uint8_t *p = host_memory_alloc(size);
+	uint64_t from = host_now_ns();
+
+	for (size_t i = 0; p && i < size; i += PAGE_SIZE)
+		p[i] = 1;
+	uint64_t took = (host_now_ns() - from) / FAULTS_TIMED;
+	if (p)
+		host_memory_free((void *)p, size);
+	return took;
 }
 
 /* All signals were blocked so far. */
@@ -197,7 +211,7 @@ static bool set_up(struct host_space *s, unsigned index)
 	    !remote_call(s, SYS_mmap, control_page(s), PAGE_SIZE, PROT_READ, flags, SPACE_FD_CONTROL, offset,
 			 control_page(s)))
 		return false;
-	if (!time_stops(s))
+	if (!stops(s))
 		return false;
 	s->faults = (faults(s, host_space_tsc) ? HOST_SPACE_TSC_FAULTS : 0) |
 		    (faults(s, host_space_int80) ? HOST_SPACE_INT80_FAULTS : 0);
@@ -213,11 +227,13 @@ static struct host_space *make(struct host_spaces *from)
 	if (!s)
 		return NULL;
 	unsigned index = from->made + 1;
-	*s = (struct host_space){.pid = spaces_fork(from),
+	*s = (struct host_space){.cpu = -1,
+				 .pid = spaces_fork(from),
 				 .tracer = (pid_t)syscall(SYS_gettid),
 				 .place = from->place,
 				 .control = from->control + index * PAGE_SIZE};
 	if (s->pid > 0 && set_up(s, index)) {
+		s->page_fault_ns = from->made ? from->space[0]->page_fault_ns : time_page_faults();
 		from->space[from->made++] = s;
 		return s;
 	}
@@ -235,11 +251,6 @@ struct host_space *host_space_create(struct host_spaces *from)
 	return s;
 }
 
-uint64_t host_space_stop_ns(const struct host_space *s)
-{
-	return s->stop_ns;
-}
-
 unsigned host_space_faults(const struct host_space *s)
 {
 	return s->faults;
@@ -255,6 +266,14 @@ uint64_t host_space_time_ns(struct host_space *s)
 	if (!clock_gettime(clock, &ts))
 		s->time_seen = (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
 	return s->time_seen - before;
+}
+
+uint64_t host_space_page_faults_ns(struct host_space *s)
+{
+	uint64_t n = s->page_faults - s->page_faults_seen;
+
+	s->page_faults_seen = s->page_faults;
+	return n * s->page_fault_ns;
 }
 
 /* --- what is shown */
@@ -401,9 +420,27 @@ static enum host_space_stop at_signal(const siginfo_t *info, struct host_space_s
 	}
 }
 
-/* Until it stops, by itself or kicked. */
-static bool let_run(const struct host_space *s, int *status)
+/*
+ * It runs on the processor of the thread that waits for it. The others may sleep, and to wake one takes longer than
+ * most stops do.
+ */
+static void stay_near(struct host_space *s)
 {
+	int cpu = sched_getcpu();
+	cpu_set_t set;
+
+	if (cpu < 0 || cpu >= CPU_SETSIZE || cpu == s->cpu)
+		return;
+	CPU_ZERO(&set);
+	CPU_SET((unsigned)cpu, &set);
+	if (!sched_setaffinity(s->pid, sizeof(set), &set))
+		s->cpu = cpu;
+}
+
+/* Until it stops, by itself or kicked. */
+static bool let_run(struct host_space *s, int *status)
+{
+	stay_near(s);
 	running = s->pid;
 	let_kicks(true);
 	bool stopped = resume(s, false) && wait_stop(s, status);

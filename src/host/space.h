@@ -40,10 +40,10 @@ struct host_space *host_space_create(struct host_spaces *from);
 /* What raises an exception there, and on other hosts does not: RDTSC and RDTSCP; INT 0x80. */
 enum { HOST_SPACE_TSC_FAULTS = 1, HOST_SPACE_INT80_FAULTS = 2 };
 unsigned host_space_faults(const struct host_space *s);
-/* What it takes to let it run and to hear that it has stopped, in ns. */
-uint64_t host_space_stop_ns(const struct host_space *s);
 /* Time that a processor has spent on it since this was asked before, in ns. */
 uint64_t host_space_time_ns(struct host_space *s);
+/* How much of that went, about, into pages that were shown and had not been touched yet. */
+uint64_t host_space_page_faults_ns(struct host_space *s);
 
 enum { HOST_SPACE_READ = 1, HOST_SPACE_WRITE = 2, HOST_SPACE_EXEC = 4 };
 struct host_space_change {

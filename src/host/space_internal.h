@@ -19,11 +19,13 @@ extern const uint8_t host_space_place[], host_space_filter[], host_space_place_h
 
 struct host_space {
 	pid_t pid, tracer;
+	int cpu; /* that it is to run on, -1: any */
 	uint64_t place;
 	uint8_t *control; /* its control page */
 	size_t xstate;    /* how much Linux wants at a time */
 	unsigned faults;
-	uint64_t stop_ns, time_seen;
+	uint64_t time_seen;
+	uint64_t page_fault_ns, page_faults, page_faults_seen; /* Linux's own, that nobody hears of */
 	bool xstate_seen;
 	uint8_t seen[HOST_SPACE_XSTATE]; /* if so: what its state is */
 	_Alignas(64) uint8_t image[XSTATE_MOST];

@@ -4,21 +4,23 @@
 #include "engine/translate/light.h"
 #include "engine/translate/window_space.h"
 
-#define AFTER_NS 24000000u /* of running with windows */
+#define AFTER_NS 24000000u   /* of running with windows */
+#define AFTER_PAGE_NS 60000u /* and for each page that it has there: twice what it takes to show it anew */
 #define SAMPLE_NS 8000000u
 #define FAULTS_START 4         /* page faults from one sample to the next: more do not let it pay */
-#define FAULTS_STOP 24         /* and with so many it costs */
-#define CREDIT_NS 40000000u    /* what stops may cost beside their share of the time */
-#define HALF_NS 100000000u     /* so much time is looked at, older one counts half */
+#define FAULTS_STOP 64         /* and with so many it costs */
+#define CREDIT_NS 20000000u    /* of gain, to begin with */
+#define HALF_NS 400000000u     /* so much time is looked at, older one counts half */
 #define PATIENCE_NS 500000000u /* until the next try, doubled each time */
 #define PATIENCE_MOST_NS 16000000000u
 #define RETRY_NS 1000000000u
+#define IN_VAIN_MOST 4 /* doublings of that, one for each time that it did not pay */
 
 /* A stretch of it. */
 struct stretch {
 	struct host_space_state state;
-	unsigned stops, trips; /* trips: lists of changes as well */
-	bool unfit;            /* the host would not show what is to be shown */
+	unsigned stops;
+	bool unfit; /* the host would not show what is to be shown */
 	bool lost;
 };
 
@@ -51,8 +53,8 @@ static void start(struct tr_vcpu *v, struct window_space *s)
 	apart_clear(s);
 	window_unlock(&v->windows.lock);
 	s->apart_new = !v->engine->eager_direct;
-	s->account.time = s->account.cost = 0;
-	s->account.since = __builtin_ia32_rdtsc();
+	s->account.gain = ns_to_tsc(v, CREDIT_NS);
+	s->account.cost = 0;
 }
 
 /* The process goes to others, and this address space is translated for a while. */
@@ -62,6 +64,7 @@ static void stop(struct tr_vcpu *v, struct window_space *s)
 	a->patience = a->patience ? MIN(a->patience * 2, ns_to_tsc(v, PATIENCE_MOST_NS)) : ns_to_tsc(v, PATIENCE_NS);
 	a->refused_until = __builtin_ia32_rdtsc() + a->patience;
 	v->direct.refused++;
+	v->direct.in_vain = MIN(v->direct.in_vain + 1, IN_VAIN_MOST);
 	window_lock(&v->windows.lock);
 	apart_clear(s);
 	apart_release(v, s);
@@ -90,6 +93,13 @@ static bool sample_faults(struct tr_vcpu *v, uint64_t tsc)
 	return true;
 }
 
+/* It has run for so long that it may go on for as long as it takes to pay. */
+static bool runs_long(const struct tr_vcpu *v, const struct window_space *s, uint64_t tsc)
+{
+	uint64_t after = ns_to_tsc(v, AFTER_NS + (uint64_t)s->count * AFTER_PAGE_NS) << v->direct.in_vain;
+	return tsc - s->since > after && tsc > s->account.refused_until;
+}
+
 void direct_sample(struct tr_vcpu *v)
 {
 	struct window_space *s = space_here(v);
@@ -98,8 +108,7 @@ void direct_sample(struct tr_vcpu *v)
 		return;
 	if (s->apart && v->direct.fault_rate > 16 * FAULTS_STOP && !v->engine->eager_direct)
 		stop(v, s);
-	else if (!s->apart && v->direct.fault_rate < 16 * FAULTS_START && tsc - s->since > ns_to_tsc(v, AFTER_NS) &&
-		 tsc > s->account.refused_until)
+	else if (!s->apart && v->direct.fault_rate < 16 * FAULTS_START && runs_long(v, s, tsc))
 		start(v, s);
 }
 
@@ -112,22 +121,23 @@ void direct_eagerly(struct tr_vcpu *v)
 }
 
 /*
- * After a stretch. A stop, or a list of changes, costs twice what it takes by itself, with all that follows from it.
- * While that is less than half of the time it runs twice as fast as translated, or nearly.
+ * After a stretch that began at a time-stamp, and in which the process has run for `ran`. It ran twice as fast as
+ * translated, or nearly: that is the gain. All the rest of the time went into stops and what is shown, and costs half
+ * as much again by what follows.
  */
-static void account(struct tr_vcpu *v, struct window_space *s, const struct stretch *r)
+static void account(struct tr_vcpu *v, struct window_space *s, const struct stretch *r, uint64_t since, uint64_t ran)
 {
 	struct direct_account *a = &s->account;
 	uint64_t tsc = __builtin_ia32_rdtsc();
 	v->direct.stops += r->stops;
-	a->cost += 2 * r->trips * ns_to_tsc(v, host_space_stop_ns(s->apart));
-	a->time += tsc - a->since;
-	a->since = tsc;
-	if (a->time > ns_to_tsc(v, HALF_NS)) {
-		a->time /= 2;
+	a->gain += ran;
+	a->cost += tsc - since > ran ? (tsc - since - ran) / 2 * 3 : 0;
+	if (a->gain + a->cost > ns_to_tsc(v, HALF_NS)) {
+		v->direct.in_vain = 0;
+		a->gain /= 2;
 		a->cost /= 2;
 	}
-	if (r->unfit || (a->cost > a->time / 2 + ns_to_tsc(v, CREDIT_NS) && !v->engine->eager_direct))
+	if (r->unfit || (a->cost > a->gain && !v->engine->eager_direct))
 		stop(v, s);
 }
 
@@ -196,14 +206,12 @@ static enum direct_next run_on(struct tr_vcpu *v, struct window_space *s, struct
 	enum direct_next next = DIRECT_AGAIN;
 	for (bool go_on = true; go_on;) {
 		uint64_t address;
-		bool changes = s->changes || s->apart_lost;
 		go_on = false;
 		r->unfit = !direct_settle(v, s);
 		if (r->unfit || poll_wanted(v)) /* not before: a change takes kicks that come meanwhile */
 			break;
 		enum host_space_stop why = host_space_run(s->apart, &r->state, &address);
 		r->stops++;
-		r->trips += 1 + changes;
 		next = stopped(v, s, r, why, address, &go_on);
 	}
 	return next;
@@ -236,6 +244,7 @@ enum direct_next direct_run(struct tr_vcpu *v)
 		stop(v, s);
 		return DIRECT_AGAIN;
 	}
+	uint64_t since = __builtin_ia32_rdtsc();
 	struct stretch r = {.lost = !host_space_set_xstate(process, v->cpu.xsave)};
 	enum direct_next next = DIRECT_AGAIN;
 	direct_state_get(&v->cpu, &r.state);
@@ -247,8 +256,9 @@ enum direct_next direct_run(struct tr_vcpu *v)
 	vcpu_code_leave(v);
 	if (r.lost || !host_space_get_xstate(process, v->cpu.xsave))
 		return lose(v, s);
-	atomic_fetch_add_explicit(&v->direct.time_ns, host_space_time_ns(process), memory_order_relaxed);
-	account(v, s, &r);
+	uint64_t ran = host_space_time_ns(process);
+	atomic_fetch_add_explicit(&v->direct.time_ns, ran, memory_order_relaxed);
+	account(v, s, &r, since, ns_to_tsc(v, ran - MIN(ran, host_space_page_faults_ns(process))));
 	struct x86_exception exc = v->cpu.exc;
 	if (direct_state_put(&v->cpu, &r.state) != V_DONE)
 		return DIRECT_RAISE;

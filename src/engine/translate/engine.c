@@ -133,8 +133,7 @@ static struct engine *create(const struct engine_config *config, struct error *e
 	eng->eager_window |= eng->mixed_window || eng->eager_direct;
 	eng->no_pdep |= host_pdep_is_slow();
 	eng->no_window |= !host_has_bmi2() || !window_init(eng);
-	/* One virtual CPU: another would stop it each time it translates the first of a page (exclusive_begin). */
-	if (!eng->no_window && !eng->no_direct && (eng->cpus == 1 || eng->eager_direct))
+	if (!eng->no_window && !eng->no_direct)
 		eng->spaces = host_spaces_create(&eng->mem->shared, eng->cpus * WINDOW_SPACES);
 	if (!code_init(eng, cache, err) || !profile_create(eng, config, err)) {
 		destroy((struct engine *)eng);
