@@ -197,6 +197,7 @@ static const struct kept {
 	CALL_IF(ptrace, GUEST | NEED(SPACES), IS, 0, PTRACE_SETREGSET),
 	CALL_IF(ptrace, GUEST | NEED(SPACES), IS, 0, PTRACE_GETSIGINFO),
 	CALL(sched_setaffinity, GUEST | NEED(SPACES)), /* it stays near the thread that waits for it */
+	CALL(getcpu, GUEST | NEED(SPACES)),            /* the same, where there is no vDSO */
 	CALL(wait4, EVERYONE | NEED(SPACES)),
 
 	/* Unix sockets for a guest's: stream.c. */

@@ -85,8 +85,26 @@ static bool wait_stop(struct host_space *s, int *status)
 	return true;
 }
 
-static bool resume(const struct host_space *s, bool calls)
+/*
+ * It runs on the processor of the thread that waits for it. The others may sleep, and to wake one takes longer than
+ * most stops do.
+ */
+static void stay_near(struct host_space *s)
 {
+	int cpu = sched_getcpu();
+	cpu_set_t set;
+
+	if (cpu < 0 || cpu >= CPU_SETSIZE || cpu == s->cpu)
+		return;
+	CPU_ZERO(&set);
+	CPU_SET((unsigned)cpu, &set);
+	if (!sched_setaffinity(s->pid, sizeof(set), &set))
+		s->cpu = cpu;
+}
+
+static bool resume(struct host_space *s, bool calls)
+{
+	stay_near(s);
 	return !ptrace(calls ? PTRACE_CONT : PTRACE_SYSEMU, s->pid, NULL, NULL);
 }
 
@@ -420,27 +438,9 @@ static enum host_space_stop at_signal(const siginfo_t *info, struct host_space_s
 	}
 }
 
-/*
- * It runs on the processor of the thread that waits for it. The others may sleep, and to wake one takes longer than
- * most stops do.
- */
-static void stay_near(struct host_space *s)
-{
-	int cpu = sched_getcpu();
-	cpu_set_t set;
-
-	if (cpu < 0 || cpu >= CPU_SETSIZE || cpu == s->cpu)
-		return;
-	CPU_ZERO(&set);
-	CPU_SET((unsigned)cpu, &set);
-	if (!sched_setaffinity(s->pid, sizeof(set), &set))
-		s->cpu = cpu;
-}
-
 /* Until it stops, by itself or kicked. */
 static bool let_run(struct host_space *s, int *status)
 {
-	stay_near(s);
 	running = s->pid;
 	let_kicks(true);
 	bool stopped = resume(s, false) && wait_stop(s, status);

@@ -25,7 +25,7 @@ struct far_jump;
 #define QUICK_BITS 16
 #define QUICK_ENTRIES (1u << QUICK_BITS)
 #define QUICK_LOG 32768
-#define QUICK_SPACES 4        /* address spaces of which is kept what was known */
+#define QUICK_SPACES 3        /* address spaces of which it is kept what was known: as many as have windows */
 #define CODE_SLOTS (1u << 15) /* pages of code that there can be */
 #define FAR_JUMPS (1u << 18)  /* direct jumps to other pages; those beyond go by the table */
 

@@ -8,6 +8,10 @@
 #include "engine/translate/quick.h"
 #include "engine/translate/window_space.h"
 
+/* What has more of these is not kept. */
+#define SAVED_PAGES 8192
+#define SAVED_SECONDS 8192
+
 struct quick_saved {
 	uint64_t cr3;    /* what it was when this was known; QUICK_FREE: nothing is */
 	uint32_t common; /* KEY_COMMON of all blocks */
@@ -17,16 +21,18 @@ struct quick_saved {
 	struct {
 		uint64_t linear;
 		uint32_t slot;
-	} page[QUICK_LOG];
+	} page[SAVED_PAGES];
+	/* Host code by its number (host_at). */
 	struct saved_jump {
-		struct quick_jump jump;
-		uint32_t index;
-	} jump[QUICK_LOG], second[QUICK_LOG];
+		uint64_t minus;
+		uint32_t host;
+		uint16_t index;
+	} jump[QUICK_LOG], second[SAVED_SECONDS];
 	struct {
-		uint64_t host;
-		uint32_t index;
+		uint32_t host, index;
 	} far[QUICK_LOG];
 };
+_Static_assert(sizeof(struct saved_jump) == 16 && QUICK_ENTRIES <= 1 << 16, "a set is to be small");
 #define QUICK_FREE UINT64_MAX
 
 /*
@@ -64,22 +70,36 @@ static struct quick_saved *take(struct tr_vcpu *v, uint64_t cr3)
 
 static bool fits(const struct quick_log *log)
 {
-	return log->page.count <= QUICK_LOG && log->jump.count <= QUICK_LOG && log->second.count <= QUICK_LOG &&
+	return log->page.count <= SAVED_PAGES && log->jump.count <= QUICK_LOG && log->second.count <= SAVED_SECONDS &&
 	       log->far.count <= QUICK_LOG;
 }
 
-static unsigned jumps_save(struct saved_jump *saved, const struct quick_list *list, const struct quick_jump *table)
+static uint32_t number_of(const struct tr_engine *eng, uint64_t host)
 {
-	for (unsigned i = 0; i < list->count; i++)
-		saved[i] = (struct saved_jump){table[list->at[i]], list->at[i]};
+	return (uint32_t)(host - (uint64_t)(uintptr_t)eng->code.rx);
+}
+
+static uint64_t host_of(const struct tr_engine *eng, uint32_t number)
+{
+	return (uint64_t)(uintptr_t)host_at(eng, number);
+}
+
+static unsigned jumps_save(const struct tr_engine *eng, struct saved_jump *saved, const struct quick_list *list,
+			   const struct quick_jump *table)
+{
+	for (unsigned i = 0; i < list->count; i++) {
+		const struct quick_jump *jump = &table[list->at[i]];
+		saved[i] = (struct saved_jump){jump->minus, number_of(eng, jump->host), (uint16_t)list->at[i]};
+	}
 	return list->count;
 }
 
-static void jumps_restore(const struct saved_jump *saved, unsigned n, struct quick_list *list, struct quick_jump *table)
+static void jumps_restore(const struct tr_engine *eng, const struct saved_jump *saved, unsigned n,
+			  struct quick_list *list, struct quick_jump *table)
 {
 	for (unsigned i = 0; i < n; i++) {
 		quick_list_add(list, saved[i].index);
-		table[saved[i].index] = saved[i].jump;
+		table[saved[i].index] = (struct quick_jump){saved[i].minus, host_of(eng, saved[i].host)};
 	}
 }
 
@@ -110,12 +130,12 @@ void quick_save(struct tr_vcpu *v, uint64_t cr3)
 		s->page[i].slot = log->page.at[i];
 		s->page[i].linear = v->place[log->page.at[i]][false].linear;
 	}
-	s->jumps = jumps_save(s->jump, &log->jump, v->quick[false].jump);
-	s->seconds = jumps_save(s->second, &log->second, v->quick[false].second);
+	s->jumps = jumps_save(v->engine, s->jump, &log->jump, v->quick[false].jump);
+	s->seconds = jumps_save(v->engine, s->second, &log->second, v->quick[false].second);
 	s->fars = log->far.count;
 	for (unsigned i = 0; i < s->fars; i++) {
 		s->far[i].index = log->far.at[i];
-		s->far[i].host = v->far[log->far.at[i]];
+		s->far[i].host = number_of(v->engine, v->far[log->far.at[i]]);
 	}
 	s->turns = v->quick_turns;
 }
@@ -145,11 +165,11 @@ void quick_restore(struct tr_vcpu *v, uint64_t cr3)
 	for (unsigned i = 0; i < s->pages; i++)
 		quick_page_is_at(v, false, page_of(v->engine, v->engine->slot_page[s->page[i].slot]),
 				 s->page[i].linear);
-	jumps_restore(s->jump, s->jumps, &log->jump, v->quick[false].jump);
-	jumps_restore(s->second, s->seconds, &log->second, v->quick[false].second);
+	jumps_restore(v->engine, s->jump, s->jumps, &log->jump, v->quick[false].jump);
+	jumps_restore(v->engine, s->second, s->seconds, &log->second, v->quick[false].second);
 	for (unsigned i = 0; i < s->fars; i++) {
 		quick_list_add(&log->far, s->far[i].index);
-		v->far[s->far[i].index] = s->far[i].host;
+		v->far[s->far[i].index] = host_of(v->engine, s->far[i].host);
 	}
 }
 
