@@ -81,15 +81,20 @@ bool quick_page_known(const struct tr_vcpu *v, bool kernel, const struct code_pa
 	return p->seen && p->linear == (linear & PAGE_MASK);
 }
 
-bool quick_page_is_at(struct tr_vcpu *v, bool kernel, const struct code_page *page, uint64_t linear)
+bool quick_slot_is_at(struct tr_vcpu *v, bool kernel, uint32_t slot, uint64_t linear)
 {
-	struct code_place *p = &v->place[page->slot][kernel];
+	struct code_place *p = &v->place[slot][kernel];
 	if (p->seen)
 		return p->linear == (linear & PAGE_MASK);
-	quick_list_add(&v->quick_log[kernel].page, page->slot);
+	quick_list_add(&v->quick_log[kernel].page, slot);
 	p->linear = linear & PAGE_MASK;
-	show_at(v, kernel, page->slot);
+	show_at(v, kernel, slot);
 	return true;
+}
+
+bool quick_page_is_at(struct tr_vcpu *v, bool kernel, const struct code_page *page, uint64_t linear)
+{
+	return quick_slot_is_at(v, kernel, page->slot, linear);
 }
 
 void quick_far_fill(struct tr_vcpu *v, bool kernel, const struct far_jump *jump, const struct block *b, uint64_t linear)

@@ -25,7 +25,7 @@ struct far_jump;
 #define QUICK_BITS 16
 #define QUICK_ENTRIES (1u << QUICK_BITS)
 #define QUICK_LOG 32768
-#define QUICK_SPACES 3        /* address spaces of which it is kept what was known: as many as have windows */
+#define QUICK_SPACES 3        /* address spaces whose code is remembered: as many as have windows */
 #define CODE_SLOTS (1u << 15) /* pages of code that there can be */
 #define FAR_JUMPS (1u << 18)  /* direct jumps to other pages; those beyond go by the table */
 
@@ -91,6 +91,7 @@ void quick_jump_fill(struct tr_vcpu *v, bool kernel, uint64_t linear, const stru
  * all that is known must be flushed first.
  */
 bool quick_page_is_at(struct tr_vcpu *v, bool kernel, const struct code_page *page, uint64_t linear);
+bool quick_slot_is_at(struct tr_vcpu *v, bool kernel, uint32_t slot, uint64_t linear); /* by its slot */
 bool quick_page_known(const struct tr_vcpu *v, bool kernel, const struct code_page *page, uint64_t linear);
 /* Takes `jump`, which is in the page at v->vpage, to `b` at `linear` from now on, if that will stay true. */
 void quick_far_fill(struct tr_vcpu *v, bool kernel, const struct far_jump *jump, const struct block *b,
@@ -108,7 +109,10 @@ bool quick_page_stays(struct tr_vcpu *v, uint32_t slot, uint64_t linear);
  */
 void quick_user_refresh(struct tr_vcpu *v);
 
-/* quick_saved.c: what is known of user code is kept for this address space; and is known again, if it is still true. */
+/*
+ * quick_saved.c: what is known of user code is kept for this address space; and is known again, if it is still true by
+ * the page tables. Blocks may go meanwhile, out of translated code: then all is forgotten before it is used.
+ */
 void quick_save(struct tr_vcpu *v, uint64_t cr3);
 void quick_restore(struct tr_vcpu *v, uint64_t cr3);
 /* Blocks have gone. */

@@ -163,8 +163,7 @@ void quick_restore(struct tr_vcpu *v, uint64_t cr3)
 	v->quick_turns = s->turns;
 	v->quick_turns.taken++;
 	for (unsigned i = 0; i < s->pages; i++)
-		quick_page_is_at(v, false, page_of(v->engine, v->engine->slot_page[s->page[i].slot]),
-				 s->page[i].linear);
+		quick_slot_is_at(v, false, s->page[i].slot, s->page[i].linear);
 	jumps_restore(v->engine, s->jump, s->jumps, &log->jump, v->quick[false].jump);
 	jumps_restore(v->engine, s->second, s->seconds, &log->second, v->quick[false].second);
 	for (unsigned i = 0; i < s->fars; i++) {
