@@ -227,9 +227,8 @@ static bool set_up(struct host_space *s, unsigned index)
 	if (!seize(s) || !learn_xstate(s) ||
 	    !remote_call(s, SYS_rt_sigprocmask, SIG_SETMASK, routine(s, host_space_zeros), 0, 8, 0, 0, 0) ||
 	    !remote_call(s, SYS_mmap, control_page(s), PAGE_SIZE, PROT_READ, flags, SPACE_FD_CONTROL, offset,
-			 control_page(s)))
-		return false;
-	if (!stops(s))
+			 control_page(s)) ||
+	    !stops(s))
 		return false;
 	s->faults = (faults(s, host_space_tsc) ? HOST_SPACE_TSC_FAULTS : 0) |
 		    (faults(s, host_space_int80) ? HOST_SPACE_INT80_FAULTS : 0);

@@ -72,13 +72,6 @@ static void wait_for_it(void)
 	CHECK(WAIT_FOR(queue.used.index == queue.avail.index, 5000000));
 }
 
-static u64 call(u64 at)
-{
-	u64 rax;
-	asm volatile("call *%1" : "=a"(rax) : "r"(at) : "rcx", "rdx", "memory", "cc");
-	return rax;
-}
-
 SNIPPET(give, 64, "movl $0, %eax; ret");
 TEST(into_code)
 {

@@ -20,7 +20,7 @@ static void need(unsigned feature)
 		skip("not offered");
 }
 
-static u64 call(u64 number, u64 b, u64 c, u64 d, u64 si)
+static u64 hypercall(u64 number, u64 b, u64 c, u64 d, u64 si)
 {
 	u64 result;
 
@@ -295,11 +295,11 @@ TEST(ipi)
 	phase = 0;
 	smp_post(1, open_window, NULL);
 	CHECK(WAIT_FOR(phase == 1, 3000000));
-	CHECK_EQ(call(HC_IPI, 3, 0, 0, 0x50), 2);
-	CHECK_EQ(call(HC_IPI, 1, 0, 1, 0x50), 1);
-	CHECK_EQ(call(HC_IPI, 0, 1, 0, 0x50), 0); /* APIC ID 64: nobody */
-	CHECK_EQ(call(HC_IPI, ~0ull, ~0ull, ~0ull, 0x50), (u64)-22);
-	CHECK((long)call(HC_IPI, 2, 0, 0, 5) < 0); /* no such vector */
+	CHECK_EQ(hypercall(HC_IPI, 3, 0, 0, 0x50), 2);
+	CHECK_EQ(hypercall(HC_IPI, 1, 0, 1, 0x50), 1);
+	CHECK_EQ(hypercall(HC_IPI, 0, 1, 0, 0x50), 0); /* APIC ID 64: nobody */
+	CHECK_EQ(hypercall(HC_IPI, ~0ull, ~0ull, ~0ull, 0x50), (u64)-22);
+	CHECK((long)hypercall(HC_IPI, 2, 0, 0, 5) < 0); /* no such vector */
 	CHECK(WAIT_FOR(got[1], 3000000));
 	stop = true;
 	smp_wait(1);
@@ -308,7 +308,7 @@ TEST(ipi)
 	cli();
 	CHECK_EQ(got[0], 1);
 	CHECK(got[1] == 1 || got[1] == 2); /* two requests of one vector may be one interrupt */
-	CHECK_EQ(call(77, 0, 0, 0, 0), NO_SUCH_CALL);
+	CHECK_EQ(hypercall(77, 0, 0, 0, 0), NO_SUCH_CALL);
 }
 
 SNIPPET(user_vmcall, 64, "movl $10, %eax; vmcall; movq %rax, %rbx; movl $10, %eax; vmmcall; ud2");
@@ -345,13 +345,13 @@ TEST(kick)
 	CHECK(WAIT_FOR(phase == 1, 3000000));
 	delay_us(2000);
 	CHECK_EQ(phase, 1);
-	CHECK_EQ(call(HC_KICK, 0, 1, 0, 0), 0);
+	CHECK_EQ(hypercall(HC_KICK, 0, 1, 0, 0), 0);
 	CHECK(WAIT_FOR(phase == 2, 3000000));
-	call(HC_KICK, 0, 1, 0, 0);
+	hypercall(HC_KICK, 0, 1, 0, 0);
 	phase = 3;
 	CHECK(WAIT_FOR(phase == 4, 3000000));
 	smp_wait(1);
-	CHECK((long)call(HC_KICK, 0, 99, 0, 0) < 0);
+	CHECK((long)hypercall(HC_KICK, 0, 99, 0, 0) < 0);
 }
 
 /* ---- Steal time, and TLBs of those that sleep ---- */

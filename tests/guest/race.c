@@ -9,13 +9,6 @@ static volatile u32 version;
 static volatile unsigned wrong;
 static volatile bool stop;
 
-static u64 call(u64 at)
-{
-	u64 rax;
-	asm volatile("call *%1" : "=a"(rax) : "r"(at) : "rcx", "rdx", "memory", "cc");
-	return rax;
-}
-
 static void runner(void *arg)
 {
 	(void)arg;

@@ -19,16 +19,6 @@ static void put_return(u8 *at, u32 imm)
 	p[5] = 0xc3;
 }
 
-static u64 call(u64 at)
-{
-	u64 rax;
-	asm volatile("call *%1"
-		     : "=a"(rax)
-		     : "r"(at)
-		     : "rcx", "rdx", "rsi", "rdi", "r8", "r9", "r10", "r11", "memory", "cc");
-	return rax;
-}
-
 TEST(rewrite)
 {
 	u8 *p = map_fresh(CODE_VA, 1, PTE_KERNEL);

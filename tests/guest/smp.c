@@ -293,13 +293,6 @@ TEST(store_load_order)
 static volatile u32 version, seen[CPUS_MAX];
 static volatile bool stop;
 
-static u64 call(u64 at)
-{
-	u64 rax;
-	asm volatile("call *%1" : "=a"(rax) : "r"(at) : "rcx", "rdx", "memory", "cc");
-	return rax;
-}
-
 /* The others run a function over and over; each must see a change soon after it is told of it. */
 static void runner(void *arg)
 {

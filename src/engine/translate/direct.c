@@ -14,7 +14,7 @@
 #define PATIENCE_NS 500000000u /* until the next try, doubled each time */
 #define PATIENCE_MOST_NS 16000000000u
 #define RETRY_NS 1000000000u
-#define IN_VAIN_MOST 4 /* doublings of that, one for each time that it did not pay */
+#define IN_VAIN_MOST 4 /* doublings of how long it must have run, one for each time in a row that it did not pay */
 
 /* A stretch of it. */
 struct stretch {

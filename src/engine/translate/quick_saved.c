@@ -6,7 +6,6 @@
 #include "engine/translate/code.h"
 #include "engine/translate/light.h"
 #include "engine/translate/quick.h"
-#include "engine/translate/window_space.h"
 
 /* What has more of these is not kept. */
 #define SAVED_PAGES 8192
@@ -50,12 +49,10 @@ static struct quick_saved *find(const struct tr_vcpu *v, uint64_t cr3)
 	return NULL;
 }
 
-/* One for `cr3`; NULL: there is no memory. */
-static struct quick_saved *take(struct tr_vcpu *v, uint64_t cr3)
+/* One for the address space at hand, which has none: quick_restore gave it back. NULL: there is no memory. */
+static struct quick_saved *take(struct tr_vcpu *v)
 {
-	struct quick_saved **oldest = &v->quick_saved[0], *s = find(v, cr3);
-	if (s)
-		return s;
+	struct quick_saved **oldest = &v->quick_saved[0];
 	for (unsigned i = 0; i < QUICK_SPACES; i++) {
 		struct quick_saved **at = &v->quick_saved[i];
 		if (!*at)
@@ -119,7 +116,7 @@ static struct quick_turns turns_next(const struct quick_saved *s)
 void quick_save(struct tr_vcpu *v, uint64_t cr3)
 {
 	const struct quick_log *log = &v->quick_log[false];
-	struct quick_saved *s = fits(log) ? take(v, cr3) : NULL;
+	struct quick_saved *s = fits(log) ? take(v) : NULL;
 	if (!s)
 		return;
 	s->cr3 = cr3;
@@ -156,9 +153,11 @@ void quick_restore(struct tr_vcpu *v, uint64_t cr3)
 	if (!s)
 		return;
 	s->cr3 = QUICK_FREE;
-	if (s->turns.taken == s->turns.most)
+	if (s->turns.taken == s->turns.most) {
 		v->quick_turns = turns_next(s);
-	if (s->turns.taken == s->turns.most || s->common != v->jc_common || !stays(v, s))
+		return;
+	}
+	if (s->common != v->jc_common || !stays(v, s))
 		return;
 	v->quick_turns = s->turns;
 	v->quick_turns.taken++;

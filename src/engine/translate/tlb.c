@@ -29,7 +29,7 @@ static void jc_forget_logged(struct tr_vcpu *v, unsigned i)
 }
 
 /* All but the quick tables of user code. */
-static void flush_lookups(struct tr_vcpu *v)
+static void flush_but_users_quick(struct tr_vcpu *v)
 {
 	if (v->jc_logged <= ARRAY_LEN(v->jc_log)) {
 		for (unsigned i = 0; i < v->jc_logged; i++)
@@ -49,7 +49,7 @@ static void flush_lookups(struct tr_vcpu *v)
 
 void jc_flush(struct tr_vcpu *v)
 {
-	flush_lookups(v);
+	flush_but_users_quick(v);
 	quick_flush(v, false);
 }
 
@@ -58,7 +58,7 @@ void jc_flush_local(struct tr_vcpu *v)
 {
 	v->quick_stale = true;
 	if (v->exec_local) {
-		flush_lookups(v);
+		flush_but_users_quick(v);
 		return;
 	}
 	if (v->jc_logged > ARRAY_LEN(v->jc_log)) {

@@ -243,6 +243,16 @@ static inline void cpuid(u32 leaf, u32 sub, u32 r[4])
 {
 	asm volatile("cpuid" : "=a"(r[0]), "=b"(r[1]), "=c"(r[2]), "=d"(r[3]) : "a"(leaf), "c"(sub));
 }
+/* A function that is not C's: it may change all registers that C's may. Returns RAX. */
+static inline u64 call(u64 at)
+{
+	u64 rax;
+	asm volatile("call *%1"
+		     : "=a"(rax)
+		     : "r"(at)
+		     : "rcx", "rdx", "rsi", "rdi", "r8", "r9", "r10", "r11", "memory", "cc");
+	return rax;
+}
 #define cli() asm volatile("cli" : : : "memory")
 #define sti() asm volatile("sti" : : : "memory")
 #define pause() asm volatile("pause" : : : "memory")
