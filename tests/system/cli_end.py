@@ -6,6 +6,7 @@ import json, os, pty, re, select, signal, subprocess, sys, termios, time
 from tiny import CLI_HLT, DOPPEL, ECHO, PANIC, POWER_OFF, RESET, SPIN, TRIPLE_FAULT, Checks, debug_exit, kernel, say
 
 c = Checks()
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts this in the background has it ignored
 
 
 def ends(name, code, status, *args, out=b'', err=(), input=b'', **how):
@@ -50,6 +51,7 @@ def signalled(name, code, sig, *args):
         p.wait(10)
     except subprocess.TimeoutExpired:
         p.kill()
+        p.wait()
     why = 'no output' if b'up' not in got else 'status %d' % p.returncode if p.returncode != 128 + sig else p.stderr.read().decode()
     p.communicate()
     c.check(name, why)
