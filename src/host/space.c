@@ -428,10 +428,7 @@ static enum host_space_stop at_signal(const siginfo_t *info, struct host_space_s
 	case SIGTRAP:
 		if (info->si_code == TRAP_TRACE)
 			return HOST_SPACE_STEPPED;
-		if (info->si_code != TRAP_BRKPT)
-			return HOST_SPACE_INT3;
-		state->rip--; /* INT1 */
-		return HOST_SPACE_EXCEPTION;
+		return info->si_code == TRAP_BRKPT ? HOST_SPACE_INT1 : HOST_SPACE_INT3;
 	default:
 		return HOST_SPACE_KICKED;
 	}

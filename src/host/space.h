@@ -72,6 +72,7 @@ enum host_space_stop {
 	HOST_SPACE_FAULT,     /* memory at `address` is not shown so */
 	HOST_SPACE_EXCEPTION, /* another; the instruction that met it has not been carried out */
 	HOST_SPACE_INT3,      /* INT3 or INT 3; rip is behind it */
+	HOST_SPACE_INT1,      /* rip is behind it, or, where a hypervisor had to deliver it again, at it */
 	HOST_SPACE_STEPPED,   /* single step: rip is behind the instruction */
 	HOST_SPACE_LOST       /* the process is no more: somebody killed it */
 };

@@ -55,6 +55,7 @@ TEST(invalid_lengths)
 
 	x86_cpuid_init(&amd, 1, 1000000000);
 	amd.amd = true;
+	amd.evex = true;
 	for (unsigned i = 0; i < ARRAY_LEN(rows); i++) {
 		memset(bytes, 0x66, sizeof(bytes));
 		memcpy(bytes + rows[i].prefixes, rows[i].bytes, rows[i].size);
@@ -68,6 +69,28 @@ TEST(invalid_lengths)
 				UNIT_FAIL("row %u with %u bytes: class %u, not %u", i, len, insn.cls, want);
 		}
 	}
+}
+
+/* Where there is no AVX-512, 62 is BOUND, which has a ModRM, and is none of a register or of 64-bit mode. As seen there. */
+TEST(without_evex)
+{
+	static const struct {
+		const char *bytes;
+		unsigned needs;
+	} rows[] = {{"\x62\xf1\x7c\x48\x58\xc0\1\2", 2},
+		    {"\x62\x05\1\2\3\4\5\6", 6},
+		    {"\x62\x04\x25\2\3\4\5\6", 7},
+		    {"\x62\x44\x25\2\3\4\5\6", 4}};
+	static struct x86_cpuid_model model;
+
+	x86_cpuid_init(&model, 1, 1000000000);
+	model.evex = false;
+	for (unsigned i = 0; i < ARRAY_LEN(rows); i++)
+		for (size_t len = 1; len <= 8; len++) {
+			struct x86_insn insn;
+			x86_decode(&insn, (const uint8_t *)rows[i].bytes, len, MODE_64, &model);
+			CHECK_EQ(insn.cls, len < rows[i].needs ? CLS_PARTIAL : CLS_INVALID);
+		}
 }
 
 TEST(memory_operand)

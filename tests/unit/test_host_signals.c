@@ -299,6 +299,8 @@ TEST(watch)
 {
 	struct sigaction before, after;
 
+	signal(SIGHUP, SIG_DFL); /* nohup and shells' background jobs come with these ignored */
+	signal(SIGINT, SIG_DFL);
 	sigaction(SIGTERM, NULL, &before);
 	REQUIRE(host_signals_watch(on_signal, got));
 	CHECK(!host_signals_watch(on_signal, got));

@@ -129,6 +129,13 @@ bool x86_host_is_amd(void)
 	return vendor == 0x68747541 || vendor == 0x6f677948; /* "Auth"enticAMD, "Hygo"nGenuine */
 }
 
+bool x86_host_has_evex(void)
+{
+	static _Atomic uint32_t known;
+
+	return host_max_leaf(7) && ask_once(&known, 7, EBX) >> 16 & 1; /* AVX512F */
+}
+
 /* AMD's family 1Ah: RDSEED of 16 and 32 bits takes zeroes for random, but for new microcode (AMD-SB-7055). */
 static bool host_rdseed_broken(void)
 {
@@ -432,6 +439,7 @@ static uint8_t choose_phys_bits(void)
 void x86_cpuid_init(struct x86_cpuid_model *model, unsigned cpus, uint64_t tsc_hz)
 {
 	model->amd = x86_host_is_amd();
+	model->evex = x86_host_has_evex();
 	model->pv = 0;
 	model->features = choose_features();
 	for (unsigned i = 0; i < X86_CPUID_MAX; i++)

@@ -82,6 +82,7 @@ struct x86_cpuid_model {
 	uint8_t phys_bits;
 	uint32_t pv; /* BIT(PV_*): offered to the guest; 0: it finds no hypervisor */
 	bool amd;    /* the vendor's ways: SYSCALL, SYSRET and SYSENTER outside 64-bit mode, reserved bits, MSRs */
+	bool evex;   /* the processor takes 62 for a prefix, of instructions that the guest does not have */
 };
 
 /* Builds the model from what the host has and we carry out. `cpus` 1..255; tsc_hz from the host's clock, or 0 ... */
@@ -95,6 +96,7 @@ void x86_cpuid_tell_tsc(struct x86_cpuid_model *model, uint64_t tsc_hz);
 typedef void x86_cpuid_fn(uint32_t leaf, uint32_t subleaf, uint32_t out[4]);
 const char *x86_host_lacks(x86_cpuid_fn *cpuid);
 bool x86_host_is_amd(void); /* or Hygon's */
+bool x86_host_has_evex(void);
 /* The same, and then says that we are a hypervisor that offers these. 0: says nothing. */
 void x86_cpuid_offer(struct x86_cpuid_model *model, uint32_t pv);
 /* CPUID for leaf/subleaf as `cpu` sees it (APIC ID, OSXSAVE, XCR0-dependent sizes). out: eax, ebx, ecx, edx. */

@@ -268,15 +268,16 @@ static void take_immediates(struct x86_insn *insn, const ZydisDecodedInstruction
 #define LENGTH_MAX 15
 
 /* What is wrong with it: of the first 15 bytes those that are not there, then its length, then what it means. */
-static void take_failure(struct x86_insn *insn, const uint8_t *p, size_t len, ZyanStatus status, bool amd)
+static void take_failure(struct x86_insn *insn, const uint8_t *p, size_t len, ZyanStatus status,
+			 struct decode_ways ways)
 {
 	enum x86_mode mode = (enum x86_mode)insn->mode;
 	unsigned needs = LENGTH_MAX + 1;
 
 	len = MIN(len, LENGTH_MAX);
-	bool ud = amd && decode_is_ud(p, len, mode); /* for Zydis it has a ModRM */
-	if (ud || (status != ZYDIS_STATUS_NO_MORE_DATA && status != ZYDIS_STATUS_INSTRUCTION_TOO_LONG))
-		needs = decode_invalid_length(p, len, mode, amd);
+	if (decode_is_shorter(p, len, mode, ways) ||
+	    (status != ZYDIS_STATUS_NO_MORE_DATA && status != ZYDIS_STATUS_INSTRUCTION_TOO_LONG))
+		needs = decode_invalid_length(p, len, mode, ways);
 	else if (len < LENGTH_MAX)
 		needs = (unsigned)len + 1;
 	insn->cls = needs > LENGTH_MAX ? CLS_TOOLONG : needs > len ? CLS_PARTIAL : CLS_INVALID;
@@ -321,8 +322,9 @@ void x86_decode(struct x86_insn *insn, const uint8_t *p, size_t len, enum x86_mo
 void decode_shaped(struct x86_insn *insn, const uint8_t *p, size_t len, enum x86_mode mode,
 		   const struct x86_cpuid_model *model, struct decode_shape *shape)
 {
-	bool amd = model ? model->amd : x86_host_is_amd();
-	const ZydisDecoder *decoder = &decoders[amd][mode];
+	const struct decode_ways ways = {model ? model->amd : x86_host_is_amd(),
+					 model ? model->evex : x86_host_has_evex()};
+	const ZydisDecoder *decoder = &decoders[ways.amd][mode];
 	ZydisDecodedInstruction zi;
 	ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
 	ZydisDecoderContext ctx;
@@ -334,12 +336,12 @@ void decode_shaped(struct x86_insn *insn, const uint8_t *p, size_t len, enum x86
 	insn->scale = 1;
 	status = len ? ZydisDecoderDecodeInstruction(decoder, &ctx, p, len, &zi) : ZYDIS_STATUS_NO_MORE_DATA;
 	if (!ZYAN_SUCCESS(status)) {
-		take_failure(insn, p, len, status, amd);
+		take_failure(insn, p, len, status, ways);
 		return;
 	}
 	memcpy(insn->bytes, p, MIN(zi.length, sizeof(insn->bytes)));
 	take_instruction(insn, &zi);
-	insn->cls = decode_class(&zi, model ? model->features : ~0ull, amd);
+	insn->cls = decode_class(&zi, model ? model->features : ~0ull, ways.amd);
 	if (insn->cls == CLS_INVALID ||
 	    !ZYAN_SUCCESS(ZydisDecoderDecodeOperands(decoder, &ctx, &zi, op, zi.operand_count))) {
 		insn->cls = CLS_INVALID;
@@ -355,6 +357,6 @@ void decode_shaped(struct x86_insn *insn, const uint8_t *p, size_t len, enum x86
 	take_operands(insn, op, zi.operand_count);
 	take_immediates(insn, &zi);
 	insn->seg = segment_of(insn, zi.attributes);
-	decode_effects(insn, &zi, amd);
+	decode_effects(insn, &zi, ways.amd);
 	take_shape(shape, insn, &zi, op);
 }

@@ -17,12 +17,16 @@ uint32_t decode_repeat_prefix(const ZydisDecodedInstruction *zi);
  * already. */
 void decode_effects(struct x86_insn *insn, const ZydisDecodedInstruction *zi, bool amd);
 
+struct decode_ways {
+	bool amd, evex; /* as in the model */
+};
+
 /*
  * Bytes that the processor takes before it finds out that this is no instruction, with prefixes; more than `len`: not
  * all of them are there.
  */
-unsigned decode_invalid_length(const uint8_t *p, size_t len, enum x86_mode mode, bool amd);
-/* Whether it is UD0 or UD1. */
-bool decode_is_ud(const uint8_t *p, size_t len, enum x86_mode mode);
+unsigned decode_invalid_length(const uint8_t *p, size_t len, enum x86_mode mode, struct decode_ways ways);
+/* Whether it is shorter than Zydis says: UD0 and UD1 of AMD's, 62 where that is no prefix. */
+bool decode_is_shorter(const uint8_t *p, size_t len, enum x86_mode mode, struct decode_ways ways);
 
 #endif

@@ -21,7 +21,8 @@ struct bytes {
 /* As much of the instruction as is not of prefixes. */
 struct shape {
 	enum x86_mode mode;
-	bool opsize, addrsize, rex, rexw, wide, evex, amd;
+	struct decode_ways ways;
+	bool opsize, addrsize, rex, rexw, wide, evex;
 	unsigned map;
 	uint8_t opcode, modrm;
 };
@@ -104,7 +105,7 @@ static void opcode(struct bytes *b, struct shape *s)
 {
 	uint8_t byte = prefixes(b, s);
 
-	if ((byte == 0xc4 || byte == 0xc5 || byte == 0x62 || byte == 0x8f) && take_wide(b, s, byte))
+	if ((byte == 0xc4 || byte == 0xc5 || byte == 0x8f || (byte == 0x62 && s->ways.evex)) && take_wide(b, s, byte))
 		return;
 	s->opcode = byte;
 	if (byte != 0x0f)
@@ -130,7 +131,7 @@ static bool has_modrm(const struct shape *s)
 		return false;
 	if (s->evex && s->map == MAP_0F && (s->opcode == 0x7a || s->opcode == 0x7b)) /* conversions */
 		return true;
-	if (!s->amd && is_ud(s))
+	if (!s->ways.amd && is_ud(s))
 		return true;
 	return (s->map == MAP_0F ? modrm_0f : modrm_one)[s->opcode / 32] >> s->opcode % 32 & 1;
 }
@@ -165,7 +166,7 @@ static unsigned full(const struct shape *s)
 
 static unsigned near_offset(const struct shape *s)
 {
-	return s->mode == MODE_64 && !s->amd ? 4 : full(s);
+	return s->mode == MODE_64 && !s->ways.amd ? 4 : full(s);
 }
 
 static unsigned offset_length(const struct shape *s)
@@ -245,7 +246,7 @@ static unsigned immediate_0f(const struct shape *s)
 	case 0xc6:
 		return 1;
 	case 0x78: /* EXTRQ and INSERTQ, or what would be */
-		return s->amd && !s->evex ? 2 : 0;
+		return s->ways.amd && !s->evex ? 2 : 0;
 	default:
 		return s->opcode >> 4 == 8 ? near_offset(s) : 0;
 	}
@@ -265,10 +266,10 @@ static unsigned immediate(const struct shape *s)
 	}
 }
 
-unsigned decode_invalid_length(const uint8_t *p, size_t len, enum x86_mode mode, bool amd)
+unsigned decode_invalid_length(const uint8_t *p, size_t len, enum x86_mode mode, struct decode_ways ways)
 {
 	struct bytes b = {p, len, 0, false};
-	struct shape s = {.mode = mode, .amd = amd};
+	struct shape s = {.mode = mode, .ways = ways};
 
 	opcode(&b, &s);
 	if (!b.out && has_modrm(&s))
@@ -278,17 +279,19 @@ unsigned decode_invalid_length(const uint8_t *p, size_t len, enum x86_mode mode,
 	return b.out ? (unsigned)len + 1 : (unsigned)b.at;
 }
 
-bool decode_is_ud(const uint8_t *p, size_t len, enum x86_mode mode)
+bool decode_is_shorter(const uint8_t *p, size_t len, enum x86_mode mode, struct decode_ways ways)
 {
 	struct bytes b = {p, len, 0, false};
-	struct shape s = {.mode = mode};
+	struct shape s = {.mode = mode, .ways = ways};
 
 	opcode(&b, &s);
-	return !b.out && is_ud(&s);
+	if (b.out)
+		return false;
+	return (ways.amd && is_ud(&s)) || (!ways.evex && s.map == MAP_ONE && s.opcode == 0x62);
 }
 
 /* UD0 and UD1, of which makers think differently, do not return. */
 unsigned x86_length(const uint8_t *p, size_t len)
 {
-	return decode_invalid_length(p, len, MODE_64, true);
+	return decode_invalid_length(p, len, MODE_64, (struct decode_ways){.amd = true, .evex = true});
 }

@@ -159,11 +159,22 @@ void direct_kick_slowly(struct tr_vcpu *v)
 	window_unlock(&v->direct.lock);
 }
 
+static bool ends_in(struct tr_vcpu *v, const struct host_space_state *state, uint8_t byte)
+{
+	const uint8_t *last = light_access(&v->cpu, state->rip - 1, 1, ACC_READ | ACC_USER);
+	return last && *last == byte;
+}
+
 /* INT 3 is CD 03, INT3 is CC. */
 static enum direct_next at_int3(struct tr_vcpu *v, struct host_space_state *state)
 {
-	const uint8_t *last = light_access(&v->cpu, state->rip - 1, 1, ACC_READ | ACC_USER);
-	state->rip -= last && *last == 3 ? 2 : 1;
+	state->rip -= ends_in(v, state, 3) ? 2 : 1;
+	return DIRECT_STEP;
+}
+
+static enum direct_next at_int1(struct tr_vcpu *v, struct host_space_state *state)
+{
+	state->rip -= ends_in(v, state, 0xf1);
 	return DIRECT_STEP;
 }
 
@@ -197,6 +208,8 @@ static enum direct_next stopped(struct tr_vcpu *v, struct window_space *s, struc
 	d->exceptions++;
 	if (why == HOST_SPACE_INT3)
 		return at_int3(v, &r->state);
+	if (why == HOST_SPACE_INT1)
+		return at_int1(v, &r->state);
 	return why == HOST_SPACE_STEPPED ? stepped(&v->cpu) : DIRECT_STEP;
 }
 
