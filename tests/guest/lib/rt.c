@@ -569,7 +569,7 @@ void smp_post(unsigned cpu, void (*fn)(void *), void *arg)
 
 void smp_wait(unsigned cpu)
 {
-	if (!WAIT_FOR(!cpu_data[cpu].job, 20000000)) {
+	if (!WAIT_FOR(!cpu_data[cpu].job, 60000000)) {
 		print("FAIL %s.%s: processor %u hangs\n", payload, current->name, cpu);
 		machine_exit(1);
 	}
