@@ -170,6 +170,23 @@ TEST(aliases)
 	}
 }
 
+/* Written as data through several mappings, in this order or that, before anything runs there: each still tells. */
+TEST(aliases_written_before)
+{
+	for (u32 i = 0; i < 60; i++) {
+		u8 *at[] = {alloc_pages(1), (u8 *)CODE_VA, (u8 *)ALIAS_VA};
+		map(CODE_VA, (u64)at[0], PTE_KERNEL);
+		map(ALIAS_VA, (u64)at[0], PTE_KERNEL);
+		for (unsigned k = 0; k < 3; k++)
+			put_return(at[(i + k) % 3], i);
+		CHECK_EQ(call(CODE_VA), i);
+		for (unsigned k = 0; k < 6; k++) {
+			put_return(at[(i / 3 + k) % 3], i + k);
+			CHECK_EQ(call(CODE_VA), i + k);
+		}
+	}
+}
+
 /* Code that tells its own address gives another by each mapping. */
 SNIPPET(where, 64, "leaq 0f(%rip), %rax; 0: ret");
 SNIPPET(where_call, 64, "call 1f; 1: popq %rax; ret");

@@ -164,22 +164,14 @@ uint64_t light_general(struct tr_vcpu *v, uint64_t at)
 	return carry_out(v, record(v->engine, (uint32_t)at), x86_emulate_general);
 }
 
-static void write_filter_add(struct tr_vcpu *v, uint64_t gpa, bool global)
-{
-	_Atomic uint64_t *word = &v->write_filter[global][(gpa >> PAGE_SHIFT) % WRITE_FILTER_BITS / 64];
-	uint64_t bit = BIT((gpa >> PAGE_SHIFT) % 64), was = atomic_load_explicit(word, memory_order_relaxed);
-	if (!(was & bit))
-		atomic_store_explicit(word, was | bit, memory_order_relaxed);
-	v->local_writes |= !global;
-}
-
 /* Puts the mapping of RAM page `host` into the TLB; true if a write may go through it. */
 static bool tlb_fill(struct tr_vcpu *v, unsigned mmu, uint64_t va, const struct x86_mapping *m, uint8_t *host,
 		     bool readonly)
 {
 	uint64_t page = va & PAGE_MASK, gpa = m->gpa & PAGE_MASK;
 	struct tlb_entry *e = &v->tlb[mmu][(page >> PAGE_SHIFT) % TLB_ENTRIES];
-	_Atomic uint8_t *code = &v->engine->mem->code[guest_memory_page_index(v->engine->mem, gpa)];
+	uint64_t ram_page = guest_memory_page_index(v->engine->mem, gpa);
+	_Atomic uint8_t *code = &v->engine->mem->code[ram_page];
 	bool write = m->writable && !readonly;
 
 	guest_memory_touch(v->engine->mem, host);
@@ -196,7 +188,7 @@ static bool tlb_fill(struct tr_vcpu *v, unsigned mmu, uint64_t va, const struct 
 	}
 	e->meta = gpa | (m->page_shift > PAGE_SHIFT ? TLB_META_LARGE : 0) | (m->global ? TLB_META_GLOBAL : 0);
 	if (write)
-		write_filter_add(v, gpa, m->global);
+		tlb_writes_add(v, e, ram_page, m->global);
 	atomic_store(&e->tag_write, write ? page : TLB_NONE);
 	if (write && atomic_load(code)) {
 		atomic_store(&e->tag_write, TLB_NONE);

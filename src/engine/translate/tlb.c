@@ -86,17 +86,9 @@ static void entry_drop(struct tlb_entry *e)
 	e->meta = 0;
 }
 
-static void write_filter_clear(struct tr_vcpu *v, bool global)
-{
-	for (unsigned i = 0; i < ARRAY_LEN(v->write_filter[global]); i++)
-		atomic_store_explicit(&v->write_filter[global][i], 0, memory_order_relaxed);
-}
-
 static void flush_local(struct tr_vcpu *v)
 {
-	if (v->local_writes)
-		write_filter_clear(v, false);
-	v->local_writes = false;
+	tlb_writes_forget_local(v);
 	if (v->tlb_logged <= ARRAY_LEN(v->tlb_log)) {
 		for (unsigned i = 0; i < v->tlb_logged; i++)
 			entry_drop(&v->tlb[v->tlb_log[i] / TLB_ENTRIES][v->tlb_log[i] % TLB_ENTRIES]);
@@ -122,11 +114,9 @@ void tlb_flush_all(struct x86_cpu *cpu, bool global, int pcid)
 	for (unsigned m = 0; v->tlb_filled && m < MMU_MODES; m++)
 		for (unsigned i = 0; i < TLB_ENTRIES; i++)
 			entry_drop(&v->tlb[m][i]);
-	if (v->tlb_filled) {
-		write_filter_clear(v, false);
-		write_filter_clear(v, true);
-	}
-	v->tlb_filled = v->local_writes = false;
+	if (v->tlb_filled)
+		tlb_writes_forget(v);
+	v->tlb_filled = false;
 	v->tlb_logged = 0;
 	v->large_user = v->large_kernel = false;
 	jc_flush(v);
@@ -209,47 +199,6 @@ void tlb_flush_page(struct x86_cpu *cpu, uint64_t va, int pcid)
 		jc_flush(v);
 	else
 		jc_flush_local(v);
-}
-
-static bool may_have_written(const struct tr_vcpu *v, uint64_t gpa)
-{
-	uint64_t page = gpa >> PAGE_SHIFT;
-	unsigned word = page % WRITE_FILTER_BITS / 64;
-	return (atomic_load(&v->write_filter[false][word]) | atomic_load(&v->write_filter[true][word])) &
-	       BIT(page % 64);
-}
-
-/* Leaves entries whose write tag another thread reads in place: only its store is atomic, and only towards TLB_NONE. */
-static void protect(struct tr_vcpu *v, uint64_t gpa)
-{
-	for (unsigned m = 0; m < MMU_MODES; m++) {
-		for (unsigned i = 0; i < TLB_ENTRIES; i++) {
-			struct tlb_entry *e = &v->tlb[m][i];
-			if ((e->meta & PAGE_MASK) == gpa && e->tag_write != TLB_NONE)
-				atomic_store(&e->tag_write, TLB_NONE);
-		}
-	}
-}
-
-/*
- * False: `v` is running, or about to (vcpu_code_enter), and may be between a look at its TLB and the store. The filter
- * tells, rather than the TLB, where another entry may have come into the place since.
- */
-static bool protect_from(struct tr_vcpu *v, uint64_t gpa)
-{
-	bool written = may_have_written(v, gpa), apart = !window_protect(v, gpa);
-	if (written)
-		protect(v, gpa);
-	return !(written || apart) || !atomic_load(&v->in_code);
-}
-
-bool tlb_protect(struct tr_engine *eng, uint64_t gpa)
-{
-	bool done = true;
-	for (unsigned c = 0; c < eng->cpus; c++)
-		if (eng->vcpu[c] && !protect_from(eng->vcpu[c], gpa))
-			done = false;
-	return done;
 }
 
 static bool flat(const struct x86_segment *s)

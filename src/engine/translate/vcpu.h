@@ -65,6 +65,7 @@ struct itlb_entry {
 
 #define EXEC_FILTER_BITS 4096
 #define WRITE_FILTER_BITS 65536
+#define WRITTEN_PAGES (GiB(1) / PAGE_SIZE)
 
 /* Why translated code came back to C (vcpu->exit_code). */
 enum tr_exit {
@@ -121,6 +122,8 @@ struct tr_vcpu {
 	_Atomic uint64_t write_filter[2][WRITE_FILTER_BITS / 64]; /* by RAM page, hashed: write tags of it may be in the
 								     TLB; from mappings that are not global, global */
 	bool local_writes;                                        /* the former is not empty */
+	_Atomic uint16_t written_at[WRITTEN_PAGES]; /* by RAM page, hashed: where in the TLB those are (tlb_writes.c)
+						     */
 	struct windows windows;
 	struct direct direct;
 	struct tr_engine *engine;
