@@ -8,29 +8,40 @@ static unsigned hash(uint32_t bytes, unsigned bits)
 }
 
 /* Where an instruction of these bytes is if its head has one, two or more of them. */
-static struct decode_entry *place(struct x86_decode_cache *c, const uint8_t *p, unsigned head)
+static unsigned place(uint32_t bytes, unsigned head)
 {
-	uint32_t two = p[0];
 	if (head == 1)
-		return &c->one[p[0]];
-	two |= (uint32_t)p[1] << 8;
-	if (head == 2)
-		return &c->two[hash(two, DECODE_TWO_BITS)];
-	return &c->more[hash(two | (uint32_t)p[2] << 16, DECODE_MORE_BITS)];
+		return DECODE_ONE + bytes;
+	return head == 2 ? DECODE_TWO + hash(bytes, DECODE_TWO_BITS) : DECODE_MORE + hash(bytes, DECODE_MORE_BITS);
 }
 
-static bool is(const struct decode_entry *e, const uint8_t *p, size_t len, enum x86_mode mode)
+static uint32_t first_bytes(const uint8_t *p, unsigned n)
 {
-	return e->insn.len && e->insn.len <= len && e->insn.mode == mode && !memcmp(e->insn.bytes, p, e->shape.head);
+	uint32_t bytes = p[0];
+	for (unsigned i = 1; i < n; i++)
+		bytes |= (uint32_t)p[i] << 8 * i;
+	return bytes;
+}
+
+static uint32_t tag(uint32_t bytes, enum x86_mode mode)
+{
+	return bytes | ((uint32_t)mode + 1) << 24;
+}
+
+static bool is(const struct decode_entry *e, const uint8_t *p, size_t len)
+{
+	return e->insn.len <= len && !memcmp(e->insn.bytes, p, e->shape.head);
 }
 
 /* No instruction's head begins another's, so at most one is there. */
-static const struct decode_entry *find(struct x86_decode_cache *c, const uint8_t *p, size_t len, enum x86_mode mode)
+static const struct decode_entry *find(const struct x86_decode_cache *c, const uint8_t *p, size_t len,
+				       enum x86_mode mode)
 {
 	for (unsigned head = 1; head <= 3 && head <= len; head++) {
-		const struct decode_entry *e = place(c, p, head);
-		if (is(e, p, len, mode))
-			return e;
+		uint32_t bytes = first_bytes(p, head);
+		unsigned at = place(bytes, head);
+		if (c->tag[at] == tag(bytes, mode) && is(&c->entry[at], p, len))
+			return &c->entry[at];
 	}
 	return NULL;
 }
@@ -69,5 +80,9 @@ void x86_decode_cached(struct x86_decode_cache *c, struct x86_insn *insn, const 
 	decode_shaped(insn, p, len, mode, model, &shape);
 	if (insn->cls == CLS_INVALID || insn->cls == CLS_TOOLONG || insn->cls == CLS_PARTIAL)
 		return;
-	*place(c, p, MIN(shape.head, 3)) = (struct decode_entry){*insn, shape};
+	unsigned head = MIN(shape.head, 3);
+	uint32_t bytes = first_bytes(p, head);
+	unsigned at = place(bytes, head);
+	c->tag[at] = tag(bytes, mode);
+	c->entry[at] = (struct decode_entry){*insn, shape};
 }

@@ -23,10 +23,17 @@ struct decode_entry {
 #define DECODE_TWO_BITS 8
 #define DECODE_MORE_BITS 11
 
+/* By the length of `head`: its byte; its first two, three, hashed. */
+#define DECODE_ONE 0
+#define DECODE_TWO (DECODE_ONE + 256)
+#define DECODE_MORE (DECODE_TWO + (1 << DECODE_TWO_BITS))
+#define DECODE_ENTRIES (DECODE_MORE + (1 << DECODE_MORE_BITS))
+
 /* All zeroes: empty. By one model. */
 struct x86_decode_cache {
-	struct decode_entry one[256]; /* by the length of `head`: its byte */
-	struct decode_entry two[1 << DECODE_TWO_BITS], more[1 << DECODE_MORE_BITS]; /* its first two, three, hashed */
+	uint32_t tag[DECODE_ENTRIES]; /* of an entry: those bytes and the mode. So few lines of memory that they stay
+					 near, where the entries do not */
+	struct decode_entry entry[DECODE_ENTRIES];
 };
 
 /* As x86_decode, and keeps the answer. Whoever asks with one cache does so with one model. */
