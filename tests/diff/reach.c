@@ -44,7 +44,8 @@ static const struct {
 	{ZYDIS_MNEMONIC_WRFSBASE, "depends on the host's settings; tested by guest payloads"},
 	{ZYDIS_MNEMONIC_WRGSBASE, "depends on the host's settings; tested by guest payloads"},
 	{ZYDIS_MNEMONIC_VMCALL, "answered by the hypervisor under the host, if there is one; tested by guest payloads"},
-	{ZYDIS_MNEMONIC_VMMCALL, "answered by the hypervisor under the host, if there is one; tested by guest payloads"},
+	{ZYDIS_MNEMONIC_VMMCALL,
+	 "answered by the hypervisor under the host, if there is one; tested by guest payloads"},
 };
 
 const char *not_reachable(uint16_t mnemonic, enum x86_mode mode)

@@ -71,7 +71,8 @@ TEST(invalid_lengths)
 	}
 }
 
-/* Where there is no AVX-512, 62 is BOUND, which has a ModRM, and is none of a register or of 64-bit mode. As seen there. */
+/* Where there is no AVX-512, 62 is BOUND, which has a ModRM, and is none of a register or of 64-bit mode. As seen
+ * there. */
 TEST(without_evex)
 {
 	static const struct {

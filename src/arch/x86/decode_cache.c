@@ -28,9 +28,15 @@ static uint32_t tag(uint32_t bytes, enum x86_mode mode)
 	return bytes | ((uint32_t)mode + 1) << 24;
 }
 
+/* The tag tells of three bytes. */
 static bool is(const struct decode_entry *e, const uint8_t *p, size_t len)
 {
-	return e->insn.len <= len && !memcmp(e->insn.bytes, p, e->shape.head);
+	if (e->insn.len > len)
+		return false;
+	for (unsigned i = 3; i < e->shape.head; i++)
+		if (e->insn.bytes[i] != p[i])
+			return false;
+	return true;
 }
 
 /* No instruction's head begins another's, so at most one is there. */

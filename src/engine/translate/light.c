@@ -195,12 +195,8 @@ static bool tlb_fill(struct tr_vcpu *v, unsigned mmu, uint64_t va, const struct 
 		write = false;
 	}
 	e->tag_read = page;
-	if (m->page_shift > PAGE_SHIFT) {
-		if (va >> 63)
-			v->large_kernel = true;
-		else
-			v->large_user = true;
-	}
+	if (m->page_shift > PAGE_SHIFT)
+		v->large[va >> 63] |= tlb_large_bit(va);
 	return write;
 }
 
@@ -427,6 +423,7 @@ uint64_t light_target(struct tr_vcpu *v, uint64_t at)
 
 static struct code_page *itlb_fill(struct tr_vcpu *v, struct itlb_entry *e, uint64_t linear)
 {
+	v->itlb_filled |= BIT(key_mmu(v->key));
 	struct x86_mapping m;
 	enum verdict r = mmu_translate(&v->cpu, linear, ACC_EXEC | x86_access_mode(&v->cpu), &m);
 	if (r != V_DONE || !guest_memory_ptr(v->engine->mem, m.gpa, 1, false))

@@ -115,7 +115,8 @@ void note_code_at(struct tr_vcpu *v, uint64_t linear, unsigned page_shift);
  * of a store already. False: there may be such a one. Not in translated code.
  */
 bool tlb_protect(struct tr_engine *eng, uint64_t gpa);
-/* `e` is about to get a write tag, of RAM page number `page`; all such entries, or those that are not global, are gone. */
+/* `e` is about to get a write tag, of RAM page number `page`; all such entries, or those that are not global, are gone.
+ */
 void tlb_writes_add(struct tr_vcpu *v, const struct tlb_entry *e, uint64_t page, bool global);
 void tlb_writes_forget(struct tr_vcpu *v);
 void tlb_writes_forget_local(struct tr_vcpu *v);

@@ -12,6 +12,9 @@ static void jc_clear(struct tr_vcpu *v, unsigned mode)
 
 static void itlb_clear(struct tr_vcpu *v, unsigned mmu)
 {
+	if (!(v->itlb_filled & BIT(mmu)))
+		return;
+	v->itlb_filled &= (uint8_t)~BIT(mmu);
 	for (unsigned i = 0; i < ITLB_ENTRIES; i++)
 		v->itlb[mmu][i].page = TLB_NONE;
 }
@@ -118,7 +121,7 @@ void tlb_flush_all(struct x86_cpu *cpu, bool global, int pcid)
 		tlb_writes_forget(v);
 	v->tlb_filled = false;
 	v->tlb_logged = 0;
-	v->large_user = v->large_kernel = false;
+	v->large[0] = v->large[1] = 0;
 	jc_flush(v);
 	quick_saved_forget(v);
 }
@@ -132,6 +135,7 @@ void tlb_init(struct tr_vcpu *v)
 	for (unsigned m = 0; m < MMU_MODES; m++) {
 		entry_drop(&v->tlb[m][0]);
 		entry_drop(&v->tlb[m][TLB_ENTRIES - 1]);
+		v->itlb[m][0].page = TLB_NONE;
 	}
 	for (unsigned m = 0; m < JC_MODES; m++)
 		v->jc[m][0].tag = JC_NONE(0);
@@ -154,20 +158,18 @@ static void flush_one(struct tr_vcpu *v, uint64_t page)
 }
 
 /* INVLPG drops the whole of a larger page: the entries of its 4 KiB pieces, wherever they are. */
-static void flush_large(struct tr_vcpu *v, bool kernel)
+static void flush_large(struct tr_vcpu *v, uint64_t va)
 {
 	for (unsigned m = 0; m < MMU_MODES; m++) {
 		for (unsigned i = 0; i < TLB_ENTRIES; i++) {
 			struct tlb_entry *e = &v->tlb[m][i];
 			uint64_t tag = e->tag_read != TLB_NONE ? e->tag_read : e->tag_write;
-			if ((e->meta & TLB_META_LARGE) && tag >> 63 == kernel)
+			if ((e->meta & TLB_META_LARGE) && tag >> 63 == va >> 63 &&
+			    tlb_large_bit(tag) == tlb_large_bit(va))
 				entry_drop(e);
 		}
 	}
-	if (kernel)
-		v->large_kernel = false;
-	else
-		v->large_user = false;
+	v->large[va >> 63] &= ~tlb_large_bit(va);
 }
 
 static unsigned exec_hash(uint64_t page)
@@ -190,8 +192,8 @@ void tlb_flush_page(struct x86_cpu *cpu, uint64_t va, int pcid)
 	bool kernel = va >> 63;
 	flush_one(v, page);
 	window_flush_page(v, page);
-	if (kernel ? v->large_kernel : v->large_user)
-		flush_large(v, kernel);
+	if (v->large[kernel] & tlb_large_bit(page))
+		flush_large(v, page);
 	unsigned h = exec_hash(page);
 	if (!v->exec_large[kernel] && !(v->exec_filter[kernel][h / 64] >> (h % 64) & 1))
 		return;

@@ -37,6 +37,12 @@ struct tlb_entry {
 #define TLB_META_LARGE 1 /* part of a larger guest page */
 #define TLB_META_GLOBAL 2
 
+/* The largest page that there is, hashed. */
+static inline uint64_t tlb_large_bit(uint64_t va)
+{
+	return BIT((va >> 30) % 64);
+}
+
 /*
  * Where an indirect jump goes: linear address → host code, for each kind of 64-bit code. Code of the legacy modes
  * shares with user code: where both run, a change of address space, which empties it, mostly lies between.
@@ -131,8 +137,8 @@ struct tr_vcpu {
 	unsigned index;
 	bool running, stepping; /* inside run(), in an instruction of the slow path: for the profile */
 	uint32_t key;           /* of the code to run now: mode_key() */
-	bool large_user,
-		large_kernel; /* entries of larger pages may be in the TLB, in that half of the address space */
+	uint64_t large[2];  /* tlb_large_bit of where the TLB may have entries of larger pages, by half of the address
+			       space */
 	bool exec_large[2]; /* code runs in larger pages, which exec_filter does not tell of; by half (1: the kernel's)
 			     */
 	bool exec_local;    /* the kernel runs code through mappings that are not global */
@@ -143,7 +149,8 @@ struct tr_vcpu {
 	 * from mappings that are not global, and into jc of all entries. A count above its log's length: too many to
 	 * tell.
 	 */
-	bool tlb_filled; /* since all of tlb was emptied */
+	bool tlb_filled;     /* since all of tlb was emptied */
+	uint8_t itlb_filled; /* BIT(mode): since that part of itlb was emptied */
 	unsigned tlb_logged, jc_logged;
 	struct quick_log quick_log[2];
 	bool quick_lost;    /* something has been flushed: that of code which is to be resumed may be missing */
