@@ -6,7 +6,9 @@ import json, os, pty, re, select, signal, subprocess, sys, termios, time
 from tiny import CLI_HLT, DOPPEL, ECHO, PANIC, POWER_OFF, RESET, SPIN, TRIPLE_FAULT, Checks, debug_exit, kernel, say
 
 c = Checks()
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts this in the background has it ignored
+# A shell that starts this in the background, or nohup, has them ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def ends(name, code, status, *args, out=b'', err=(), input=b'', **how):
