@@ -188,7 +188,8 @@ bool compare_results(const struct diff_case *c, const struct diff_result *want, 
 {
 	if (want->vector >= 0 && got->vector >= 0 && pushes_many(c->insn.mnemonic))
 		return true;
-	if (want->vector == X86_PF && got->vector == X86_PF && is_area(&c->insn) && want->cr2 - got->cr2 + 1024 < 2048)
+	if (want->vector == X86_PF && got->vector == X86_PF && is_area(&c->insn) &&
+	    want->cr2 - got->cr2 + AREA < 2 * AREA)
 		return true;
 	return compare_faults(c, want, got, why, size) && compare_registers(c, want, got, loose, why, size) &&
 	       compare_vectors(&want->out, &got->out, loose, why, size) && compare_memory(want, got, why, size);

@@ -61,9 +61,8 @@ void tlb_writes_forget_local(struct tr_vcpu *v)
 
 void tlb_writes_forget(struct tr_vcpu *v)
 {
-	filter_clear(v, false);
+	tlb_writes_forget_local(v);
 	filter_clear(v, true);
-	v->local_writes = false;
 }
 
 /* --- by whoever has the engine's lock, after code[] was set */
