@@ -145,7 +145,7 @@ ends('console-none', say('nowhere') + POWER_OFF, 0, '--console', 'none')
 ends('stats', say('x') + POWER_OFF, 0, '--stats', out=b'x', err=['translated code', 'translator', 'TLB misses', 'port I/O'])
 # mov ecx, 400000000; dec ecx; jnz: a tenth of a second or more, which a sampler cannot miss.
 BUSY = bytes.fromhex('b90084d717 ffc9 75fc'.replace(' ', '')) + POWER_OFF
-ends('hot', BUSY, 0, '--debug', 'hot=1', err=['CPU 0: [1-9][0-9]* samples', 'hottest pages', r'[0-9]  +[0-9a-f]+  jn?z'])
+ends('hot', BUSY, 0, '--debug', 'hot=1', err=['CPU 0: [1-9][0-9]* samples', 'hottest pages', r'[1-9][0-9]*  +[0-9a-f]{12}  [a-z]+'])
 ends('hot-address', BUSY, 0, '--debug', 'no-link,hot=0x1', err=['CPU 0: [1-9][0-9]* samples'])
 
 
