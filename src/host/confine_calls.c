@@ -196,6 +196,7 @@ static const struct kept {
 	CALL_IF(ptrace, GUEST | NEED(SPACES), IS, 0, PTRACE_GETREGSET),
 	CALL_IF(ptrace, GUEST | NEED(SPACES), IS, 0, PTRACE_SETREGSET),
 	CALL_IF(ptrace, GUEST | NEED(SPACES), IS, 0, PTRACE_GETSIGINFO),
+	CALL_IF(ptrace, GUEST | NEED(SPACES), IS, 0, PTRACE_PEEKSIGINFO),
 	CALL(sched_setaffinity, GUEST | NEED(SPACES)), /* it stays near the thread that waits for it */
 	CALL(getcpu, GUEST | NEED(SPACES)),            /* the same, where there is no vDSO */
 	CALL(wait4, EVERYONE | NEED(SPACES)),

@@ -434,7 +434,18 @@ static enum host_space_stop at_signal(const siginfo_t *info, struct host_space_s
 	}
 }
 
-/* Until it stops, by itself or kicked. */
+static bool has_signals(const struct host_space *s)
+{
+	struct __ptrace_peeksiginfo_args first = {.nr = 1};
+	siginfo_t info;
+
+	return ptrace(PTRACE_PEEKSIGINFO, s->pid, &first, &info) > 0;
+}
+
+/*
+ * Until it stops, by itself or kicked. If it has met a fault as well when it is kicked, it stops for that once more,
+ * before it runs on: later it would be taken for one of what runs then.
+ */
 static bool let_run(struct host_space *s, int *status)
 {
 	running = s->pid;
@@ -442,6 +453,8 @@ static bool let_run(struct host_space *s, int *status)
 	bool stopped = resume(s, false) && wait_stop(s, status);
 	let_kicks(false);
 	running = 0;
+	while (stopped && *status >> 16 && has_signals(s))
+		stopped = resume(s, false) && wait_stop(s, status);
 	return stopped;
 }
 

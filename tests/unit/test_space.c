@@ -221,6 +221,55 @@ SPACE_TEST(kicked_by_another)
 	host_thread_join(&t);
 }
 
+static _Atomic bool kicks_end;
+static _Atomic uint64_t kicks_every; /* ns */
+
+static void *kick_on(void *arg)
+{
+	while (!kicks_end) {
+		host_sleep_ns(kicks_every);
+		host_space_kick(space);
+	}
+	return arg;
+}
+
+static void kicks_start(struct host_thread *t, uint64_t every)
+{
+	kicks_end = false;
+	kicks_every = every;
+	REQUIRE(host_thread_start(t, "kicks", kick_on, NULL));
+}
+
+static void kicks_stop(struct host_thread *t)
+{
+	kicks_end = true;
+	host_thread_join(t);
+}
+
+/* int3; ud2: what a kick was quicker than is no news of what runs next. */
+SPACE_TEST(kicked_at_a_trap)
+{
+	struct host_thread t;
+	unsigned kicked = 0;
+
+	if (!SET_UP("\xcc\x0f\x0b"))
+		return;
+	kicks_start(&t, 1000);
+	for (unsigned i = 0; i < 100000 && kicked < 200; i++) {
+		state.rip = CODE;
+		enum host_space_stop stop = run(NULL);
+		CHECK(stop == HOST_SPACE_INT3 || stop == HOST_SPACE_KICKED);
+		CHECK_EQ(state.rip, stop == HOST_SPACE_INT3 ? CODE + 1 : CODE);
+		kicked += stop == HOST_SPACE_KICKED;
+		state.rip = CODE + 1;
+		stop = run(NULL);
+		CHECK(stop == HOST_SPACE_EXCEPTION || stop == HOST_SPACE_KICKED);
+		CHECK_EQ(state.rip, CODE + 1);
+	}
+	CHECK(kicked);
+	kicks_stop(&t);
+}
+
 /* paddq %xmm0, %xmm1; fldpi; ud2 */
 SPACE_TEST(vector_state)
 {
