@@ -8,6 +8,7 @@
 #include "host/space_program.h"
 
 #include <elf.h>
+#include <linux/seccomp.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -28,7 +29,8 @@ _Static_assert(sizeof(struct host_space_change) == CHANGE_SIZE && offsetof(struc
 		       offsetof(struct host_space_change, rights) == CHANGE_RIGHTS &&
 		       offsetof(struct host_space_change, offset) == CHANGE_OFFSET,
 	       "as the program reads it");
-_Static_assert((HOST_SPACE_CHANGES + 1) * CHANGE_SIZE <= PAGE_SIZE, "they fit into a control page");
+_Static_assert((HOST_SPACE_CHANGES + 1) * CHANGE_SIZE <= CONTROL_END && CONTROL_REGS + 16 * 8 <= PAGE_SIZE,
+	       "they fit into a control page");
 _Static_assert(HOST_SPACE_READ == PROT_READ && HOST_SPACE_WRITE == PROT_WRITE && HOST_SPACE_EXEC == PROT_EXEC,
 	       "rights are Linux'");
 
@@ -128,13 +130,11 @@ static struct user_regs_struct regs_at(const struct host_space *s, const uint8_t
 					 .eflags = 2};
 }
 
-/* Lets a routine run. The signal that ended it: SIGTRAP where all went well; 0: the process is no more. */
-static int signal_of_routine(struct host_space *s, struct user_regs_struct *regs)
+/* Lets a routine go on. The signal that ended it: SIGTRAP where all went well; 0: the process is no more. */
+static int signal_of_routine(struct host_space *s)
 {
 	int status;
 
-	if (ptrace(PTRACE_SETREGS, s->pid, NULL, regs))
-		return 0;
 	for (;;) {
 		siginfo_t info;
 
@@ -146,9 +146,14 @@ static int signal_of_routine(struct host_space *s, struct user_regs_struct *regs
 	}
 }
 
+static int signal_of_routine_from(struct host_space *s, struct user_regs_struct *regs)
+{
+	return ptrace(PTRACE_SETREGS, s->pid, NULL, regs) ? 0 : signal_of_routine(s);
+}
+
 static bool run_routine(struct host_space *s, struct user_regs_struct *regs)
 {
-	return signal_of_routine(s, regs) == SIGTRAP;
+	return signal_of_routine_from(s, regs) == SIGTRAP;
 }
 
 static bool remote_call(struct host_space *s, long number, uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e,
@@ -190,7 +195,7 @@ static bool faults(struct host_space *s, const uint8_t *label)
 {
 	struct user_regs_struct regs = regs_at(s, label);
 
-	return signal_of_routine(s, &regs) == SIGSEGV;
+	return signal_of_routine_from(s, &regs) == SIGSEGV;
 }
 
 static bool stops(struct host_space *s)
@@ -232,7 +237,7 @@ static bool set_up(struct host_space *s, unsigned index)
 		return false;
 	s->faults = (faults(s, host_space_tsc) ? HOST_SPACE_TSC_FAULTS : 0) |
 		    (faults(s, host_space_int80) ? HOST_SPACE_INT80_FAULTS : 0);
-	return true;
+	return remote_call(s, SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, space_filter_second(s->place), 0, 0, 0, 0);
 }
 
 /* The lock is held. */
@@ -295,18 +300,34 @@ uint64_t host_space_page_faults_ns(struct host_space *s)
 
 /* --- what is shown */
 
+static void control_set(struct host_space *s, size_t at, uint64_t value)
+{
+	memcpy(s->control + at, &value, sizeof(value));
+}
+
+static bool make_changes(struct host_space *s)
+{
+	struct user_regs_struct regs = regs_at(s, host_space_changes);
+
+	regs.rbx = control_page(s);
+	s->changes = 0;
+	control_set(s, CONTROL_STOP, 1);
+	return run_routine(s, &regs);
+}
+
 bool host_space_change(struct host_space *s, const struct host_space_change *list, unsigned n)
 {
-	struct host_space_change *to = (struct host_space_change *)s->control;
-	struct user_regs_struct regs = regs_at(s, host_space_changes);
+	static const struct host_space_change last = {0};
 
 	ENSURE(n <= HOST_SPACE_CHANGES);
 	if (!n)
 		return true;
-	memcpy(to, list, n * sizeof(*list));
-	to[n].len = 0;
-	regs.rbx = control_page(s);
-	return run_routine(s, &regs);
+	bool made = !s->changes || make_changes(s);
+	memcpy(s->control, list, n * sizeof(*list));
+	memcpy(s->control + n * sizeof(*list), &last, sizeof(last));
+	control_set(s, CONTROL_END, n * sizeof(*list));
+	s->changes = n;
+	return made;
 }
 
 /* --- the state of who runs there */
@@ -359,20 +380,41 @@ static void *reg(struct user_regs_struct *regs, uint8_t place)
 	return (uint8_t *)regs + place;
 }
 
-static bool put_regs(const struct host_space *s, const struct host_space_state *state)
+static void regs_set(struct user_regs_struct *regs, const struct host_space_state *state)
 {
-	struct user_regs_struct regs = {
+	*regs = (struct user_regs_struct){
 		.rip = state->rip,
 		.eflags = state->rflags,
 		.fs_base = state->fs_base,
 		.gs_base = state->gs_base,
 		.orig_rax = (uint64_t)-1, /* no system call that Linux would make again */
 	};
-
 	for (unsigned i = 0; i < 16; i++)
-		memcpy(reg(&regs, gpr_place[i]), &state->gpr[i], sizeof(uint64_t));
+		memcpy(reg(regs, gpr_place[i]), &state->gpr[i], sizeof(uint64_t));
 	for (unsigned i = 0; i < 6; i++)
-		memcpy(reg(&regs, sel_place[i]), &state->sel[i], sizeof(uint16_t));
+		memcpy(reg(regs, sel_place[i]), &state->sel[i], sizeof(uint16_t));
+}
+
+/* Changes first, which go on with what the control page has. */
+static void regs_set_for_changes(struct host_space *s, struct user_regs_struct *regs,
+				 const struct host_space_state *state)
+{
+	control_set(s, CONTROL_STOP, 0);
+	control_set(s, CONTROL_RIP, state->rip);
+	control_set(s, CONTROL_RFLAGS, state->rflags);
+	memcpy(s->control + CONTROL_REGS, state->gpr, sizeof(state->gpr));
+	regs->rip = routine(s, host_space_changes);
+	regs->rbx = control_page(s);
+	regs->eflags = 2;
+}
+
+static bool put_regs(struct host_space *s, const struct host_space_state *state, bool changes)
+{
+	struct user_regs_struct regs;
+
+	regs_set(&regs, state);
+	if (changes)
+		regs_set_for_changes(s, &regs, state);
 	return !ptrace(PTRACE_SETREGS, s->pid, NULL, &regs);
 }
 
@@ -404,9 +446,13 @@ static enum host_space_stop at_call(struct host_space_state *state, uint64_t ori
 
 #define RSP_NUMBER 4
 
-/* A system call that the filter stopped: in Linux's vsyscall page, from which it has returned already. */
-static enum host_space_stop at_vsyscall(struct host_space_state *state, uint64_t from)
+#define VSYSCALL_PAGE 0xffffffffff600000ull
+
+/* A system call that a filter stopped; in Linux's vsyscall page, from which it has returned already. */
+static enum host_space_stop at_filtered(struct host_space_state *state, uint64_t from)
 {
+	if ((from & PAGE_MASK) != VSYSCALL_PAGE)
+		return at_call(state, state->gpr[0]);
 	state->rip = from;
 	state->gpr[RSP_NUMBER] -= 8;
 	return HOST_SPACE_EXCEPTION;
@@ -424,7 +470,7 @@ static enum host_space_stop at_signal(const siginfo_t *info, struct host_space_s
 	case SIGILL:
 		return HOST_SPACE_EXCEPTION;
 	case SIGSYS:
-		return at_vsyscall(state, (uint64_t)(uintptr_t)info->si_call_addr);
+		return at_filtered(state, (uint64_t)(uintptr_t)info->si_call_addr);
 	case SIGTRAP:
 		if (info->si_code == TRAP_TRACE)
 			return HOST_SPACE_STEPPED;
@@ -446,35 +492,80 @@ static bool has_signals(const struct host_space *s)
  * Until it stops, by itself or kicked. If it has met a fault as well when it is kicked, it stops for that once more,
  * before it runs on: later it would be taken for one of what runs then.
  */
-static bool let_run(struct host_space *s, int *status)
+static bool let_run(struct host_space *s, bool changes, int *status)
 {
 	running = s->pid;
 	let_kicks(true);
-	bool stopped = resume(s, false) && wait_stop(s, status);
+	bool stopped = resume(s, changes) && wait_stop(s, status);
 	let_kicks(false);
 	running = 0;
 	while (stopped && *status >> 16 && has_signals(s))
-		stopped = resume(s, false) && wait_stop(s, status);
+		stopped = resume(s, changes) && wait_stop(s, status);
 	return stopped;
+}
+
+/* False: the processor, or Linux, has stopped it. */
+static bool somebody_stopped(const siginfo_t *info, int status)
+{
+	return status >> 16 || info->si_code <= 0;
+}
+
+static bool get_info(const struct host_space *s, int status, siginfo_t *info)
+{
+	memset(info, 0, sizeof(*info));
+	return WSTOPSIG(status) == (SIGTRAP | 0x80) || status >> 16 || !ptrace(PTRACE_GETSIGINFO, s->pid, NULL, info);
+}
+
+/*
+ * It stopped in our program: on its way through the changes, which are all made then. Or it was not sent there by us:
+ * what it wanted to do there (space_program.S) does not stay.
+ */
+static enum host_space_stop at_program(struct host_space *s, uint64_t rip, bool kicked)
+{
+	if (!kicked)
+		return HOST_SPACE_UNSHOWN;
+	if (rip >= routine(s, host_space_made))
+		return HOST_SPACE_KICKED;
+	control_set(s, CONTROL_STOP, 1);
+	int sig = signal_of_routine(s);
+	if (!sig)
+		return HOST_SPACE_LOST;
+	return sig == SIGTRAP ? HOST_SPACE_KICKED : HOST_SPACE_UNSHOWN;
+}
+
+static bool in_program(const struct host_space *s, uint64_t rip)
+{
+	return rip - s->place < PAGE_SIZE;
+}
+
+/* No place where the program could go on is such an address: it would fault itself. */
+static bool can_go_on_at(uint64_t rip)
+{
+	return rip < HOST_SPACE_TOP;
 }
 
 enum host_space_stop host_space_run(struct host_space *s, struct host_space_state *state, uint64_t *address)
 {
+	struct host_space_state now;
 	uint64_t orig_rax;
 	siginfo_t info;
 	int status;
 
 	*address = 0;
 	s->xstate_seen = false;
-	if (!put_regs(s, state) || !let_run(s, &status) || !get_regs(s, state, &orig_rax))
+	if (s->changes && !can_go_on_at(state->rip) && !make_changes(s))
+		return HOST_SPACE_UNSHOWN;
+	bool changes = s->changes;
+	s->changes = 0;
+	if (!put_regs(s, state, changes) || !let_run(s, changes, &status) || !get_regs(s, &now, &orig_rax) ||
+	    !get_info(s, status, &info))
 		return HOST_SPACE_LOST;
+	if (changes && in_program(s, now.rip))
+		return at_program(s, now.rip, somebody_stopped(&info, status));
+	*state = now;
 	if (WSTOPSIG(status) == (SIGTRAP | 0x80))
 		return at_call(state, orig_rax);
-	if (status >> 16)
-		return HOST_SPACE_KICKED;
-	if (ptrace(PTRACE_GETSIGINFO, s->pid, NULL, &info))
-		return HOST_SPACE_LOST;
-	return info.si_code <= 0 ? HOST_SPACE_KICKED : at_signal(&info, state, address);
+	return somebody_stopped(&info, status) ? HOST_SPACE_KICKED : at_signal(&info, state, address);
 }
 
 void host_space_kick(struct host_space *s)

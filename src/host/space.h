@@ -32,6 +32,14 @@ void host_spaces_destroy(struct host_spaces *from); /* after the threads that ha
 /* Where what is ours is in all of them: the middle of nowhere, at random. */
 uint64_t host_spaces_place(const struct host_spaces *from);
 
+/* Whether there can be something at [at, at + len): not where the system, or what is ours, does not let it. */
+static inline bool host_space_may_show(uint64_t place, uint64_t at, uint64_t len)
+{
+	uint64_t from = (place & ~(GiB(4) - 1)) - GiB(4), to = from + GiB(8);
+	return at >= HOST_SPACE_LOWEST && at < HOST_SPACE_TOP && len <= HOST_SPACE_TOP - at && len < GiB(4) &&
+	       (at + len <= from || at >= to);
+}
+
 /*
  * A space of this thread's, empty; nobody else may use it, but for host_space_kick. It ends with the thread. NULL: this
  * host has none to give, or not yet.
@@ -47,12 +55,15 @@ uint64_t host_space_page_faults_ns(struct host_space *s);
 
 enum { HOST_SPACE_READ = 1, HOST_SPACE_WRITE = 2, HOST_SPACE_EXEC = 4 };
 struct host_space_change {
-	uint64_t at, len; /* whole pages below HOST_SPACE_TOP, none of them ours */
+	uint64_t at, len; /* whole pages where something may be shown; or all before what is ours, or all behind */
 	uint64_t rights;  /* HOST_SPACE_*; 0: there is nothing any more */
 	uint64_t offset;  /* in the memory that is shown */
 };
 #define HOST_SPACE_CHANGES 120 /* at a time */
-/* In this order. False: the host would not, and what is shown now is not known. A kick that comes meanwhile is lost. */
+/*
+ * In this order, before it runs next. Those that wait already are made now: a kick that comes meanwhile is lost, and if
+ * the host would not make them, false is returned, and what is shown now is not known.
+ */
 bool host_space_change(struct host_space *s, const struct host_space_change *list, unsigned n);
 
 /* Registers in x86 encoding order; selectors as in enum x86_seg: ES, CS, SS, DS, FS, GS. */
@@ -74,6 +85,7 @@ enum host_space_stop {
 	HOST_SPACE_INT3,      /* INT3 or INT 3; rip is behind it */
 	HOST_SPACE_INT1,      /* rip is behind it, or, where a hypervisor had to deliver it again, at it */
 	HOST_SPACE_STEPPED,   /* single step: rip is behind the instruction */
+	HOST_SPACE_UNSHOWN,   /* the state is as before; the host would not make changes, and what is shown is not known */
 	HOST_SPACE_LOST       /* the process is no more: somebody killed it */
 };
 /* Runs it from `state`, and says there where it stopped. */

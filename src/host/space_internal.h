@@ -10,10 +10,10 @@
 
 extern const uint8_t host_space_program[], host_space_program_end[];
 /* Routines in it. */
-extern const uint8_t host_space_call[], host_space_changes[], host_space_tsc[], host_space_int80[], host_space_stop[],
-	host_space_zeros[];
+extern const uint8_t host_space_call[], host_space_changes[], host_space_changed[], host_space_made[],
+	host_space_tsc[], host_space_int80[], host_space_stop[], host_space_zeros[];
 /* What depends on the place where it stays. */
-extern const uint8_t host_space_place[], host_space_filter[], host_space_place_high[], host_space_place_low[];
+extern const uint8_t host_space_place[], host_space_filters[];
 
 #define XSTATE_MOST KiB(16) /* AMX's tiles are the most of it */
 
@@ -26,6 +26,7 @@ struct host_space {
 	unsigned faults;
 	uint64_t time_seen;
 	uint64_t page_fault_ns, page_faults, page_faults_seen; /* Linux's own, that nobody hears of */
+	unsigned changes; /* that wait in the control page */
 	bool xstate_seen;
 	uint8_t seen[HOST_SPACE_XSTATE]; /* if so: what its state is */
 	_Alignas(64) uint8_t image[XSTATE_MOST];
@@ -45,6 +46,13 @@ struct host_spaces {
 	int reading;      /* its end of the pipe */
 	struct host_space *space[];
 };
+
+/*
+ * space_filter.c: the filters of system calls, into an image of the program that stays at `place`: the first, and the
+ * address there of the second (struct sock_fprog).
+ */
+void space_filters_write(uint8_t *image, uint64_t place);
+uint64_t space_filter_second(uint64_t place);
 
 /* space_start.c: this process may start no more from now on. Those that wait for it are started, if they may be. */
 void spaces_start_all(bool may);

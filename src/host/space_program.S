@@ -86,7 +86,7 @@ settle: /* nothing else stays */
 	invoke	__NR_rt_sigaction
 	mov	$1, %edi /* SECCOMP_SET_MODE_FILTER */
 	xor	%esi, %esi
-	lea	filter(%rip), %rdx
+	lea	host_space_filters(%rip), %rdx
 	invoke	__NR_seccomp
 	test	%rax, %rax
 	jnz	leave
@@ -131,7 +131,12 @@ forked:
 	syscall
 	int3
 
-	/* Changes, from RBX on. */
+	/*
+	 * Changes, from RBX on, and then INT3, or what is to run. The call is the only one that the second filter leaves to those who run
+	 * code that is not ours, and they may come here by themselves, with registers of their own. So what was called for is compared
+	 * with the list before anything else runs: each change in it has been made already, and to make it once more, and all behind
+	 * it, changes nothing.
+	 */
 	export	host_space_changes
 	mov	CHANGE_AT(%rbx), %rdi
 	mov	CHANGE_LEN(%rbx), %rsi
@@ -139,20 +144,65 @@ forked:
 	jz	2f
 	mov	$__NR_munmap, %eax
 	mov	CHANGE_RIGHTS(%rbx), %rdx
+	mov	CHANGE_OFFSET(%rbx), %r9
+	mov	$CHANGE_FLAGS, %r10d
+	mov	$SPACE_FD_MEMORY, %r8d
 	test	%rdx, %rdx
 	jz	1f
 	mov	$__NR_mmap, %eax
-	mov	$0x8011, %r10d /* MAP_SHARED | MAP_FIXED | MAP_POPULATE */
-	mov	$SPACE_FD_MEMORY, %r8d
-	mov	CHANGE_OFFSET(%rbx), %r9
 1:
 	syscall
+	export	host_space_changed
+	lea	host_space_program + 4096(%rip), %rcx
+	mov	%rbx, %r11
+	sub	%rcx, %r11
+	cmp	CONTROL_END(%rcx), %r11
+	jae	3f
+	test	$(CHANGE_SIZE - 1), %r11b
+	jnz	3f
+	cmp	CHANGE_AT(%rbx), %rdi
+	jne	3f
+	cmp	CHANGE_LEN(%rbx), %rsi
+	jne	3f
+	cmp	CHANGE_RIGHTS(%rbx), %rdx
+	jne	3f
+	cmp	CHANGE_OFFSET(%rbx), %r9
+	jne	3f
 	add	$CHANGE_SIZE, %rbx
 	cmp	$-4096, %rax
 	jbe	host_space_changes
+3:
 	ud2
+
+	/* All changes are made. */
 2:
+	export	host_space_made
+	cmpl	$0, host_space_program + 4096 + CONTROL_STOP(%rip)
+	jz	4f
 	int3
+	.macro	restore from, to
+	mov	host_space_program + 4096 + CONTROL_REGS + 8 * \from(%rip), \to
+	.endm
+4:
+	lea	host_space_program + 4096 + CONTROL_RFLAGS(%rip), %rsp
+	popfq
+	restore	0, %rax
+	restore	1, %rcx
+	restore	2, %rdx
+	restore	3, %rbx
+	restore	5, %rbp
+	restore	6, %rsi
+	restore	7, %rdi
+	restore	8, %r8
+	restore	9, %r9
+	restore	10, %r10
+	restore	11, %r11
+	restore	12, %r12
+	restore	13, %r13
+	restore	14, %r14
+	restore	15, %r15
+	restore	4, %rsp
+	jmp	*host_space_program + 4096 + CONTROL_RIP(%rip)
 
 	/* Nothing. */
 	export	host_space_stop
@@ -175,62 +225,11 @@ ignore: /* struct kernel_sigaction: SIG_IGN */
 name:
 	.asciz	"doppel-user"
 	.balign	8
-filter: /* struct sock_fprog */
-	.quad	(filter_end - filter_code) / 8
-	export	host_space_filter /* the address of its code */
-	.quad	AT(filter_code)
-
-	/* Where the program stays. What this and the three like it hold is for who writes the file to add. */
+	/* Where the program stays, and the filters of system calls: for who writes the file. */
+	.balign	8
 	export	host_space_place
 	.quad	0
-
-	/*
-	 * The filter of system calls (seccomp(2)). Only this page makes any: what else runs here never gets that far, as long as it is
-	 * traced as it should be; and for Linux's vsyscall page there is no other way.
-	 */
-	.macro	bpf code, yes, no, k
-	.short	\code
-	.byte	\yes, \no
-	.long	\k
-	.endm
-	.macro	load at
-	bpf	0x20, 0, 0, \at
-	.endm
-	.macro	allow number
-	bpf	0x15, 0, 1, \number
-	bpf	0x06, 0, 0, 0x7fff0000 /* SECCOMP_RET_ALLOW */
-	.endm
-	.macro	unless_equal k
-	bpf	0x15, 1, 0, \k
-	bpf	0x06, 0, 0, 0x00030000 /* SECCOMP_RET_TRAP */
-	.endm
-filter_code:
-	load	4
-	unless_equal 0xc000003e /* AUDIT_ARCH_X86_64 */
-	load	12 /* the instruction pointer */
-	.short	0x15
-	.byte	1, 0
-	export	host_space_place_high
-	.long	0
-	bpf	0x06, 0, 0, 0x00030000
-	load	8
-	bpf	0x54, 0, 0, 0xfffff000
-	.short	0x15
-	.byte	1, 0
-	export	host_space_place_low
-	.long	0
-	bpf	0x06, 0, 0, 0x00030000
-	load	0
-	allow	__NR_mmap
-	allow	__NR_munmap
-	allow	__NR_pause
-	allow	__NR_rt_sigprocmask
-	allow	__NR_prctl
-	allow	__NR_read
-	allow	__NR_clone
-	allow	__NR_futex
-	allow	__NR_exit_group
-	bpf	0x06, 0, 0, 0x00030000
-filter_end:
+	export	host_space_filters
+	.space	SPACE_FILTERS_SIZE
 	export	host_space_program_end
 	.section .note.GNU-stack, "", @progbits

@@ -16,11 +16,22 @@
 #define CONTROL_PID 4   /* the answer: a process, or an error number, negated */
 #define CONTROL_BYTE 8
 
-/* The others': changes, each of these four quadwords, the last of length 0. */
+/*
+ * The others': changes, each of these four quadwords, the last of length 0; how many bytes those before it are; whether
+ * it stops then; and, if not, what it goes on with.
+ */
 #define CHANGE_AT 0
 #define CHANGE_LEN 8
 #define CHANGE_RIGHTS 16
 #define CHANGE_OFFSET 24
 #define CHANGE_SIZE 32
+#define CHANGE_FLAGS 0x8011 /* MAP_SHARED | MAP_FIXED | MAP_POPULATE */
+#define CONTROL_END 3904
+#define CONTROL_STOP 3912
+#define CONTROL_RFLAGS 3920
+#define CONTROL_RIP 3928
+#define CONTROL_REGS 3936 /* 16 of them, in x86 encoding order */
+
+#define SPACE_FILTERS_SIZE 768
 
 #endif

@@ -51,15 +51,6 @@ static int become_program(void *opaque)
 	return 1;
 }
 
-static void add(uint8_t *image, const uint8_t *label, uint64_t value, size_t size)
-{
-	uint64_t was = 0;
-
-	memcpy(&was, image + (label - host_space_program), size);
-	was += value;
-	memcpy(image + (label - host_space_program), &was, size);
-}
-
 static bool write_program(const struct host_spaces *from)
 {
 	uint8_t image[PAGE_SIZE];
@@ -67,10 +58,8 @@ static bool write_program(const struct host_spaces *from)
 
 	ENSURE(size <= sizeof(image));
 	memcpy(image, host_space_program, size);
-	add(image, host_space_place, from->place, 8);
-	add(image, host_space_filter, from->place, 8);
-	add(image, host_space_place_high, from->place >> 32, 4);
-	add(image, host_space_place_low, (uint32_t)from->place, 4);
+	memcpy(image + (host_space_place - host_space_program), &from->place, sizeof(from->place));
+	space_filters_write(image, from->place);
 	return write(from->program, image, size) == (ssize_t)size;
 }
 
@@ -150,7 +139,8 @@ static uint64_t random_place(void)
 
 	if (!host_random(&r, sizeof(r)))
 		r = __builtin_ia32_rdtsc() * 0x9e3779b97f4a7c15ull;
-	return align_down(PLACES_FROM + r % (PLACES_TO - PLACES_FROM), PAGE_SIZE);
+	/* Not at the end of 4 GiB, so that its upper half is that of all of it. */
+	return align_down(PLACES_FROM + r % (PLACES_TO - PLACES_FROM), PAGE_SIZE) & ~(uint64_t)MiB(1);
 }
 
 uint64_t host_spaces_place(const struct host_spaces *from)

@@ -24,15 +24,24 @@ static bool change(uint64_t at, uint64_t len, uint64_t rights, uint64_t offset)
 	return host_space_change(space, &c, 1);
 }
 
-/* A host that lets nobody trace (kernel.yama.ptrace_scope) is one without. */
-static bool set_up(const void *code, size_t len)
+/* The three pages, and nothing else. */
+static bool show_all(void)
 {
+	uint64_t place = host_spaces_place(from), behind = place + HOST_SPACE_OURS;
 	const struct host_space_change all[] = {
+		{.len = place},
+		{.at = behind, .len = HOST_SPACE_TOP - behind},
 		{.at = CODE, .len = PAGE_SIZE, .rights = HOST_SPACE_READ | HOST_SPACE_EXEC},
 		{.at = DATA, .len = PAGE_SIZE, .rights = HOST_SPACE_READ | HOST_SPACE_WRITE, .offset = PAGE_SIZE},
 		{.at = STACK, .len = PAGE_SIZE, .rights = HOST_SPACE_READ | HOST_SPACE_WRITE, .offset = 2 * PAGE_SIZE},
 	};
 
+	return host_space_change(space, all, ARRAY_LEN(all));
+}
+
+/* A host that lets nobody trace (kernel.yama.ptrace_scope) is one without. */
+static bool set_up(const void *code, size_t len)
+{
 	REQUIRE(host_shared_alloc(&mem, MiB(1)));
 	from = host_spaces_create(&mem, 2);
 	REQUIRE(from);
@@ -42,7 +51,7 @@ static bool set_up(const void *code, size_t len)
 		printf("# this host has no spaces to give\n");
 		return false;
 	}
-	REQUIRE(host_space_change(space, all, ARRAY_LEN(all)));
+	REQUIRE(show_all());
 	memcpy(mem.at, code, len);
 	state = (struct host_space_state){
 		.rip = CODE, .rflags = 0x202, .sel = {0, HOST_SPACE_CS, HOST_SPACE_SS, 0, 0, 0}};
@@ -329,8 +338,151 @@ SPACE_TEST(impossible_change)
 {
 	if (!SET_UP("\x0f\x0b"))
 		return;
-	CHECK(!change(0x40000, PAGE_SIZE, HOST_SPACE_READ, 123)); /* no page's offset */
+	CHECK(change(0x40000, PAGE_SIZE, HOST_SPACE_READ, 123)); /* no page's offset */
+	CHECK_EQ(run(NULL), HOST_SPACE_UNSHOWN);
+	CHECK_EQ(state.rip, CODE);
 	CHECK_EQ(run(NULL), HOST_SPACE_EXCEPTION);
+	CHECK(change(0x40000, PAGE_SIZE, HOST_SPACE_READ, 123));
+	CHECK(!change(0x40000, PAGE_SIZE, HOST_SPACE_READ, 0));
+	CHECK_EQ(run(NULL), HOST_SPACE_EXCEPTION);
+	CHECK_EQ(state.rip, CODE);
+}
+
+static void have_changes(void)
+{
+	CHECK(change(DATA, PAGE_SIZE, HOST_SPACE_READ | HOST_SPACE_WRITE, PAGE_SIZE));
+}
+
+/* lea 8(%rax,%rbx), %rcx; sbb %rdx, %rdx; ud2: all registers and flags arrive where changes come first. */
+SPACE_TEST(changes_on_the_way)
+{
+	if (!SET_UP("\x48\x8d\x4c\x18\x08\x48\x19\xd2\x0f\x0b"))
+		return;
+	for (unsigned i = 0; i < 16; i++)
+		state.gpr[i] = 0x1000 * (i + 1);
+	state.rflags = 0x203;
+	have_changes();
+	CHECK_EQ(run(NULL), HOST_SPACE_EXCEPTION);
+	CHECK_EQ(state.rip, CODE + 8);
+	for (unsigned i = 0; i < 16; i++)
+		CHECK_EQ(state.gpr[i], i == 1 ? 0x5008 : i == 2 ? UINT64_MAX : 0x1000 * (i + 1));
+}
+
+/* syscall; movq (%rdi), %rax; nop */
+SPACE_TEST(no_system_call_behind_changes)
+{
+	if (!SET_UP("\x0f\x05\x48\x8b\x07"))
+		return;
+	state.gpr[0] = 231;
+	have_changes();
+	CHECK_EQ(run(NULL), HOST_SPACE_CALL);
+	CHECK_EQ(state.rip, CODE);
+	CHECK_EQ(state.gpr[0], 231);
+	have_changes();
+	state.rip = 0xffffffffff600000;
+	state.gpr[4] = STACK + 8;
+	CHECK(run(NULL) != HOST_SPACE_LOST);
+	CHECK_EQ(state.rip, 0xffffffffff600000);
+	CHECK_EQ(state.gpr[4], STACK + 8);
+	have_changes();
+	state.rip = 0x8000000000000000; /* nor anywhere else */
+	CHECK(run(NULL) != HOST_SPACE_UNSHOWN);
+	CHECK_EQ(state.rip, 0x8000000000000000);
+}
+
+/* movl (%rdi), %eax; ud2 */
+SPACE_TEST(kicked_with_changes)
+{
+	if (!SET_UP("\x8b\x07\x0f\x0b"))
+		return;
+	for (unsigned i = 0; i < 100; i++) {
+		CHECK(change(DATA, PAGE_SIZE, HOST_SPACE_READ, (i % 2 + 1) * PAGE_SIZE));
+		mem.at[PAGE_SIZE] = 1;
+		mem.at[2 * PAGE_SIZE] = 2;
+		state.rip = CODE;
+		state.gpr[0] = 77;
+		state.gpr[7] = DATA;
+		host_space_kick(space);
+		CHECK_EQ(run(NULL), HOST_SPACE_KICKED);
+		CHECK_EQ(state.rip, CODE);
+		CHECK_EQ(state.gpr[0], 77);
+		CHECK_EQ(run(NULL), HOST_SPACE_EXCEPTION);
+		CHECK_EQ(state.gpr[0], i % 2 + 1);
+	}
+	struct host_thread t;
+	kicks_start(&t, 1000);
+	for (unsigned i = 0; i < 10000; i++) {
+		have_changes();
+		state.rip = CODE + 2;
+		enum host_space_stop stop = run(NULL);
+		CHECK(stop == HOST_SPACE_EXCEPTION || stop == HOST_SPACE_KICKED);
+		CHECK_EQ(state.rip, CODE + 2);
+	}
+	kicks_stop(&t);
+}
+
+#define STRAY 0x50000ull /* where code that is not ours would like to see something */
+
+/* What a system call that makes a change finds in its registers, or a list of such that is not ours, or ours. */
+static void want(uint64_t number, uint64_t at, uint64_t len, uint64_t list)
+{
+	const uint64_t entry[] = {at, len, HOST_SPACE_READ, 0, 0, 0, 0, 0};
+
+	memcpy(mem.at + PAGE_SIZE, entry, sizeof(entry));
+	state.gpr[0] = number;
+	state.gpr[3] = list;
+	state.gpr[7] = at;
+	state.gpr[6] = len;
+	state.gpr[2] = HOST_SPACE_READ;
+	state.gpr[10] = 0x8011;
+	state.gpr[8] = 1;
+	state.gpr[9] = 0;
+}
+
+static enum host_space_stop reads(uint64_t at)
+{
+	enum host_space_stop stop;
+
+	do {
+		state.rip = CODE + 3;
+		state.gpr[7] = at;
+	} while ((stop = run(NULL)) == HOST_SPACE_KICKED);
+	return stop;
+}
+
+/* jmp *%r15; movq (%rdi), %rax; ud2 */
+SPACE_TEST(no_change_of_its_own)
+{
+	struct host_thread t;
+	unsigned unshown = 0;
+
+	if (!SET_UP("\x41\xff\xe7\x48\x8b\x07\x0f\x0b"))
+		return;
+	uint64_t place = host_spaces_place(from);
+	const struct {
+		uint64_t number, at, len;
+	} wanted[] = {{9, STRAY, PAGE_SIZE}, {11, DATA, PAGE_SIZE}, {11, place, 2 * PAGE_SIZE}, {9, place, PAGE_SIZE},
+		      {11, 0, HOST_SPACE_TOP}, {11, place - GiB(4), GiB(4) + PAGE_SIZE}, {231, 0, 0}, {56, 17, 0}};
+	const uint64_t lists[] = {DATA, place + PAGE_SIZE, place + PAGE_SIZE + 32, place + PAGE_SIZE + 8};
+
+	kicks_start(&t, 300000); /* some of it goes round in circles */
+	for (unsigned i = 0; i < ARRAY_LEN(wanted) * ARRAY_LEN(lists); i++) {
+		for (unsigned at = 0; at < PAGE_SIZE / 2; at++) {
+			want(wanted[i / 4].number, wanted[i / 4].at, wanted[i / 4].len, lists[i % 4]);
+			state.rip = CODE;
+			state.gpr[15] = place + at;
+			have_changes();
+			enum host_space_stop stop = run(NULL);
+			CHECK(stop != HOST_SPACE_LOST);
+			unshown += stop == HOST_SPACE_UNSHOWN;
+			if (stop == HOST_SPACE_UNSHOWN)
+				CHECK(show_all());
+			CHECK_EQ(reads(STRAY), HOST_SPACE_FAULT);
+		}
+		CHECK_EQ(reads(DATA), HOST_SPACE_EXCEPTION);
+	}
+	CHECK(unshown);
+	kicks_stop(&t);
 }
 
 /* What Linux says behind `word`, into `text`; NULL: nothing, or there is no such process. */

@@ -20,7 +20,7 @@
 struct stretch {
 	struct host_space_state state;
 	unsigned stops;
-	bool unfit; /* the host would not show what is to be shown */
+	bool unfit; /* the host would not show what is to be shown: what it shows is not known */
 	bool lost;
 };
 
@@ -199,6 +199,9 @@ static enum direct_next stopped(struct tr_vcpu *v, struct window_space *s, struc
 	case HOST_SPACE_CALL:
 		d->calls++;
 		return DIRECT_STEP;
+	case HOST_SPACE_UNSHOWN:
+		r->unfit = true;
+		return DIRECT_AGAIN;
 	case HOST_SPACE_LOST:
 		r->lost = true;
 		return DIRECT_AGAIN;
@@ -220,8 +223,10 @@ static enum direct_next run_on(struct tr_vcpu *v, struct window_space *s, struct
 	for (bool go_on = true; go_on;) {
 		uint64_t address;
 		go_on = false;
+		if (poll_wanted(v))
+			break;
 		r->unfit = !direct_settle(v, s);
-		if (r->unfit || poll_wanted(v)) /* not before: a change takes kicks that come meanwhile */
+		if (r->unfit || poll_wanted(v)) /* once more: it may have taken kicks that came meanwhile */
 			break;
 		enum host_space_stop why = host_space_run(s->apart, &r->state, &address);
 		r->stops++;

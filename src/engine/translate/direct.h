@@ -49,7 +49,7 @@ enum direct_next {
 	DIRECT_STEP,  /* the slow path carries out the instruction at rip */
 	DIRECT_RAISE  /* cpu->exc is to be delivered */
 };
-/* direct_show.c: has all changes to what is shown done, before the process runs on. False: the host would not. */
+/* direct_show.c: all changes to what is shown are made before the process runs on. False: the host would not. */
 bool direct_settle(struct tr_vcpu *v, struct window_space *s);
 /* The code at `rip` has met a fault at `va`. *shown: the page is going to be shown, and it can go on. In code. */
 enum direct_next direct_fault(struct tr_vcpu *v, struct window_space *s, uint64_t rip, uint64_t va, bool *shown);

@@ -12,7 +12,7 @@
 
 #define PAUSE_NS 500000u /* of translated code, where code cannot run directly; mostly until an interrupt */
 
-/* Has all changes done. False: the host would not. */
+/* All changes are made before it runs next. False: the host would not make those before. */
 static bool settle(struct tr_vcpu *v, struct window_space *s)
 {
 	struct host_space_change list[HOST_SPACE_CHANGES];
@@ -30,12 +30,7 @@ static bool settle(struct tr_vcpu *v, struct window_space *s)
 	s->changes = 0;
 	s->apart_lost = false;
 	window_unlock(&v->windows.lock);
-	if (host_space_change(s->apart, list, n))
-		return true;
-	window_lock(&v->windows.lock);
-	apart_clear(s);
-	window_unlock(&v->windows.lock);
-	return false;
+	return host_space_change(s->apart, list, n);
 }
 
 #define AT_ONCE 2048 /* pages that a new process is shown before it needs them */

@@ -5,10 +5,14 @@
  */
 #include "engine/translate/window_space.h"
 
+#define TOGETHER GiB(1) /* of one change at most; the host wants less than 4 */
+
 /* With the last change where they are one; false: no room. */
 static bool change_add(struct window_space *s, const struct host_space_change *c)
 {
 	struct host_space_change *last = s->changes ? &s->change[s->changes - 1] : NULL;
+	if (last && last->len >= TOGETHER)
+		last = NULL;
 	if (last && last->rights == c->rights && last->at + last->len == c->at &&
 	    (!c->rights || last->offset + last->len == c->offset)) {
 		last->len += c->len;
@@ -50,12 +54,6 @@ void apart_release(struct tr_vcpu *v, struct window_space *s)
 	s->apart = NULL;
 }
 
-static bool can_show(const struct tr_engine *eng, uint64_t va, uint64_t size)
-{
-	uint64_t place = host_spaces_place(eng->spaces);
-	return va >= HOST_SPACE_LOWEST && va < HOST_SPACE_TOP && (va >= place + HOST_SPACE_OURS || va + size <= place);
-}
-
 bool apart_show(struct tr_vcpu *v, struct window_space *s, struct window_page *p, bool exec)
 {
 	const struct host_space_change c = {
@@ -66,7 +64,7 @@ bool apart_show(struct tr_vcpu *v, struct window_space *s, struct window_page *p
 								       : 0),
 		.offset = window_offset(v->engine->mem, p->gpa, window_page_size(p)),
 	};
-	if (!can_show(v->engine, c.at, c.len))
+	if (!host_space_may_show(host_spaces_place(v->engine->spaces), c.at, c.len))
 		return false;
 	if (!change_add(s, &c)) {
 		apart_clear(s);
