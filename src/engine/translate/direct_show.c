@@ -67,7 +67,7 @@ static void show_row(struct tr_vcpu *v, struct window_space *s, uint64_t va)
 	for (uint64_t at = va; at != va + WINDOW_ROW * PAGE_SIZE; at += PAGE_SIZE) {
 		struct window_page *p = space_page_of(s, at);
 		if (!p && mmu_translate(&v->cpu, at, ACC_READ | ACC_USER, &m) == V_DONE && is_ram(v, m.gpa) &&
-		    space_show(v, s, at, &m, false))
+		    space_show(v, s, at, &m, false, true))
 			p = space_page_of(s, at);
 		if (p && !(p->va & WINDOW_APART))
 			apart_show(v, s, p, false);
@@ -90,7 +90,7 @@ static bool show_data(struct tr_vcpu *v, struct window_space *s, uint64_t va)
 		window_regions_add(v, s);
 	if (space_region_find(s, va) < 0 || !is_ram(v, m.gpa))
 		return false;
-	if ((!p || write) && !space_show(v, s, va, &m, write))
+	if ((!p || write) && !space_show(v, s, va, &m, write, true))
 		return false;
 	show_row(v, s, va);
 	p = space_page_of(s, va);
@@ -120,7 +120,7 @@ static bool joins(struct tr_vcpu *v, struct window_space *s, const struct window
 static bool show_code(struct tr_vcpu *v, struct window_space *s, uint64_t va, const struct x86_mapping *m)
 {
 	struct window_page *p = space_page_of(s, va);
-	if (!p && space_region_find(s, va) >= 0 && space_show(v, s, va, m, false))
+	if (!p && space_region_find(s, va) >= 0 && space_show(v, s, va, m, false, true))
 		p = space_page_of(s, va);
 	if (!p || p->va & (WINDOW_LARGE | WINDOW_WRITABLE) || p->gpa != (m->gpa & PAGE_MASK) || !joins(v, s, p))
 		return false;

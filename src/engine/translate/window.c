@@ -64,7 +64,7 @@ static void show_faulted(struct tr_vcpu *v, struct window_space *s)
 	uint64_t va = w->faulted & ~1ull, start = __builtin_ia32_rdtsc();
 	w->faulted = 0;
 	if (space_region_find(s, va) >= 0 && mmu_probe(&v->cpu, va, ACC_READ | ACC_USER, &m) &&
-	    space_show(v, s, va, &m, false) && s->apart)
+	    space_show(v, s, va, &m, false, s->apart) && s->apart)
 		apart_show(v, s, space_page_of(s, va), false);
 	charge(v, s, __builtin_ia32_rdtsc() - start);
 }
@@ -215,7 +215,7 @@ static bool fault(struct tr_vcpu *v, struct window_space *s, uint64_t address, b
 		return false;
 	}
 	window_lock(&w->lock);
-	bool again = space_show(v, s, va, &m, write);
+	bool again = space_show(v, s, va, &m, write, false);
 	window_unlock(&w->lock);
 	return again;
 }

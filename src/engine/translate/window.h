@@ -53,6 +53,7 @@ struct window_page {
 #define WINDOW_LOCAL 4ull       /* not global */
 #define WINDOW_APART 8ull       /* also shown in the process in which user code runs directly (window_apart.c) */
 #define WINDOW_APART_EXEC 16ull /* where it can be executed */
+#define WINDOW_UNSEEN 32ull     /* shown there alone so far, of 4 KiB */
 
 /* What is to change in that process before it runs on; two more empty it first. */
 #define WINDOW_CHANGES (HOST_SPACE_CHANGES - 2)

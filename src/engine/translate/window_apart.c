@@ -13,6 +13,10 @@ static bool change_add(struct window_space *s, const struct host_space_change *c
 	struct host_space_change *last = s->changes ? &s->change[s->changes - 1] : NULL;
 	if (last && last->len >= TOGETHER)
 		last = NULL;
+	if (last && !last->rights && last->at == c->at && last->len == c->len) {
+		*last = *c;
+		return true;
+	}
 	if (last && last->rights == c->rights && last->at + last->len == c->at &&
 	    (!c->rights || last->offset + last->len == c->offset)) {
 		last->len += c->len;

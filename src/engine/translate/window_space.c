@@ -167,7 +167,8 @@ static void forget(struct tr_vcpu *v, struct window_space *s, struct window_page
 
 static void hide(struct tr_vcpu *v, struct window_space *s, struct window_page *p)
 {
-	ENSURE(host_window_hide(host_address(s, p->va & PAGE_MASK), window_page_size(p)));
+	if (!(p->va & WINDOW_UNSEEN))
+		ENSURE(host_window_hide(host_address(s, p->va & PAGE_MASK), window_page_size(p)));
 	forget(v, s, p);
 }
 
@@ -234,7 +235,8 @@ static void check(struct tr_vcpu *v, struct window_space *s, struct window_page 
 {
 	if (!p || valid(v, s, p))
 		return;
-	run_add(run, host_address(s, p->va & PAGE_MASK), window_page_size(p));
+	if (!(p->va & WINDOW_UNSEEN))
+		run_add(run, host_address(s, p->va & PAGE_MASK), window_page_size(p));
 	forget(v, s, p);
 }
 
@@ -300,13 +302,13 @@ static struct window_page *add_shown(struct tr_vcpu *v, struct window_space *s, 
 	uint64_t size = page & WINDOW_LARGE ? BIT(LARGE_SHIFT) : PAGE_SIZE;
 	make_room(v, s, n);
 	struct window_page *first = &s->page[s->count];
-	if (!show_page(v, s, page & PAGE_MASK, n * size, gpa, page & WINDOW_WRITABLE))
+	if (!(page & WINDOW_UNSEEN) && !show_page(v, s, page & PAGE_MASK, n * size, gpa, page & WINDOW_WRITABLE))
 		return NULL;
 	for (unsigned i = 0; i < n; i++)
 		page_add(s, page + i * size, gpa + i * size);
 	s->locals += page & WINDOW_LOCAL ? n : 0;
 	atomic_fetch_add(&pages_shown, n);
-	v->windows.shown += n - 1; /* one is counted */
+	v->windows.shown += page & WINDOW_UNSEEN ? 0 : n - 1; /* one is counted */
 	return first;
 }
 
@@ -399,21 +401,33 @@ static unsigned pages_in_a_row(const struct tr_vcpu *v, struct window_space *s, 
 	return n;
 }
 
-static bool show_small(struct tr_vcpu *v, struct window_space *s, uint64_t va, const struct x86_mapping *m)
+static bool show_small(struct tr_vcpu *v, struct window_space *s, uint64_t va, const struct x86_mapping *m, bool apart)
 {
 	struct guest_memory *mem = v->engine->mem;
 	struct window_page first;
 	if (!small_page(v, s, va, m, &first))
 		return false;
 	guest_memory_touch(mem, guest_memory_ptr(mem, first.gpa, PAGE_SIZE, false));
-	if (!add_shown(v, s, first.va, first.gpa, pages_in_a_row(v, s, &first)))
+	unsigned n = pages_in_a_row(v, s, &first);
+	if (!add_shown(v, s, first.va | (apart ? WINDOW_UNSEEN : 0), first.gpa, n))
 		return false;
 	note_kind(s, va, m, PAGE_SHIFT);
 	return true;
 }
 
-/* Shows the page that `va` is in, in place of what was shown there; false when a `write` is not to go through it. */
-bool space_show(struct tr_vcpu *v, struct window_space *s, uint64_t va, const struct x86_mapping *m, bool write)
+/* What the process has been shown becomes seen in the windows. */
+static bool see(struct tr_vcpu *v, struct window_space *s, struct window_page *p)
+{
+	if (!(p->va & WINDOW_UNSEEN))
+		return true;
+	if (!show_page(v, s, p->va & PAGE_MASK, PAGE_SIZE, p->gpa, p->va & WINDOW_WRITABLE))
+		return false;
+	p->va &= ~WINDOW_UNSEEN;
+	return true;
+}
+
+bool space_show(struct tr_vcpu *v, struct window_space *s, uint64_t va, const struct x86_mapping *m, bool write,
+		bool apart)
 {
 	struct window_page *p = space_page_of(s, va);
 	bool same = p && m->gpa - p->gpa == va - (p->va & PAGE_MASK), writable = p && p->va & WINDOW_WRITABLE;
@@ -421,10 +435,11 @@ bool space_show(struct tr_vcpu *v, struct window_space *s, uint64_t va, const st
 	if (same && writable && write && p->holes)
 		return !code && show_page(v, s, va & PAGE_MASK, PAGE_SIZE, m->gpa & PAGE_MASK, true);
 	if (same && (writable || !m->writable || code))
-		return writable || !write; /* another access of the same instruction, or a store into translated code */
+		/* Another access of the same instruction, or a store into translated code. */
+		return (apart || see(v, s, p)) && (writable || !write);
 	if (p)
 		hide(v, s, p);
-	if (!show_large(v, s, va, m) && !show_small(v, s, va, m))
+	if (!show_large(v, s, va, m) && !show_small(v, s, va, m, apart))
 		return false;
 	p = space_page_of(s, va);
 	return !write || p->va & WINDOW_WRITABLE;

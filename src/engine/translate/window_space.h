@@ -62,8 +62,12 @@ int space_region_find(const struct window_space *s, uint64_t va); /* its number 
 bool space_guest_address(const struct window_space *s, uint64_t address, uint64_t *va);
 struct window_page *space_page_of(struct window_space *s, uint64_t va); /* the page that `va` is in, of any size */
 
-/* Shows the page that `va` is in, in place of what was shown there; false when a `write` is not to go through it. */
-bool space_show(struct tr_vcpu *v, struct window_space *s, uint64_t va, const struct x86_mapping *m, bool write);
+/*
+ * Shows the page that `va` is in, in place of what was shown there; false when a `write` is not to go through it. `apart`:
+ * it is wanted in the process that has the space, and need not be seen in the windows.
+ */
+bool space_show(struct tr_vcpu *v, struct window_space *s, uint64_t va, const struct x86_mapping *m, bool write,
+		bool apart);
 /* Compares what is stale or pending with the page tables. What is not true any more goes. */
 void space_revalidate(struct tr_vcpu *v, struct window_space *s);
 /* RAM page `gpa` is not to be written through windows. False: it could be written in the process as well. */
