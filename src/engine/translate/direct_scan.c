@@ -97,28 +97,52 @@ static bool is_prefix(uint8_t byte)
 #define FAR 64    /* from so far before */
 #define STARTS 24 /* and the next places: nearly all are in step by then */
 
-/* Whether decoding from `from` comes to an instruction whose byte at `at` is the first but for prefixes. */
-static bool comes_to(const uint8_t *code, unsigned size, unsigned from, unsigned at)
+static bool only_prefixes(const uint8_t *code, unsigned from, unsigned to)
 {
-	unsigned p = from, next;
-	while ((next = p + x86_length(code + p, size - p)) <= at)
-		p = next;
-	while (p < at && is_prefix(code[p]))
-		p++;
-	return p == at;
+	while (from < to && is_prefix(code[from]))
+		from++;
+	return from == to;
 }
 
+/* Whether an instruction's byte at `at` is the first but for prefixes, as who decodes from before comes to think. */
 static bool begins(const uint8_t *code, unsigned size, unsigned at)
 {
-	unsigned first = at > FAR ? at - FAR : 0, come = 0, all = 0;
-	for (; all < STARTS && first + all < at; all++)
-		come += comes_to(code, size, first + all, at);
+	bool comes[FAR]; /* there, who decodes from `first` + i */
+	unsigned first = at > FAR ? at - FAR : 0, all = MIN(at - first, STARTS), come = 0;
+	for (unsigned p = at; p-- > first;) {
+		unsigned next = p + x86_length(code + p, size - p);
+		comes[p - first] = next < at ? comes[next - first] : next == at || only_prefixes(code, p, at);
+	}
+	for (unsigned i = 0; i < all; i++)
+		come += comes[i];
 	return come * 2 >= all;
+}
+
+#define EACH(byte) (0x0101010101010101ull * (byte))
+
+static bool has_zero(uint64_t bytes)
+{
+	return (bytes - EACH(1)) & ~bytes & EACH(0x80);
+}
+
+/* None of the eight bytes is what a sensitive instruction begins with. */
+static bool eight_harmless(const uint8_t *code)
+{
+	uint64_t bytes;
+	memcpy(&bytes, code, sizeof(bytes));
+	return !has_zero(bytes ^ EACH(0x0f)) && !has_zero(bytes ^ EACH(0xcd));
+}
+
+static unsigned behind_harmless(const uint8_t *code, unsigned size, unsigned at)
+{
+	while (at + 8 <= size && eight_harmless(code + at))
+		at += 8;
+	return at;
 }
 
 static bool scan(const uint8_t *code, unsigned size, unsigned from, unsigned faults)
 {
-	for (unsigned at = from; at + 2 < size; at++)
+	for (unsigned at = behind_harmless(code, size, from); at + 2 < size; at = behind_harmless(code, size, at + 1))
 		if (unlikely(is_sensitive(code, at, faults)) && begins(code, size, at))
 			return false;
 	return true;
