@@ -50,8 +50,8 @@ enum { HOST_SPACE_TSC_FAULTS = 1, HOST_SPACE_INT80_FAULTS = 2 };
 unsigned host_space_faults(const struct host_space *s);
 /* Time that a processor has spent on it since this was asked before, in ns. */
 uint64_t host_space_time_ns(struct host_space *s);
-/* How much of that went, about, into pages that were shown and had not been touched yet. */
-uint64_t host_space_page_faults_ns(struct host_space *s);
+/* How much of that was Linux's, about: for stops, and for pages that were shown and had not been touched yet. */
+uint64_t host_space_system_ns(struct host_space *s);
 
 enum { HOST_SPACE_READ = 1, HOST_SPACE_WRITE = 2, HOST_SPACE_EXEC = 4 };
 struct host_space_change {

@@ -25,7 +25,9 @@ struct host_space {
 	size_t xstate;    /* how much Linux wants at a time */
 	unsigned faults;
 	uint64_t time_seen;
-	uint64_t page_fault_ns, page_faults, page_faults_seen; /* Linux's own, that nobody hears of */
+	struct host_spaces *from;
+	uint64_t page_faults, page_faults_seen; /* Linux's own, that nobody hears of */
+	uint64_t stops, stops_seen;
 	unsigned changes; /* that wait in the control page */
 	bool xstate_seen;
 	uint8_t seen[HOST_SPACE_XSTATE]; /* if so: what its state is */
@@ -38,6 +40,7 @@ struct host_spaces {
 	uint64_t place;
 	struct host_mutex lock; /* what follows; one thread asks at a time */
 	unsigned most, made;
+	uint64_t page_fault_ns, stop_ns; /* what they take here, as the first space has found out */
 	bool tried, failed;
 	pid_t pid; /* of the first process, or 0 */
 	int asked, control_fd, program;

@@ -112,6 +112,7 @@ SPACE_TEST(run_and_fault)
 	memcpy(&value, mem.at + PAGE_SIZE + 8, 8);
 	CHECK_EQ(value, 42);
 	CHECK(host_space_time_ns(space) > 0);
+	CHECK(host_space_system_ns(space) > 0);
 
 	/* Read only, and then not there. */
 	CHECK(change(DATA, PAGE_SIZE, HOST_SPACE_READ, PAGE_SIZE));

@@ -3,6 +3,7 @@
 
 #include "engine/translate/light.h"
 #include "engine/translate/window_space.h"
+#include "host/host.h"
 
 #define AFTER_NS 24000000u   /* of running with windows */
 #define AFTER_PAGE_NS 60000u /* and for each page that it has there: twice what it takes to show it anew */
@@ -121,17 +122,18 @@ void direct_eagerly(struct tr_vcpu *v)
 }
 
 /*
- * After a stretch that began at a time-stamp, and in which the process has run for `ran`. It ran twice as fast as
- * translated, or nearly: that is the gain. All the rest of the time went into stops and what is shown, and costs half
- * as much again by what follows.
+ * After a stretch in which the process has run for `ran`, of which `system` was Linux' own, and this thread for `here`,
+ * in ns. By itself it ran twice as fast as translated, or nearly: that is the gain. All the rest went into stops and
+ * what is shown, and costs half as much again by what follows. Time that neither had a processor is nobody's doing.
  */
-static void account(struct tr_vcpu *v, struct window_space *s, const struct stretch *r, uint64_t since, uint64_t ran)
+static void account(struct tr_vcpu *v, struct window_space *s, const struct stretch *r, uint64_t ran, uint64_t system,
+		    uint64_t here)
 {
 	struct direct_account *a = &s->account;
-	uint64_t tsc = __builtin_ia32_rdtsc();
 	v->direct.stops += r->stops;
-	a->gain += ran;
-	a->cost += tsc - since > ran ? (tsc - since - ran) / 2 * 3 : 0;
+	system = MIN(system, ran);
+	a->gain += ns_to_tsc(v, ran - system);
+	a->cost += ns_to_tsc(v, (here + system) / 2 * 3);
 	if (a->gain + a->cost > ns_to_tsc(v, HALF_NS)) {
 		v->direct.in_vain = 0;
 		a->gain /= 2;
@@ -262,7 +264,7 @@ enum direct_next direct_run(struct tr_vcpu *v)
 		stop(v, s);
 		return DIRECT_AGAIN;
 	}
-	uint64_t since = __builtin_ia32_rdtsc();
+	uint64_t since = host_thread_time_ns();
 	struct stretch r = {.lost = !host_space_set_xstate(process, v->cpu.xsave)};
 	enum direct_next next = DIRECT_AGAIN;
 	direct_state_get(&v->cpu, &r.state);
@@ -276,7 +278,7 @@ enum direct_next direct_run(struct tr_vcpu *v)
 		return lose(v, s);
 	uint64_t ran = host_space_time_ns(process);
 	atomic_fetch_add_explicit(&v->direct.time_ns, ran, memory_order_relaxed);
-	account(v, s, &r, since, ns_to_tsc(v, ran - MIN(ran, host_space_page_faults_ns(process))));
+	account(v, s, &r, ran, host_space_system_ns(process), host_thread_time_ns() - since);
 	struct x86_exception exc = v->cpu.exc;
 	if (direct_state_put(&v->cpu, &r.state) != V_DONE)
 		return DIRECT_RAISE;
