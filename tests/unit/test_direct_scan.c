@@ -9,6 +9,7 @@
 static uint8_t page[PAGE_SIZE];
 
 #define ALL (HOST_SPACE_TSC_FAULTS | HOST_SPACE_INT80_FAULTS)
+static const struct direct_host all = {.faults = ALL, .other_states = BIT(9)};
 
 /* `code` in the middle of a page of instructions like these. */
 static bool fits(const void *code, size_t len, unsigned faults)
@@ -20,7 +21,7 @@ static bool fits(const void *code, size_t len, unsigned faults)
 	memset(page + 1992, 0x90, 8);
 	memcpy(page + 2000, code, len);
 	memset(page + 2000 + len, 0x90, 16);
-	return direct_scan(page, faults);
+	return direct_scan(page, &(struct direct_host){.faults = faults, .other_states = BIT(9)});
 }
 #define FITS(code) fits(code, sizeof(code) - 1, ALL)
 
@@ -65,6 +66,18 @@ TEST(what_need_not_be)
 	CHECK(FITS("\xcd\x80\xcd\x21\xcc"));
 }
 
+/* As in _dl_runtime_resolve_xsavec, of what is the same on both sides, or is not. */
+TEST(states_that_are_known)
+{
+	CHECK(FITS("\xb8\xee\x00\x00\x00\x31\xd2\x48\x89\x94\x24\x50\x02\x00\x00\x48\x89\x54\x24\x58\x0f\xc7\x64\x24\x40"));
+	CHECK(FITS("\xb8\xee\x00\x00\x00\x31\xd2\x0f\xae\x6c\x24\x40"));
+	CHECK(FITS("\xb8\x07\x00\x00\x00\x31\xd2\x0f\xae\x64\x24\x40"));
+	CHECK(!FITS("\xb8\xee\x02\x00\x00\x31\xd2\x0f\xae\x6c\x24\x40"));
+	CHECK(!FITS("\xb9\xee\x00\x00\x00\x31\xd2\x0f\xae\x6c\x24\x40"));
+	CHECK(!FITS("\xb8\xee\x00\x00\x00\x31\xc2\x0f\xae\x6c\x24\x40"));
+	CHECK(!FITS("\xb8\xee\x00\x00\x00\x31\xd2\x48\x89\x95\x24\x50\x02\x00\x0f\xc7\x64\x24\x40"));
+}
+
 /* In two pages: neither has it whole. */
 TEST(joins)
 {
@@ -85,14 +98,14 @@ TEST(joins)
 		memset(next, 0x90, sizeof(next));
 		memcpy(page + PAGE_SIZE - strlen(rows[i].first), rows[i].first, strlen(rows[i].first));
 		memcpy(next, rows[i].second, strlen(rows[i].second));
-		if (direct_scan_join(page, next, ALL) != rows[i].fits)
+		if (direct_scan_join(page, next, &all) != rows[i].fits)
 			UNIT_FAIL("row %u", i);
-		if (!direct_scan(page, ALL))
+		if (!direct_scan(page, &all))
 			UNIT_FAIL("row %u, the first page", i);
 	}
 	memset(next, 0, PAGE_SIZE);
 	memcpy(next, "\x0f\x00\xc8", 3);
-	CHECK(!direct_scan(next, ALL));
+	CHECK(!direct_scan(next, &all));
 }
 
 /* The C library's code: lengths are Zydis', and most pages can run. */
@@ -113,7 +126,7 @@ static void look_at(const uint8_t *code, size_t len)
 		seen.wrong += x86_length(code + at, 15) != zi.length;
 	}
 	for (size_t at = 0; at + PAGE_SIZE <= len; at += PAGE_SIZE, seen.pages++)
-		seen.fit += direct_scan(code + at, ALL);
+		seen.fit += direct_scan(code + at, &all);
 }
 
 static int on_object(struct dl_phdr_info *info, size_t size, void *arg)

@@ -280,7 +280,7 @@ static bool claim(struct tr_engine *eng, uint64_t gpa, bool exclusive)
 	struct code_page *page = page_get(eng, gpa, exclusive);
 	const uint8_t *bytes = guest_memory_ptr(eng->mem, gpa, PAGE_SIZE, false);
 	if (page->direct == DIRECT_UNKNOWN)
-		page->direct = direct_scan(bytes, eng->direct_faults) ? DIRECT_FIT : DIRECT_UNFIT;
+		page->direct = direct_scan(bytes, &eng->direct_host) ? DIRECT_FIT : DIRECT_UNFIT;
 	return page->direct == DIRECT_FIT;
 }
 

@@ -216,7 +216,7 @@ struct tr_engine {
 	bool step_only, eager_window, mixed_window, no_link, no_share, no_inline, no_window, no_kernel_window, no_pdep,
 		no_lazy_flags, no_carry, no_trace, no_string, no_reuse, no_decode_cache;
 	bool no_direct, eager_direct;
-	unsigned direct_faults; /* HOST_SPACE_*_FAULTS */
+	struct direct_host direct_host;
 	struct window_slots slots;
 	struct host_spaces *spaces; /* where user code runs directly; NULL: nowhere */
 	struct profile *profile;    /* NULL when nobody asked */

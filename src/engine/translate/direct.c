@@ -36,7 +36,7 @@ static struct host_space *process_get(struct tr_vcpu *v)
 		return NULL;
 	struct host_space *process = host_space_create(v->engine->spaces);
 	if (process) {
-		v->engine->direct_faults = host_space_faults(process); /* as of all of them */
+		v->engine->direct_host.faults = host_space_faults(process); /* as of all of them */
 		d->made++;
 	} else {
 		d->retry = __builtin_ia32_rdtsc() + ns_to_tsc(v, RETRY_NS);

@@ -63,11 +63,16 @@ void direct_eagerly(struct tr_vcpu *v);
 /* Any thread, after it has asked for attention (run_on): what runs directly does not look. */
 void direct_kick_slowly(struct tr_vcpu *v);
 
+/* What of it decides which code can run directly. */
+struct direct_host {
+	unsigned faults;       /* HOST_SPACE_*_FAULTS */
+	uint32_t other_states; /* in its XCR0, and not in that of guests whose code runs directly; or the other way round */
+};
 /*
  * Whether all instructions in a page do the same here as in the guest, and those of which one page has the beginning
- * and another the end. `faults`: HOST_SPACE_*_FAULTS.
+ * and another the end.
  */
-bool direct_scan(const uint8_t *page, unsigned faults);
-bool direct_scan_join(const uint8_t *page, const uint8_t *next, unsigned faults);
+bool direct_scan(const uint8_t *page, const struct direct_host *host);
+bool direct_scan_join(const uint8_t *page, const uint8_t *next, const struct direct_host *host);
 
 #endif

@@ -17,51 +17,54 @@
 #define IN_MEMORY(modrm) ((modrm) < 0xc0)
 
 /* 0F 01: by ModRM (SDM Vol. 2 table A-6, AMD APM Vol. 3 table A-8). */
-static bool group_7(uint8_t modrm, unsigned faults)
+static bool group_7(uint8_t modrm, const struct direct_host *host)
 {
 	if (IN_MEMORY(modrm))
 		return REG(modrm) < 2 || REG(modrm) == 4; /* SGDT, SIDT, SMSW; the rest is privileged */
 	if (modrm == 0xf9)                                /* RDTSCP */
-		return !(faults & HOST_SPACE_TSC_FAULTS);
+		return !(host->faults & HOST_SPACE_TSC_FAULTS);
 	return modrm != 0xd5 && modrm != 0xd6; /* all but XEND and XTEST: XGETBV, VMCALL, RDPKRU, RDPRU … */
 }
 
-/* 0F AE and 0F C7: what the guest's XCR0 or CR4 decide. RDRAND and RDSEED (C7 /6, /7) do what they always do. */
-static bool group_15(uint8_t modrm, bool rep)
+/* Bytes of MOV RDX, disp(RSP) that end before code[at]; 0: something else does. */
+static unsigned store_of_rdx(const uint8_t *code, unsigned at)
 {
-	if (IN_MEMORY(modrm))
-		return REG(modrm) >= 4 && REG(modrm) <= 6; /* XSAVE, XRSTOR, XSAVEOPT */
-	return rep && REG(modrm) < 4;                      /* RDFSBASE, WRGSBASE … */
+	if (at >= 8 && !memcmp(code + at - 8, "\x48\x89\x94\x24", 4))
+		return 8;
+	return at >= 5 && !memcmp(code + at - 5, "\x48\x89\x54\x24", 4) ? 5 : 0;
 }
 
-static bool group_9(uint8_t modrm, bool rep)
+/*
+ * Where it is seen which states are saved or restored, and they are the same here and in the guest: behind MOV EAX,
+ * imm32; XOR EDX, EDX, and perhaps stores of zeroes into the header. So do the dynamic linkers of the GNU C library,
+ * for each function that a program calls for the first time.
+ */
+static bool same_states(const uint8_t *code, unsigned at, const struct direct_host *host)
 {
-	if (IN_MEMORY(modrm))
-		return REG(modrm) >= 3 && REG(modrm) <= 5; /* XSAVEC … */
-	return rep && REG(modrm) == 7;                     /* RDPID */
-}
-
-/* Behind 0F. */
-static bool two_bytes(const uint8_t *p, bool rep, unsigned faults)
-{
-	switch (p[0]) {
-	case 0x00: /* SLDT, STR, VERR, VERW */
-	case 0x02: /* LAR */
-	case 0x03: /* LSL */
-	case 0x34: /* SYSENTER: Linux does not know where it came from */
-	case 0xa2: /* CPUID */
-		return true;
-	case 0x01:
-		return group_7(p[1], faults);
-	case 0x31: /* RDTSC */
-		return !(faults & HOST_SPACE_TSC_FAULTS);
-	case 0xae:
-		return group_15(p[1], rep);
-	case 0xc7:
-		return group_9(p[1], rep);
-	default:
+	uint32_t states;
+	for (unsigned n; (n = store_of_rdx(code, at));)
+		at -= n;
+	if (at < 7 || code[at - 7] != 0xb8 || memcmp(code + at - 2, "\x31\xd2", 2) != 0)
 		return false;
-	}
+	memcpy(&states, code + at - 6, sizeof(states));
+	return !(states & host->other_states);
+}
+
+/* 0F AE and 0F C7: what the guest's XCR0 or CR4 decide. RDRAND and RDSEED (C7 /6, /7) do what they always do. */
+static bool group_15(const uint8_t *code, unsigned at, bool rep, const struct direct_host *host)
+{
+	uint8_t modrm = code[at + 2];
+	if (!IN_MEMORY(modrm))
+		return rep && REG(modrm) < 4; /* RDFSBASE, WRGSBASE … */
+	return REG(modrm) >= 4 && REG(modrm) <= 6 && !same_states(code, at, host); /* XSAVE, XRSTOR, XSAVEOPT */
+}
+
+static bool group_9(const uint8_t *code, unsigned at, bool rep, const struct direct_host *host)
+{
+	uint8_t modrm = code[at + 2];
+	if (!IN_MEMORY(modrm))
+		return rep && REG(modrm) == 7;                                     /* RDPID */
+	return REG(modrm) >= 3 && REG(modrm) <= 5 && !same_states(code, at, host); /* XSAVEC … */
 }
 
 static bool has_rep(const uint8_t *code, unsigned at)
@@ -71,21 +74,45 @@ static bool has_rep(const uint8_t *code, unsigned at)
 	return at && code[at - 1] == 0xf3;
 }
 
+/* 0F at `at`. */
+static bool two_bytes(const uint8_t *code, unsigned at, const struct direct_host *host)
+{
+	const uint8_t *p = code + at + 1;
+	switch (p[0]) {
+	case 0x00: /* SLDT, STR, VERR, VERW */
+	case 0x02: /* LAR */
+	case 0x03: /* LSL */
+	case 0x34: /* SYSENTER: Linux does not know where it came from */
+	case 0xa2: /* CPUID */
+		return true;
+	case 0x01:
+		return group_7(p[1], host);
+	case 0x31: /* RDTSC */
+		return !(host->faults & HOST_SPACE_TSC_FAULTS);
+	case 0xae:
+		return group_15(code, at, has_rep(code, at), host);
+	case 0xc7:
+		return group_9(code, at, has_rep(code, at), host);
+	default:
+		return false;
+	}
+}
+
 /*
  * INT 4: what Linux says of it is what a fault of the instruction behind it looks like. INT 0x80: as a system call of
  * 32 bits it loses half of RAX.
  */
-static bool interrupt(uint8_t vector, unsigned faults)
+static bool interrupt(uint8_t vector, const struct direct_host *host)
 {
-	return vector == 4 || (vector == 0x80 && !(faults & HOST_SPACE_INT80_FAULTS));
+	return vector == 4 || (vector == 0x80 && !(host->faults & HOST_SPACE_INT80_FAULTS));
 }
 
 /* `at` the opcode, with two bytes behind it. */
-static bool is_sensitive(const uint8_t *code, unsigned at, unsigned faults)
+static bool is_sensitive(const uint8_t *code, unsigned at, const struct direct_host *host)
 {
 	if (code[at] == 0x0f)
-		return two_bytes(code + at + 1, has_rep(code, at), faults);
-	return code[at] == 0xcd && interrupt(code[at + 1], faults);
+		return two_bytes(code, at, host);
+	return code[at] == 0xcd && interrupt(code[at + 1], host);
 }
 
 static bool is_prefix(uint8_t byte)
@@ -140,24 +167,24 @@ static unsigned behind_harmless(const uint8_t *code, unsigned size, unsigned at)
 	return at;
 }
 
-static bool scan(const uint8_t *code, unsigned size, unsigned from, unsigned faults)
+static bool scan(const uint8_t *code, unsigned size, unsigned from, const struct direct_host *host)
 {
 	for (unsigned at = behind_harmless(code, size, from); at + 2 < size; at = behind_harmless(code, size, at + 1))
-		if (unlikely(is_sensitive(code, at, faults)) && begins(code, size, at))
+		if (unlikely(is_sensitive(code, at, host)) && begins(code, size, at))
 			return false;
 	return true;
 }
 
-bool direct_scan(const uint8_t *page, unsigned faults)
+bool direct_scan(const uint8_t *page, const struct direct_host *host)
 {
-	return scan(page, PAGE_SIZE, 0, faults);
+	return scan(page, PAGE_SIZE, 0, host);
 }
 
-bool direct_scan_join(const uint8_t *page, const uint8_t *next, unsigned faults)
+bool direct_scan_join(const uint8_t *page, const uint8_t *next, const struct direct_host *host)
 {
 	uint8_t code[FAR + STARTS + 4];
 	unsigned before = sizeof(code) - 2;
 	memcpy(code, page + PAGE_SIZE - before, before);
 	memcpy(code + before, next, 2);
-	return scan(code, sizeof(code), before - 2, faults);
+	return scan(code, sizeof(code), before - 2, host);
 }

@@ -111,9 +111,9 @@ static bool joins(struct tr_vcpu *v, struct window_space *s, const struct window
 	const uint8_t *here = guest_memory_ptr(v->engine->mem, p->gpa, PAGE_SIZE, false);
 	const uint8_t *before = executed_at(v, s, (p->va & PAGE_MASK) - PAGE_SIZE);
 	const uint8_t *behind = executed_at(v, s, (p->va & PAGE_MASK) + PAGE_SIZE);
-	unsigned faults = v->engine->direct_faults;
-	return (!before || direct_scan_join(before, here, faults)) &&
-	       (!behind || direct_scan_join(here, behind, faults));
+	const struct direct_host *host = &v->engine->direct_host;
+	return (!before || direct_scan_join(before, here, host)) &&
+	       (!behind || direct_scan_join(here, behind, host));
 }
 
 /* The page of code at `va`, which can run directly. With the lock. */

@@ -66,6 +66,14 @@ static bool host_has_xsave(void)
 	return c & BIT(27); /* OSXSAVE */
 }
 
+/* Guests whose user code runs directly have what glue.c takes along. */
+static uint32_t other_states(void)
+{
+	uint32_t lo, hi;
+	__asm__ volatile("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0));
+	return lo ^ (XCR0_X87 | XCR0_SSE | XCR0_AVX);
+}
+
 static uint64_t cache_default(const struct guest_memory *mem)
 {
 	return MIN(MAX((mem->pages << PAGE_SHIFT) / 4, CODE_CACHE_LEAST), CODE_CACHE_MOST);
@@ -135,6 +143,7 @@ static struct engine *create(const struct engine_config *config, struct error *e
 	eng->no_window |= !host_has_bmi2() || !window_init(eng);
 	if (!eng->no_window && !eng->no_direct)
 		eng->spaces = host_spaces_create(&eng->mem->shared, eng->cpus * WINDOW_SPACES);
+	eng->direct_host.other_states = other_states();
 	if (!code_init(eng, cache, err) || !profile_create(eng, config, err)) {
 		destroy((struct engine *)eng);
 		return NULL;
