@@ -29,7 +29,6 @@ static void settle_given_up(struct tr_vcpu *v)
 /* Delivers cpu->exc. False: the monitor is needed. */
 static bool deliver(struct tr_vcpu *v)
 {
-	count_fault(v);
 	return x86_deliver_exception(&v->cpu) != V_EXIT;
 }
 
