@@ -5,16 +5,16 @@
 #include "engine/translate/window_space.h"
 #include "host/host.h"
 
-#define AFTER_NS 2000000u      /* of running with windows */
+#define AFTER_NS 2000000u      /* of running with windows, doubled each time in a row that it did not pay; at first 0 */
 #define AFTER_PAGE_NS 16000u   /* and for each page that it has there: twice what it takes to show it anew */
-#define CREDIT_NS 40000000u    /* of gain, to begin with */
+#define CREDIT_NS 40000000u    /* of gain, to begin with; halved each time in a row that it did not pay */
 #define YOUNG_NS 100000000u    /* for so long most of what it runs would be translated for the first time */
 #define YOUNG_GAIN 4           /* and take so many times as long as here, beyond that itself */
 #define HALF_NS 400000000u     /* so much time is looked at, older one counts half */
 #define PATIENCE_NS 500000000u /* until the next try, doubled each time */
 #define PATIENCE_MOST_NS 16000000000u
 #define RETRY_NS 1000000000u
-#define IN_VAIN_MOST 4 /* doublings of how long it must have run, one for each time in a row that it did not pay */
+#define IN_VAIN_MOST 4 /* so many times in a row count; for each it must have run for twice as long */
 
 /* A stretch of it. */
 struct stretch {
@@ -53,7 +53,7 @@ static void start(struct tr_vcpu *v, struct window_space *s)
 	apart_clear(s);
 	window_unlock(&v->windows.lock);
 	s->apart_new = !v->engine->eager_direct;
-	s->account.gain = ns_to_tsc(v, CREDIT_NS);
+	s->account.gain = ns_to_tsc(v, CREDIT_NS >> v->direct.in_vain);
 	s->account.cost = 0;
 }
 
@@ -84,8 +84,8 @@ static struct window_space *space_here(const struct tr_vcpu *v)
 /* It has run for so long that it may go on for as long as it takes to pay. */
 static bool runs_long(const struct tr_vcpu *v, const struct window_space *s, uint64_t tsc)
 {
-	uint64_t after = ns_to_tsc(v, AFTER_NS + (uint64_t)s->count * AFTER_PAGE_NS) << v->direct.in_vain;
-	return tsc - s->since > after && tsc > s->account.refused_until;
+	uint64_t after = (v->direct.in_vain ? AFTER_NS << v->direct.in_vain : 0) + (uint64_t)s->count * AFTER_PAGE_NS;
+	return tsc - s->since >= ns_to_tsc(v, after) && tsc > s->account.refused_until;
 }
 
 void direct_sample(struct tr_vcpu *v)
@@ -129,20 +129,12 @@ static void account(struct tr_vcpu *v, struct window_space *s, const struct stre
 
 /* --- running */
 
-static void running_set(struct tr_vcpu *v, struct host_space *process)
-{
-	window_lock(&v->direct.lock);
-	atomic_store(&v->direct.running, process);
-	window_unlock(&v->direct.lock);
-}
-
+/* One that has stopped meanwhile stops once more when it is run next: nobody needs to wait for anybody here. */
 void direct_kick_slowly(struct tr_vcpu *v)
 {
-	window_lock(&v->direct.lock);
 	struct host_space *process = atomic_load(&v->direct.running);
 	if (process)
 		host_space_kick(process);
-	window_unlock(&v->direct.lock);
 }
 
 static bool ends_in(struct tr_vcpu *v, const struct host_space_state *state, uint8_t byte)
@@ -253,10 +245,10 @@ enum direct_next direct_run(struct tr_vcpu *v)
 	enum direct_next next = DIRECT_AGAIN;
 	direct_state_get(&v->cpu, &r.state);
 	vcpu_code_enter(v);
-	running_set(v, process);
+	atomic_store(&v->direct.running, process);
 	if (!r.lost)
 		next = run_on(v, s, &r);
-	running_set(v, NULL);
+	atomic_store(&v->direct.running, NULL);
 	vcpu_code_leave(v);
 	if (r.lost || !host_space_get_xstate(process, v->cpu.xsave))
 		return lose(v, s);

@@ -24,7 +24,6 @@ struct tr_vcpu;
 
 /* Of a virtual CPU. */
 struct direct {
-	_Atomic bool lock; /* of `running` against those who kick it */
 	_Atomic(struct host_space *) running;
 	bool due;                               /* the user code that is about to run is to run directly */
 	uint64_t later;                         /* but not before this time-stamp */
