@@ -5,16 +5,17 @@
 #include "engine/translate/window_space.h"
 #include "host/host.h"
 
-#define AFTER_NS 2000000u      /* of running with windows, doubled each time in a row that it did not pay; at first 0 */
-#define AFTER_PAGE_NS 16000u   /* and for each page that it has there: twice what it takes to show it anew */
-#define CREDIT_NS 40000000u    /* of gain, to begin with; halved each time in a row that it did not pay */
-#define YOUNG_NS 100000000u    /* for so long most of what it runs would be translated for the first time */
-#define YOUNG_GAIN 4           /* and take so many times as long as here, beyond that itself */
+#define AFTER_NS 24000000u   /* of running with windows */
+#define AFTER_PAGE_NS 60000u /* and for each page that it has there: twice what it takes to show it anew */
+#define SAMPLE_NS 8000000u
+#define FAULTS_START 4         /* page faults from one sample to the next: more do not let it pay */
+#define FAULTS_STOP 64         /* and with so many it costs */
+#define CREDIT_NS 20000000u    /* of gain, to begin with */
 #define HALF_NS 400000000u     /* so much time is looked at, older one counts half */
 #define PATIENCE_NS 500000000u /* until the next try, doubled each time */
 #define PATIENCE_MOST_NS 16000000000u
 #define RETRY_NS 1000000000u
-#define IN_VAIN_MOST 4 /* so many times in a row count; for each it must have run for twice as long */
+#define IN_VAIN_MOST 4 /* doublings of how long it must have run, one for each time in a row that it did not pay */
 
 /* A stretch of it. */
 struct stretch {
@@ -53,7 +54,7 @@ static void start(struct tr_vcpu *v, struct window_space *s)
 	apart_clear(s);
 	window_unlock(&v->windows.lock);
 	s->apart_new = !v->engine->eager_direct;
-	s->account.gain = ns_to_tsc(v, CREDIT_NS >> v->direct.in_vain);
+	s->account.gain = ns_to_tsc(v, CREDIT_NS);
 	s->account.cost = 0;
 }
 
@@ -81,17 +82,34 @@ static struct window_space *space_here(const struct tr_vcpu *v)
 	return s;
 }
 
+/* Page faults of user code from sample to sample, older ones for less; in sixteenths. */
+static bool sample_faults(struct tr_vcpu *v, uint64_t tsc)
+{
+	struct direct *d = &v->direct;
+	if (tsc - d->sampled < ns_to_tsc(v, SAMPLE_NS))
+		return false;
+	d->fault_rate = (d->fault_rate + 16 * (d->page_faults - d->sampled_faults)) / 2;
+	d->sampled_faults = d->page_faults;
+	d->sampled = tsc;
+	return true;
+}
+
 /* It has run for so long that it may go on for as long as it takes to pay. */
 static bool runs_long(const struct tr_vcpu *v, const struct window_space *s, uint64_t tsc)
 {
-	uint64_t after = (v->direct.in_vain ? AFTER_NS << v->direct.in_vain : 0) + (uint64_t)s->count * AFTER_PAGE_NS;
-	return tsc - s->since >= ns_to_tsc(v, after) && tsc > s->account.refused_until;
+	uint64_t after = ns_to_tsc(v, AFTER_NS + (uint64_t)s->count * AFTER_PAGE_NS) << v->direct.in_vain;
+	return tsc - s->since > after && tsc > s->account.refused_until;
 }
 
 void direct_sample(struct tr_vcpu *v)
 {
 	struct window_space *s = space_here(v);
-	if (s && !s->apart && runs_long(v, s, __builtin_ia32_rdtsc()))
+	uint64_t tsc = __builtin_ia32_rdtsc();
+	if (!v->engine->spaces || !sample_faults(v, tsc) || !s)
+		return;
+	if (s->apart && v->direct.fault_rate > 16 * FAULTS_STOP && !v->engine->eager_direct)
+		stop(v, s);
+	else if (!s->apart && v->direct.fault_rate < 16 * FAULTS_START && runs_long(v, s, tsc))
 		start(v, s);
 }
 
@@ -105,9 +123,8 @@ void direct_eagerly(struct tr_vcpu *v)
 
 /*
  * After a stretch in which the process has run for `ran`, of which `system` was Linux' own, and this thread for `here`,
- * in ns. By itself it ran twice as fast as translated, or nearly, and more while it is young: that is the gain. All the
- * rest went into stops and what is shown, and costs half as much again by what follows. Time that neither had a
- * processor is nobody's doing.
+ * in ns. By itself it ran twice as fast as translated, or nearly: that is the gain. All the rest went into stops and
+ * what is shown, and costs half as much again by what follows. Time that neither had a processor is nobody's doing.
  */
 static void account(struct tr_vcpu *v, struct window_space *s, const struct stretch *r, uint64_t ran, uint64_t system,
 		    uint64_t here)
@@ -115,8 +132,7 @@ static void account(struct tr_vcpu *v, struct window_space *s, const struct stre
 	struct direct_account *a = &s->account;
 	v->direct.stops += r->stops;
 	system = MIN(system, ran);
-	a->gain += ns_to_tsc(v, (ran - system) * (a->ran < YOUNG_NS ? YOUNG_GAIN : 1));
-	a->ran += ran - system;
+	a->gain += ns_to_tsc(v, ran - system);
 	a->cost += ns_to_tsc(v, (here + system) / 2 * 3);
 	if (a->gain + a->cost > ns_to_tsc(v, HALF_NS)) {
 		v->direct.in_vain = 0;

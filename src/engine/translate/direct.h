@@ -29,8 +29,10 @@ struct direct {
 	uint64_t later;                         /* but not before this time-stamp */
 	struct host_space *idle[WINDOW_SPACES]; /* processes that no address space has */
 	unsigned idle_count, made;
-	uint64_t retry;   /* none could be had; not before this time-stamp */
-	unsigned in_vain; /* so often in a row it did not pay, at most IN_VAIN_MOST */
+	uint64_t retry;                       /* none could be had; not before this time-stamp */
+	uint64_t page_faults, sampled_faults; /* of user code: now, and at the last sample */
+	uint64_t sampled, fault_rate;         /* that time-stamp; how many from sample to sample, in sixteenths */
+	unsigned in_vain;                     /* so often in a row it did not pay, at most IN_VAIN_MOST */
 	_Atomic uint64_t time_ns;             /* that its processes have run */
 	uint64_t stops, calls, faults, exceptions, kicks, refused; /* statistics */
 };

@@ -72,6 +72,7 @@ static uint64_t go_on(struct tr_vcpu *v)
 /* Delivers cpu->exc; false when the monitor is needed (shutdown). */
 static bool deliver(struct tr_vcpu *v)
 {
+	count_fault(v);
 	enum verdict r = x86_deliver_exception(&v->cpu);
 	tlb_mode_changed(&v->cpu);
 	return r != V_EXIT;

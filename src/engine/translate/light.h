@@ -149,6 +149,12 @@ static inline void poll_set(struct tr_vcpu *v)
 	atomic_store(&v->run_on, 0);
 }
 
+/* Of user code: who has many does better translated (direct.h). */
+static inline void count_fault(struct tr_vcpu *v)
+{
+	v->direct.page_faults += v->cpu.cpl == 3 && v->cpu.exc.vector == X86_PF;
+}
+
 /* After poll_set by another thread: what runs directly does not look. */
 static inline void direct_kick(struct tr_vcpu *v)
 {

@@ -29,6 +29,7 @@ static void settle_given_up(struct tr_vcpu *v)
 /* Delivers cpu->exc. False: the monitor is needed. */
 static bool deliver(struct tr_vcpu *v)
 {
+	count_fault(v);
 	return x86_deliver_exception(&v->cpu) != V_EXIT;
 }
 

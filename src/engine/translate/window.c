@@ -1,7 +1,7 @@
 /* Who gets windows and when they go: see window.h. Compiled for general registers only. */
 #include "engine/translate/window_space.h"
 
-#define PROMOTE_NS 3000000u /* of running user code, interrupt after interrupt */
+#define PROMOTE_NS 6000000u /* of running user code, interrupt after interrupt */
 #define FLUSHES_MAX 3       /* from one interrupt to the next: other address spaces run in between */
 #define SIGNAL_NS 20000u    /* what a fault costs beside what is measured */
 #define CREDIT_NS 40000000u /* what windows may cost to begin with */

@@ -61,7 +61,6 @@ struct window_page {
 /* Whether it pays to run an address space's user code directly. */
 struct direct_account {
 	uint64_t gain, cost; /* ticks; both are halved from time to time */
-	uint64_t ran; /* ns */
 	uint64_t refused_until, patience;
 };
 
