@@ -63,6 +63,35 @@ TEST(dirty_not_on_fault)
 	CHECK_EQ(read64(page), 1);
 }
 
+/* POP RSP, in each of its two encodings: what is pushed next goes to where it leads, a page with another distance. */
+TEST(stack_by_pop)
+{
+	u64 page[2] = {page_with(0), page_with(0)};
+	u64 there = VA + 2 * 0x1000 - 64, pushed = there - 8;
+	for (unsigned i = 0; i < 2; i++) /* the other way round than they lie */
+		map(VA + i * 0x1000, page[1 - i], PTE_P | PTE_W);
+	asm volatile("mov %%rsp, %%rbx\n\t"
+		     "mov %0, %%rsp\n\t"
+		     "push %1\n\t"
+		     ".byte 0x8f, 0xc4\n\t"
+		     "push %2\n\t"
+		     "mov %%rbx, %%rsp"
+		     :
+		     : "r"(VA + 0x1000 - 256), "r"(there), "r"(0x8full)
+		     : "rbx", "memory");
+	CHECK_EQ(read64(pushed), 0x8f);
+	asm volatile("mov %%rsp, %%rbx\n\t"
+		     "mov %0, %%rsp\n\t"
+		     "push %1\n\t"
+		     "pop %%rsp\n\t"
+		     "push %2\n\t"
+		     "mov %%rbx, %%rsp"
+		     :
+		     : "r"(VA + 0x1000 - 256), "r"(there), "r"(0x5cull)
+		     : "rbx", "memory");
+	CHECK_EQ(read64(pushed), 0x5c);
+}
+
 /* An execution sets A. */
 TEST(accessed_by_fetch)
 {

@@ -109,6 +109,12 @@ void x86_decode(struct x86_insn *insn, const uint8_t *p, size_t len, enum x86_mo
  */
 unsigned x86_length(const uint8_t *p, size_t len);
 
+/* The general register that PUSH or POP names, if it does: in the opcode or in ModRM. */
+static inline unsigned x86_stack_register(const struct x86_insn *insn)
+{
+	return insn->flags & INSN_OPREG_GPR ? insn->opreg : insn->rm;
+}
+
 static inline enum x86_mode x86_mode(const struct x86_cpu *cpu)
 {
 	uint16_t attr = cpu->seg[SEG_CS].attr;

@@ -130,6 +130,11 @@ static void plan_stack(struct plan *p, const struct x86_insn *insn, struct share
 	}
 }
 
+static bool pops_rsp(const struct x86_insn *insn)
+{
+	return insn->mnemonic == ZYDIS_MNEMONIC_POP && !(insn->flags & INSN_MEM) && x86_stack_register(insn) == RSP;
+}
+
 static void close_written(struct plan *p, const struct x86_insn *insn)
 {
 	bool stack = insn->cls == CLS_STACK || insn->cls == CLS_BRANCH;
@@ -137,8 +142,7 @@ static void close_written(struct plan *p, const struct x86_insn *insn)
 	for (unsigned r = 0; r < X86_GPRS; r++) {
 		if (!(insn->gpr_write & 1u << r))
 			continue;
-		if (r == RSP && stack &&
-		    !(insn->mnemonic == ZYDIS_MNEMONIC_POP && (insn->flags & INSN_OPREG_GPR) && insn->opreg == RSP))
+		if (r == RSP && stack && !pops_rsp(insn))
 			continue;
 		if (r == RSP && share_known_move(insn, r, &by))
 			move_stack(p, by);

@@ -477,7 +477,7 @@ static unsigned push_source(struct trans *t, const struct x86_insn *insn, unsign
 	if (insn->flags & INSN_MEM)
 		asm_load_gs(&t->e, 8, scratch, VCPU_OFF(temp));
 	else if (insn->flags & (INSN_OPREG_GPR | INSN_RM_GPR))
-		return guest_reg(t, insn->flags & INSN_OPREG_GPR ? insn->opreg : insn->rm, scratch);
+		return guest_reg(t, x86_stack_register(insn), scratch);
 	else
 		asm_mov_imm(&t->e, scratch, zext(insn->imm, stack_bytes(t)));
 	return scratch;
@@ -487,7 +487,7 @@ static void trans_push(struct trans *t, const struct x86_insn *insn)
 {
 	int32_t n = (int32_t)stack_bytes(t);
 	bool cached = t->window && (insn->flags & (INSN_OPREG_GPR | INSN_RM_GPR));
-	unsigned reg = insn->flags & INSN_OPREG_GPR ? insn->opreg : insn->rm;
+	unsigned reg = x86_stack_register(insn);
 	if (insn->flags & INSN_MEM) {
 		asm_store_gs(&t->e, 8, branch_operand(t, insn), VCPU_OFF(temp));
 		regs_flush(t);
@@ -545,7 +545,7 @@ bool trans_stack(struct trans *t, const struct x86_insn *insn)
 	case ZYDIS_MNEMONIC_POP:
 		if (insn->flags & INSN_MEM)
 			return false;
-		trans_pop(t, insn->flags & INSN_OPREG_GPR ? insn->opreg : insn->rm);
+		trans_pop(t, x86_stack_register(insn));
 		return true;
 	case ZYDIS_MNEMONIC_LEAVE:
 		trans_leave(t);
