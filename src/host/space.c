@@ -112,12 +112,12 @@ static bool resume(struct host_space *s, bool calls)
 
 static uint64_t routine(const struct host_space *s, const uint8_t *label)
 {
-	return s->place + (uint64_t)(label - host_space_program);
+	return s->from->place + (uint64_t)(label - host_space_program);
 }
 
 static uint64_t control_page(const struct host_space *s)
 {
-	return s->place + PAGE_SIZE;
+	return s->from->place + PAGE_SIZE;
 }
 
 /* Registers for a routine of the program's. */
@@ -253,7 +253,7 @@ static bool set_up(struct host_space *s, unsigned index)
 		return false;
 	s->faults = (faults(s, host_space_tsc) ? HOST_SPACE_TSC_FAULTS : 0) |
 		    (faults(s, host_space_int80) ? HOST_SPACE_INT80_FAULTS : 0);
-	return remote_call(s, SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, space_filter_second(s->place), 0, 0, 0, 0);
+	return remote_call(s, SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, space_filter_second(s->from->place), 0, 0, 0, 0);
 }
 
 /* The lock is held. */
@@ -269,7 +269,6 @@ static struct host_space *make(struct host_spaces *from)
 				 .pid = spaces_fork(from),
 				 .tracer = (pid_t)syscall(SYS_gettid),
 				 .from = from,
-				 .place = from->place,
 				 .control = from->control + index * PAGE_SIZE};
 	if (s->pid > 0 && set_up(s, index)) {
 		if (!from->made) {
@@ -557,7 +556,7 @@ static enum host_space_stop at_program(struct host_space *s, uint64_t rip, bool 
 
 static bool in_program(const struct host_space *s, uint64_t rip)
 {
-	return rip - s->place < PAGE_SIZE;
+	return rip - s->from->place < PAGE_SIZE;
 }
 
 /* No place where the program could go on is such an address: it would fault itself. */

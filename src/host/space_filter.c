@@ -42,22 +42,28 @@ static void answer(struct filter *f, uint32_t what)
 	add(f, (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, what));
 }
 
-/* What was loaded last must be so, or must not. */
+/* Jumps over so many instructions where what was loaded last is so, or is not. */
+static void skip_if(struct filter *f, uint64_t value, uint8_t equal, uint8_t other)
+{
+	add(f, (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)value, equal, other));
+}
+
+/* It must be so, or must not. */
 static void need(struct filter *f, uint64_t value)
 {
-	add(f, (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)value, 1, 0));
+	skip_if(f, value, 1, 0);
 	answer(f, SECCOMP_RET_TRAP);
 }
 
 static void refuse(struct filter *f, uint64_t value)
 {
-	add(f, (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)value, 0, 1));
+	skip_if(f, value, 0, 1);
 	answer(f, SECCOMP_RET_TRAP);
 }
 
 static void allow(struct filter *f, uint64_t value)
 {
-	add(f, (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)value, 0, 1));
+	skip_if(f, value, 0, 1);
 	answer(f, SECCOMP_RET_ALLOW);
 }
 
@@ -87,13 +93,13 @@ static void range(struct filter *f, uint64_t place)
 {
 	uint64_t behind = place + HOST_SPACE_OURS;
 	load(f, ARG(1) + HIGH);
-	add(f, (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 0, 0, 6));
+	skip_if(f, 0, 0, 6);
 	load(f, ARG(0) + HIGH);
 	refuse(f, place >> 32);
 	refuse(f, (place >> 32) - 1);
 	answer(f, SECCOMP_RET_ALLOW);
 	load(f, ARG(0) + HIGH);
-	add(f, (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 0, 6, 0));
+	skip_if(f, 0, 6, 0);
 	need(f, behind >> 32);
 	load(f, ARG(0));
 	need(f, behind);
@@ -117,7 +123,7 @@ static void second(struct filter *f, uint64_t place)
 	load(f, ARG(4));
 	need(f, SPACE_FD_MEMORY);
 	load(f, FIELD(nr));
-	add(f, (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_munmap, 2, 0));
+	skip_if(f, SYS_munmap, 2, 0);
 	need(f, SYS_mmap);
 	range(f, place);
 }

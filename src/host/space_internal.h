@@ -20,7 +20,6 @@ extern const uint8_t host_space_place[], host_space_filters[];
 struct host_space {
 	pid_t pid, tracer;
 	int cpu; /* that it is to run on, -1: any */
-	uint64_t place;
 	uint8_t *control; /* its control page */
 	size_t xstate;    /* how much Linux wants at a time */
 	unsigned faults;

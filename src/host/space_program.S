@@ -224,7 +224,6 @@ ignore: /* struct kernel_sigaction: SIG_IGN */
 	.quad	1, 0, 0, 0
 name:
 	.asciz	"doppel-user"
-	.balign	8
 	/* Where the program stays, and the filters of system calls: for who writes the file. */
 	.balign	8
 	export	host_space_place

@@ -110,15 +110,20 @@ static bool host_bit(uint32_t leaf, uint32_t subleaf, unsigned reg, unsigned bit
 	return r[reg] >> bit & 1;
 }
 
-/* The system has turned AVX on for us. */
-static bool host_avx_enabled(void)
+uint32_t x86_host_xcr0(void)
 {
 	uint32_t lo, hi;
 
-	if (!host_bit(1, 0, ECX, 27))
-		return false;
+	if (!host_bit(1, 0, ECX, 27)) /* OSXSAVE */
+		return 0;
 	__asm__ volatile("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0));
-	return (lo & 7) == 7;
+	return lo;
+}
+
+/* The system has turned AVX on for us. */
+static bool host_avx_enabled(void)
+{
+	return (x86_host_xcr0() & 7) == 7;
 }
 
 bool x86_host_is_amd(void)

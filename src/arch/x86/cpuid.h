@@ -96,6 +96,7 @@ void x86_cpuid_tell_tsc(struct x86_cpuid_model *model, uint64_t tsc_hz);
 typedef void x86_cpuid_fn(uint32_t leaf, uint32_t subleaf, uint32_t out[4]);
 const char *x86_host_lacks(x86_cpuid_fn *cpuid);
 bool x86_host_is_amd(void); /* or Hygon's */
+uint32_t x86_host_xcr0(void); /* what its system has set in XCR0; 0 without XSAVE */
 bool x86_host_has_evex(void);
 /* The same, and then says that we are a hypervisor that offers these. 0: says nothing. */
 void x86_cpuid_offer(struct x86_cpuid_model *model, uint32_t pv);

@@ -50,28 +50,28 @@ static bool same_states(const uint8_t *code, unsigned at, const struct direct_ho
 	return !(states & host->other_states);
 }
 
-/* 0F AE and 0F C7: what the guest's XCR0 or CR4 decide. RDRAND and RDSEED (C7 /6, /7) do what they always do. */
-static bool group_15(const uint8_t *code, unsigned at, bool rep, const struct direct_host *host)
-{
-	uint8_t modrm = code[at + 2];
-	if (!IN_MEMORY(modrm))
-		return rep && REG(modrm) < 4; /* RDFSBASE, WRGSBASE … */
-	return REG(modrm) >= 4 && REG(modrm) <= 6 && !same_states(code, at, host); /* XSAVE, XRSTOR, XSAVEOPT */
-}
-
-static bool group_9(const uint8_t *code, unsigned at, bool rep, const struct direct_host *host)
-{
-	uint8_t modrm = code[at + 2];
-	if (!IN_MEMORY(modrm))
-		return rep && REG(modrm) == 7;                                     /* RDPID */
-	return REG(modrm) >= 3 && REG(modrm) <= 5 && !same_states(code, at, host); /* XSAVEC … */
-}
-
 static bool has_rep(const uint8_t *code, unsigned at)
 {
 	if (at && (code[at - 1] & 0xf0) == 0x40)
 		at--;
 	return at && code[at - 1] == 0xf3;
+}
+
+/* 0F AE and 0F C7: what the guest's XCR0 or CR4 decide. RDRAND and RDSEED (C7 /6, /7) do what they always do. */
+static bool group_15(const uint8_t *code, unsigned at, const struct direct_host *host)
+{
+	uint8_t modrm = code[at + 2];
+	if (!IN_MEMORY(modrm))
+		return has_rep(code, at) && REG(modrm) < 4; /* RDFSBASE, WRGSBASE … */
+	return REG(modrm) >= 4 && REG(modrm) <= 6 && !same_states(code, at, host); /* XSAVE, XRSTOR, XSAVEOPT */
+}
+
+static bool group_9(const uint8_t *code, unsigned at, const struct direct_host *host)
+{
+	uint8_t modrm = code[at + 2];
+	if (!IN_MEMORY(modrm))
+		return has_rep(code, at) && REG(modrm) == 7;                       /* RDPID */
+	return REG(modrm) >= 3 && REG(modrm) <= 5 && !same_states(code, at, host); /* XSAVEC … */
 }
 
 /* 0F at `at`. */
@@ -90,9 +90,9 @@ static bool two_bytes(const uint8_t *code, unsigned at, const struct direct_host
 	case 0x31: /* RDTSC */
 		return !(host->faults & HOST_SPACE_TSC_FAULTS);
 	case 0xae:
-		return group_15(code, at, has_rep(code, at), host);
+		return group_15(code, at, host);
 	case 0xc7:
-		return group_9(code, at, has_rep(code, at), host);
+		return group_9(code, at, host);
 	default:
 		return false;
 	}

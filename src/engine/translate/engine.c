@@ -59,20 +59,7 @@ static bool take_switches(struct tr_engine *eng, const char *list, struct error 
 	return true;
 }
 
-static bool host_has_xsave(void)
-{
-	uint32_t a = 1, b, c = 0, d;
-	__asm__("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
-	return c & BIT(27); /* OSXSAVE */
-}
-
-/* Guests whose user code runs directly have what glue.c takes along. */
-static uint32_t other_states(void)
-{
-	uint32_t lo, hi;
-	__asm__ volatile("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0));
-	return lo ^ (XCR0_X87 | XCR0_SSE | XCR0_AVX);
-}
+#define DIRECT_XCR0 (XCR0_X87 | XCR0_SSE | XCR0_AVX) /* of guests whose user code runs directly: what glue.c takes along */
 
 static uint64_t cache_default(const struct guest_memory *mem)
 {
@@ -117,7 +104,8 @@ static void destroy(struct engine *e)
 
 static struct engine *create(const struct engine_config *config, struct error *err)
 {
-	if (!host_has_xsave()) {
+	uint32_t xcr0 = x86_host_xcr0();
+	if (!xcr0) {
 		error_set(err, "this processor, or its system, has no XSAVE, which engine 'translate' needs");
 		return NULL;
 	}
@@ -143,7 +131,7 @@ static struct engine *create(const struct engine_config *config, struct error *e
 	eng->no_window |= !host_has_bmi2() || !window_init(eng);
 	if (!eng->no_window && !eng->no_direct)
 		eng->spaces = host_spaces_create(&eng->mem->shared, eng->cpus * WINDOW_SPACES);
-	eng->direct_host.other_states = other_states();
+	eng->direct_host.other_states = xcr0 ^ DIRECT_XCR0;
 	if (!code_init(eng, cache, err) || !profile_create(eng, config, err)) {
 		destroy((struct engine *)eng);
 		return NULL;

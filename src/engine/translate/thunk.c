@@ -9,7 +9,6 @@
 #include "bus/memory.h"
 #include "host/guest_signals.h"
 
-#include <cpuid.h>
 #include <string.h>
 
 /* The thunk that runs on this thread, for the fault handler. */
@@ -25,20 +24,9 @@ static uint32_t host_mxcsr_mask(void)
 	return mask ? mask : 0xffbf; /* SDM Vol. 1 11.6.6 */
 }
 
-/* What XCR0 the host's system has set; 0 without XSAVE. */
-static uint32_t host_xcr0(void)
-{
-	uint32_t a, b, c, d;
-
-	if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE))
-		return 0;
-	__asm__ volatile("xgetbv" : "=a"(a), "=d"(d) : "c"(0));
-	return a;
-}
-
 struct thunk *thunk_create(void)
 {
-	uint32_t xcr0 = host_xcr0();
+	uint32_t xcr0 = x86_host_xcr0();
 	struct thunk *t;
 
 	if (!(xcr0 & XCR0_SSE))
