@@ -123,6 +123,40 @@ TEST(page_changes)
 	}
 }
 
+/* A program's table becomes another's: everything is elsewhere at once, and nothing of the first is seen. */
+#define PLACES 8 /* pages of data */
+SNIPPET(sum_and_mark, 64,
+	"movl $8, %ecx; 1: addq (%rdi), %rax; movq %rdx, 8(%rdi); movq %rdx, -8(%rsp); addq $4096, %rdi; loop 1b; ud2");
+TEST(becomes_another)
+{
+	u64 data[2], stack[2], code[2];
+	struct frame f;
+	for (unsigned i = 0; i < 2; i++) {
+		f = PROGRAM(sum_and_mark);
+		code[i] = (u64)page_at(USER_CODE);
+		stack[i] = (u64)alloc_pages(1);
+		data[i] = (u64)alloc_pages(PLACES);
+		for (unsigned n = 0; n < PLACES; n++)
+			*(volatile u64 *)(data[i] + n * PAGE) = (n + 1) << (i * 8);
+	}
+	f.rdi = USER_DATA;
+	f.rax = 0;
+	for (u64 turn = 1; turn < 100; turn++) {
+		unsigned i = turn / 3 & 1;
+		map(USER_CODE, code[i], PTE_USER);
+		map(USER_STACK - PAGE, stack[i], PTE_USER);
+		for (unsigned n = 0; n < PLACES; n++)
+			map(USER_DATA + n * PAGE, data[i] + n * PAGE, PTE_USER);
+		write_cr3(read_cr3());
+		f.rdx = turn;
+		CHECK_EQ(run_to_end(&f)->f.rax, (u64)PLACES * (PLACES + 1) / 2 << (i * 8));
+		for (unsigned n = 0; n < PLACES; n++)
+			CHECK_EQ(*(volatile u64 *)(data[i] + n * PAGE + 8), turn);
+		CHECK_EQ(*(volatile u64 *)(stack[i] + PAGE - 8), turn);
+		CHECK(turn < 4 || *(volatile u64 *)(data[!i] + 8) == turn - turn % 3 - 1);
+	}
+}
+
 /* Data that is executed, and code behind which there is nothing. */
 SNIPPET(go_to_data, 64, "movq $1000, %rcx; 1: loop 1b; movb $0xc3, (%rdi); call *%rdi; ud2");
 TEST(not_executable)

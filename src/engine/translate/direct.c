@@ -5,7 +5,7 @@
 #include "engine/translate/window_space.h"
 #include "host/host.h"
 
-#define AFTER_NS 24000000u   /* of running with windows */
+#define AFTER_NS 10000000u   /* of running with windows */
 #define AFTER_PAGE_NS 60000u /* and for each page that it has there: twice what it takes to show it anew */
 #define SAMPLE_NS 8000000u
 #define FAULTS_START 4         /* page faults from one sample to the next: more do not let it pay */
@@ -15,7 +15,7 @@
 #define PATIENCE_NS 500000000u /* until the next try, doubled each time */
 #define PATIENCE_MOST_NS 16000000000u
 #define RETRY_NS 1000000000u
-#define IN_VAIN_MOST 4 /* doublings of how long it must have run, one for each time in a row that it did not pay */
+#define IN_VAIN_MOST 2 /* doublings of how long it must have run, one for each time in a row that it did not pay */
 
 /* A stretch of it. */
 struct stretch {

@@ -76,6 +76,29 @@ static void revalidate(struct tr_vcpu *v, struct window_space *s)
 	charge(v, s, __builtin_ia32_rdtsc() - start);
 }
 
+#define LIFE_PAGES 4  /* fewer say nothing */
+#define LIFE_SHARE 16 /* who has only freed much keeps more of them, */
+#define LIFE_FEW 8    /* or so many: the stack, and what is around it */
+
+/*
+ * Compares what is shown with the page tables. False: next to nothing of it is there any more, so this is another
+ * address space, with its table where one that is no more had it. It is to earn its windows like any other.
+ */
+static bool lives_on(struct tr_vcpu *v, struct window_space *s)
+{
+	struct windows *w = &v->windows;
+	unsigned before = s->count;
+	revalidate(v, s);
+	if (before < LIFE_PAGES || s->count > MIN(before / LIFE_SHARE, LIFE_FEW))
+		return true;
+	w->absent_cr3 = w->sampled_cr3 = s->cr3;
+	w->sampled_since = __builtin_ia32_rdtsc();
+	now_set(v, NULL);
+	space_drop(v, s);
+	jc_flush_local(v);
+	return false;
+}
+
 static bool enter_space(struct tr_vcpu *v, uint64_t cr3)
 {
 	struct windows *w = &v->windows;
@@ -86,8 +109,8 @@ static bool enter_space(struct tr_vcpu *v, uint64_t cr3)
 	if (!s)
 		return false;
 	s->used = ++w->entries;
-	if (s->stale || s->pendings)
-		revalidate(v, s);
+	if ((s->stale || s->pendings) && !lives_on(v, s))
+		return false;
 	if (w->faulted)
 		show_faulted(v, s);
 	return true;
