@@ -212,4 +212,48 @@ TEST(apic_base)
 	}
 	apic_enable();
 }
+
+/* The bases of FS and GS by instructions of their own: whole registers, flags as they were, bad values refused. */
+#define WRITE_BASES(fs, gs) asm volatile("mov %1, %%r10; wrfsbase %0; wrgsbase %%r10" : : "r"(fs), "r"(gs) : "r10")
+static void check_bases(u64 fs, u64 gs)
+{
+	u64 a, b, c, d, flags;
+	WRITE_BASES(fs, gs);
+	CHECK_EQ(rdmsr(MSR_FS_BASE), fs);
+	CHECK_EQ(rdmsr(MSR_GS_BASE), gs);
+	asm volatile("mov $-1, %%r9; mov %%r9, %%r11; mov %%r9, %2; mov %%r9, %3; cmp $0, %%r9; stc\n"
+		     "rdfsbase %%r9; rdgsbase %%r11; rdfsbase %k2; rdgsbase %3\n"
+		     "pushfq; pop %4; mov %%r9, %0; mov %%r11, %1"
+		     : "=&r"(a), "=&r"(b), "=&r"(c), "=&r"(d), "=r"(flags)
+		     :
+		     : "r9", "r11", "cc");
+	CHECK_EQ(a, fs);
+	CHECK_EQ(b, gs);
+	CHECK_EQ(c, (u32)fs);
+	CHECK_EQ(d, gs);
+	CHECK_EQ(flags & (FL_CF | FL_ZF | FL_SF), FL_CF | FL_SF);
+}
+TEST(bases)
+{
+	u64 value = 0x1122334455667788;
+	if (!HAS_FSGSBASE)
+		skip("no FSGSBASE");
+	write_cr4(CR4_DEFAULT | CR4_FSGSBASE);
+	for (unsigned i = 0; i < 47; i++)
+		check_bases(1ull << i, ~0ull << i);
+	check_bases(0x7fffffffffff, 0xffff800000000000);
+	WRITE_BASES(0x1000ull, 0x2000ull);
+	CHECK_EQ(CATCH(asm volatile("wrfsbase %0" : : "r"(0x800000000000))), GP);
+	CHECK_EQ(CATCH(asm volatile("mov %0, %%r9; wrgsbase %%r9" : : "r"(0xffff7fffffffffff) : "r9")), GP);
+	check_bases(rdmsr(MSR_FS_BASE), rdmsr(MSR_GS_BASE));
+	CHECK_EQ(rdmsr(MSR_FS_BASE), 0x1000);
+	asm volatile("wrfsbase %k0" : : "r"(value));
+	CHECK_EQ(rdmsr(MSR_FS_BASE), (u32)value);
+	write_cr4(CR4_DEFAULT);
+	CHECK_EQ(CATCH(asm volatile("rdfsbase %0" : "=r"(value))), UD);
+	CHECK_EQ(CATCH(asm volatile("wrgsbase %0" : : "r"(0ull))), UD);
+	CHECK_EQ(rdmsr(MSR_GS_BASE), 0x2000);
+	wrmsr(MSR_FS_BASE, 0);
+	wrmsr(MSR_GS_BASE, 0);
+}
 /* run: timeout=60 */

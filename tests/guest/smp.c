@@ -578,10 +578,16 @@ TEST(tsc_aux)
 {
 	if (!HAS_RDTSCP)
 		skip("no RDTSCP");
-	u32 lo, hi, aux;
+	u64 before, lo, hi, aux, flags;
 	wrmsr(MSR_TSC_AUX, 0x1234);
-	asm volatile("rdtscp" : "=a"(lo), "=d"(hi), "=c"(aux));
-	CHECK_EQ(aux, 0x1234);
+	for (unsigned i = 0; i < 100; i++) {
+		before = rdtsc();
+		lo = hi = aux = ~0ull;
+		asm volatile("cmp %0, %0; stc; rdtscp; pushfq; pop %3" : "+a"(lo), "+d"(hi), "+c"(aux), "=r"(flags));
+		CHECK_EQ(aux, 0x1234);
+		CHECK(lo >> 32 == 0 && hi >> 32 == 0 && (hi << 32 | lo) >= before);
+		CHECK_EQ(flags & (FL_CF | FL_ZF), FL_CF | FL_ZF);
+	}
 	wrmsr(MSR_TSC_AUX, 0);
 }
 

@@ -109,6 +109,12 @@ void asm_store16_gs(struct emit *e, unsigned reg, int32_t off)
 	asm_rm(e, 0x89, 4, reg, true, -1, off);
 }
 
+void asm_load16_gs(struct emit *e, unsigned reg, int32_t off)
+{
+	emit8(e, 0x66);
+	asm_rm(e, 0x8b, 4, reg, true, -1, off);
+}
+
 void asm_mov_imm(struct emit *e, unsigned reg, uint64_t imm)
 {
 	if (imm == (uint32_t)imm) {

@@ -37,6 +37,7 @@ static inline void asm_store_gs(struct emit *e, unsigned size, unsigned reg, int
 	asm_rm(e, 0x89, size, reg, true, -1, off);
 }
 void asm_store16_gs(struct emit *e, unsigned reg, int32_t off);
+void asm_load16_gs(struct emit *e, unsigned reg, int32_t off); /* the rest of `reg` stays */
 void asm_mov_imm(struct emit *e, unsigned reg, uint64_t imm);
 void asm_store_gs_imm(struct emit *e, unsigned size, int32_t off, int32_t imm); /* size 1, 4, 8 */
 /* lea: base, index -1 for none. size 4 truncates to 32 bits. */

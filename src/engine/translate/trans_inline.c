@@ -57,13 +57,16 @@ static bool inline_pushf(struct trans *t, const struct x86_insn *insn)
 	return true;
 }
 
-/* MOV r32 or r64 from a segment register. */
+/* MOV of a segment register to a general one. */
 static bool inline_selector(struct trans *t, const struct x86_insn *insn)
 {
 	int32_t selector = VCPU_OFF(cpu.seg[0].sel) + insn->reg * (int32_t)sizeof(struct x86_segment);
-	if (insn->map || insn->opcode != 0x8c || insn->flags & INSN_MEM || insn->opsize < 4 || insn->reg >= 6)
+	if (insn->map || insn->opcode != 0x8c || insn->flags & INSN_MEM || insn->reg >= 6)
 		return false;
-	asm_rm(&t->e, 0x0fb7, 4, regs_define(t, insn->rm), true, -1, selector);
+	if (insn->opsize == 2)
+		asm_load16_gs(&t->e, regs_use(t, insn->rm), selector);
+	else
+		asm_rm(&t->e, 0x0fb7, 4, regs_define(t, insn->rm), true, -1, selector);
 	regs_written(t, 1u << insn->rm);
 	return true;
 }
@@ -97,6 +100,53 @@ static bool inline_rdtsc(struct trans *t)
 	return true;
 }
 
+static bool inline_rdtscp(struct trans *t)
+{
+	if (!x86_has(t->eng->model, FEAT_RDTSCP))
+		return false;
+	inline_rdtsc(t);
+	asm_load_gs(&t->e, 8, RCX, VCPU_OFF(cpu.tsc_aux));
+	return true;
+}
+
+static void step_unless_fsgsbase(struct trans *t)
+{
+	const unsigned bit = __builtin_ctz(CR4_FSGSBASE);
+	asm_test_gs_imm8(&t->e, VCPU_OFF(cpu.cr4) + (int32_t)bit / 8, 1u << bit % 8);
+	cold_add(t, COLD_STEP, asm_jcc(&t->e, CC_E));
+}
+
+static void step_unless_canonical(struct trans *t, unsigned reg)
+{
+	asm_mov(&t->e, H_DELTA, reg);
+	asm_shift_imm(&t->e, SH_SHL, 8, H_DELTA, 16);
+	asm_shift_imm(&t->e, SH_SAR, 8, H_DELTA, 16);
+	asm_rr(&t->e, 0x3b, 8, H_DELTA, reg);
+	cold_add(t, COLD_STEP, asm_jcc(&t->e, CC_NE));
+}
+
+/* RDFSBASE and its like, of 64 bits. */
+static bool inline_base(struct trans *t, const struct x86_insn *insn, unsigned seg, bool write)
+{
+	int32_t base = VCPU_OFF(cpu.seg[0].base) + (int32_t)(seg * sizeof(struct x86_segment));
+	if (insn->flags & INSN_MEM || !(insn->flags & INSN_REXW))
+		return false;
+	regs_fixed(t);
+	flags_clobber(t);
+	step_unless_fsgsbase(t);
+	if (write) {
+		unsigned reg = guest_reg(t, insn->rm, H_ADDR);
+		step_unless_canonical(t, reg);
+		asm_store_gs(&t->e, 8, reg, base);
+		return true;
+	}
+	unsigned reg = spilled(insn->rm) ? H_TMP : insn->rm;
+	asm_load_gs(&t->e, 8, reg, base);
+	if (spilled(insn->rm))
+		asm_store_gs(&t->e, 8, reg, (int32_t)insn->rm * 8);
+	return true;
+}
+
 /* STAC, CLAC: on with code for the other way of looking at memory, if SMAP makes one. */
 static bool inline_ac(struct trans *t, bool set)
 {
@@ -113,6 +163,38 @@ static bool inline_ac(struct trans *t, bool set)
 		quick_tell_page(t);
 	jump_to(t, t->next, key);
 	return true;
+}
+
+/* Those that F3 belongs to. */
+static bool trans_inline_f3(struct trans *t, const struct x86_insn *insn)
+{
+	switch (insn->mnemonic) {
+	case ZYDIS_MNEMONIC_RDFSBASE:
+		return inline_base(t, insn, SEG_FS, false);
+	case ZYDIS_MNEMONIC_RDGSBASE:
+		return inline_base(t, insn, SEG_GS, false);
+	case ZYDIS_MNEMONIC_WRFSBASE:
+		return inline_base(t, insn, SEG_FS, true);
+	case ZYDIS_MNEMONIC_WRGSBASE:
+		return inline_base(t, insn, SEG_GS, true);
+	default:
+		return false;
+	}
+}
+
+/* At any CPL. */
+static bool trans_inline3(struct trans *t, const struct x86_insn *insn)
+{
+	switch (insn->mnemonic) {
+	case ZYDIS_MNEMONIC_PUSHFQ:
+		return inline_pushf(t, insn);
+	case ZYDIS_MNEMONIC_RDTSC:
+		return !(t->key & KEY_TSD) && inline_rdtsc(t);
+	case ZYDIS_MNEMONIC_RDTSCP:
+		return !(t->key & KEY_TSD) && inline_rdtscp(t);
+	default:
+		return false;
+	}
 }
 
 static bool trans_inline0(struct trans *t, const struct x86_insn *insn)
@@ -135,16 +217,14 @@ static bool trans_inline0(struct trans *t, const struct x86_insn *insn)
 
 bool trans_inline(struct trans *t, const struct x86_insn *insn)
 {
-	if (t->mode != MODE_64 || t->shadow || (insn->flags & (INSN_LOCK | INSN_REP | INSN_REPNE)) || t->eng->no_inline)
+	if (t->mode != MODE_64 || t->shadow || t->eng->no_inline || insn->flags & (INSN_LOCK | INSN_REPNE))
 		return false;
+	if (insn->flags & INSN_REP)
+		return trans_inline_f3(t, insn);
 	if (insn->mnemonic == ZYDIS_MNEMONIC_MOV)
 		return inline_selector(t, insn);
 	regs_fixed(t);
-	if (insn->mnemonic == ZYDIS_MNEMONIC_PUSHFQ)
-		return inline_pushf(t, insn);
-	if (insn->mnemonic == ZYDIS_MNEMONIC_RDTSC && !(t->key & KEY_TSD))
-		return inline_rdtsc(t);
-	return ring0(t) && trans_inline0(t, insn);
+	return trans_inline3(t, insn) || (ring0(t) && trans_inline0(t, insn));
 }
 
 /*

@@ -204,12 +204,6 @@ void window_regions_add(struct tr_vcpu *v, struct window_space *s)
 	deltas_set(v, space_is_kernel(s), s);
 }
 
-/*
- * Each load of CR3 makes the kernel's pages that are not global doubtful (Linux has such in its direct map, where it
- * has cut large pages): few are worth that.
- */
-#define LOCALS_MAX 32
-
 /* A host fault at `address`: true if the access can be tried again. */
 static bool fault(struct tr_vcpu *v, struct window_space *s, uint64_t address, bool write)
 {
@@ -233,7 +227,8 @@ static bool fault(struct tr_vcpu *v, struct window_space *s, uint64_t address, b
 		w->device = true;
 		return false;
 	}
-	if (space_is_kernel(s) && !m.global && s->locals >= LOCALS_MAX) {
+	/* Linux has such in its direct map, where it has cut large pages. */
+	if (space_is_kernel(s) && !m.global && s->locals == WINDOW_LOCALS) {
 		w->hopeless = true;
 		return false;
 	}

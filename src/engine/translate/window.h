@@ -40,6 +40,7 @@ static inline uint64_t region_start(uint8_t region)
 #define WINDOW_PAGES 8192
 #define WINDOW_HASH 16384
 #define WINDOW_PENDING 64
+#define WINDOW_LOCALS 32 /* pages of CPL 0's that are not global: each load of CR3 makes them doubtful */
 
 /* A page that is shown, of 4 KiB or 2 MiB. */
 struct window_page {
@@ -71,7 +72,8 @@ struct window_space {
 	bool stale; /* the TLB has been flushed: each page is to be compared with the page tables before user code runs
 		     */
 	bool stale_local;                   /* the same, but only those that are not global */
-	unsigned locals;                    /* pages that are not global */
+	unsigned locals;                    /* pages that are not global: */
+	uint64_t local[WINDOW_LOCALS];      /* their addresses */
 	uint64_t pieces[REGION_COUNT / 64]; /* regions with pages that are parts of larger ones of the guest's */
 	unsigned regions, count, holes, pendings;
 	uint64_t pending[WINDOW_PENDING]; /* shown, and dropped from the TLB since user code ran: to be compared as well

@@ -154,11 +154,26 @@ bool space_regions_add(struct tr_vcpu *v, struct window_space *s)
 
 /* --- what is not true any more */
 
+static void local_add(struct window_space *s, uint64_t va)
+{
+	ENSURE(s->locals < WINDOW_LOCALS);
+	s->local[s->locals++] = va;
+}
+
+static void local_remove(struct window_space *s, uint64_t va)
+{
+	unsigned i = 0;
+	while (s->local[i] != va)
+		i++;
+	s->local[i] = s->local[--s->locals];
+}
+
 static void forget(struct tr_vcpu *v, struct window_space *s, struct window_page *p)
 {
 	atomic_fetch_sub(&pages_shown, 1u + p->holes);
 	s->holes -= p->holes;
-	s->locals -= p->va & WINDOW_LOCAL ? 1 : 0;
+	if (p->va & WINDOW_LOCAL)
+		local_remove(s, p->va & PAGE_MASK);
 	if (p->va & WINDOW_APART)
 		apart_hide(s, p->va & PAGE_MASK, window_page_size(p));
 	page_remove(s, p);
@@ -244,9 +259,10 @@ static void check(struct tr_vcpu *v, struct window_space *s, struct window_page 
 void space_revalidate(struct tr_vcpu *v, struct window_space *s)
 {
 	struct run run = {0};
-	for (unsigned i = s->stale || s->stale_local ? s->count : 0; i-- > 0;)
-		if (s->stale || s->page[i].va & WINDOW_LOCAL)
-			check(v, s, &s->page[i], &run);
+	for (unsigned i = s->stale ? s->count : 0; i-- > 0;)
+		check(v, s, &s->page[i], &run);
+	for (unsigned i = s->stale_local && !s->stale ? s->locals : 0; i-- > 0;)
+		check(v, s, space_page_of(s, s->local[i]), &run);
 	for (unsigned i = 0; i < s->pendings; i++)
 		check(v, s, space_page_of(s, s->pending[i]), &run);
 	run_hide(&run);
@@ -306,7 +322,8 @@ static struct window_page *add_shown(struct tr_vcpu *v, struct window_space *s, 
 		return NULL;
 	for (unsigned i = 0; i < n; i++)
 		page_add(s, page + i * size, gpa + i * size);
-	s->locals += page & WINDOW_LOCAL ? n : 0;
+	if (page & WINDOW_LOCAL) /* alone: pages_in_a_row */
+		local_add(s, page & PAGE_MASK);
 	atomic_fetch_add(&pages_shown, n);
 	v->windows.shown += page & WINDOW_UNSEEN ? 0 : n - 1; /* one is counted */
 	return first;
