@@ -394,6 +394,33 @@ TEST(control_changes)
 	}
 }
 
+/* One page of code at two addresses, and then another page at the second. */
+#define ALIAS (USER_CODE + 0x10000)
+static u64 value_at(struct frame *f, u64 va)
+{
+	f->rip = va;
+	struct trap *t = run_frame(f);
+	CHECK_EQ(t->f.vector, UD);
+	return t->f.rax;
+}
+TEST(code_elsewhere)
+{
+	static const u8 one[] = {0xb8, 1, 0, 0, 0, 0x0f, 0x0b}; /* mov eax, 1; ud2 */
+	struct frame f = user_code(one, one + sizeof(one), 64);
+	u64 first = *walk(USER_CODE, 1, false) & PTE_ADDR, second = (u64)alloc_pages(1);
+	memcpy((void *)second, one, sizeof(one));
+	*(volatile u8 *)(second + 1) = 2;
+	for (unsigned i = 0; i < 10; i++) {
+		map(ALIAS, first, PTE_USER);
+		write_cr3(read_cr3());
+		CHECK_EQ(value_at(&f, USER_CODE), 1);
+		CHECK_EQ(value_at(&f, ALIAS), 1);
+		map(ALIAS, second, PTE_USER);
+		write_cr3(read_cr3());
+		CHECK_EQ(value_at(&f, ALIAS), 2);
+	}
+}
+
 /* PCIDs: MOV CR3 with bit 63 keeps, without it drops what belongs to the PCID it loads. */
 TEST(pcid)
 {

@@ -421,9 +421,17 @@ uint64_t light_target(struct tr_vcpu *v, uint64_t at)
 	return light_resume(v, call->resume);
 }
 
+static void itlb_note(struct tr_vcpu *v, const struct itlb_entry *e)
+{
+	unsigned mmu = key_mmu(v->key), *n = &v->itlb_logged[mmu];
+	if (*n < FEW_LOGGED)
+		v->itlb_log[mmu][*n] = (uint16_t)(e - v->itlb[mmu]);
+	if (*n <= FEW_LOGGED)
+		++*n;
+}
+
 static struct code_page *itlb_fill(struct tr_vcpu *v, struct itlb_entry *e, uint64_t linear)
 {
-	v->itlb_filled |= BIT(key_mmu(v->key));
 	struct x86_mapping m;
 	enum verdict r = mmu_translate(&v->cpu, linear, ACC_EXEC | x86_access_mode(&v->cpu), &m);
 	if (r != V_DONE || !guest_memory_ptr(v->engine->mem, m.gpa, 1, false))
@@ -431,7 +439,8 @@ static struct code_page *itlb_fill(struct tr_vcpu *v, struct itlb_entry *e, uint
 	struct code_page *page = atomic_load(&v->engine->page[guest_memory_page_index(v->engine->mem, m.gpa)]);
 	if (!page)
 		return NULL;
-	execute_at(v, page, linear);
+	execute_at(v, page, linear); /* it may flush: the entry counts from here on */
+	itlb_note(v, e);
 	e->page = linear & PAGE_MASK;
 	e->code = page;
 	note_code_at(v, e->page, m.page_shift);

@@ -12,11 +12,13 @@ static void jc_clear(struct tr_vcpu *v, unsigned mode)
 
 static void itlb_clear(struct tr_vcpu *v, unsigned mmu)
 {
-	if (!(v->itlb_filled & BIT(mmu)))
-		return;
-	v->itlb_filled &= (uint8_t)~BIT(mmu);
-	for (unsigned i = 0; i < ITLB_ENTRIES; i++)
+	const uint16_t *log = v->itlb_log[mmu];
+	unsigned n = v->itlb_logged[mmu];
+	for (unsigned i = 0; n <= FEW_LOGGED && i < n; i++)
+		v->itlb[mmu][log[i]].page = TLB_NONE;
+	for (unsigned i = 0; n > FEW_LOGGED && i < ITLB_ENTRIES; i++)
 		v->itlb[mmu][i].page = TLB_NONE;
+	v->itlb_logged[mmu] = 0;
 }
 
 static void filter_clear(struct tr_vcpu *v, unsigned half)

@@ -19,9 +19,15 @@ static void filter_add(struct tr_vcpu *v, uint64_t page, bool global)
 {
 	_Atomic uint64_t *word = &v->write_filter[global][page % WRITE_FILTER_BITS / 64];
 	uint64_t bit = BIT(page % 64), was = atomic_load_explicit(word, memory_order_relaxed);
-	if (!(was & bit))
-		atomic_store_explicit(word, was | bit, memory_order_relaxed);
-	v->local_writes |= !global;
+	if (was & bit)
+		return;
+	atomic_store_explicit(word, was | bit, memory_order_relaxed);
+	if (global)
+		return;
+	if (v->write_logged < FEW_LOGGED)
+		v->write_log[v->write_logged] = (uint16_t)(word - v->write_filter[0]);
+	if (v->write_logged <= FEW_LOGGED)
+		v->write_logged++;
 }
 
 /* What has a tag there, if anything has, is the only page with one that shares this one's word. */
@@ -54,9 +60,11 @@ static void filter_clear(struct tr_vcpu *v, bool global)
 
 void tlb_writes_forget_local(struct tr_vcpu *v)
 {
-	if (v->local_writes)
+	if (v->write_logged > FEW_LOGGED)
 		filter_clear(v, false);
-	v->local_writes = false;
+	for (unsigned i = 0; v->write_logged <= FEW_LOGGED && i < v->write_logged; i++)
+		atomic_store_explicit(&v->write_filter[false][v->write_log[i]], 0, memory_order_relaxed);
+	v->write_logged = 0;
 }
 
 void tlb_writes_forget(struct tr_vcpu *v)

@@ -69,6 +69,7 @@ struct itlb_entry {
 	struct code_page *code;
 };
 
+#define FEW_LOGGED 64
 #define EXEC_FILTER_BITS 4096
 #define WRITE_FILTER_BITS 65536
 #define WRITTEN_PAGES (GiB(1) / PAGE_SIZE)
@@ -127,7 +128,6 @@ struct tr_vcpu {
 				64]; /* hashed pages that jc may have entries of; by half of the address space */
 	_Atomic uint64_t write_filter[2][WRITE_FILTER_BITS / 64]; /* by RAM page, hashed: write tags of it may be in the
 								     TLB; from mappings that are not global, global */
-	bool local_writes;                                        /* the former is not empty */
 	_Atomic uint16_t written_at[WRITTEN_PAGES]; /* by RAM page, hashed: where in the TLB those are (tlb_writes.c)
 						     */
 	struct windows windows;
@@ -146,12 +146,11 @@ struct tr_vcpu {
 
 	/*
 	 * What there is to forget, so that a flush need not look at every entry: indices into tlb of entries that came
-	 * from mappings that are not global, and into jc of all entries. A count above its log's length: too many to
-	 * tell.
+	 * from mappings that are not global, into jc and itlb of all entries, and into write_filter[0] of words. A
+	 * count above its log's length: too many to tell.
 	 */
-	bool tlb_filled;     /* since all of tlb was emptied */
-	uint8_t itlb_filled; /* BIT(mode): since that part of itlb was emptied */
-	unsigned tlb_logged, jc_logged;
+	bool tlb_filled; /* since all of tlb was emptied */
+	unsigned tlb_logged, jc_logged, itlb_logged[MMU_MODES], write_logged;
 	struct quick_log quick_log[2];
 	bool quick_lost;    /* something has been flushed: that of code which is to be resumed may be missing */
 	bool quick_stale;   /* quick[0] is to be compared with the page tables before user code runs */
@@ -159,7 +158,7 @@ struct tr_vcpu {
 	struct quick_saved *quick_saved[QUICK_SPACES]; /* by other CR3s; NULL: not needed yet */
 	uint64_t quick_saves;
 	struct quick_turns quick_turns; /* of what is in quick[0] */
-	uint16_t tlb_log[4096], jc_log[8192];
+	uint16_t tlb_log[4096], jc_log[8192], itlb_log[MMU_MODES][FEW_LOGGED], write_log[FEW_LOGGED];
 	uint32_t jc_common, jc_shared; /* KEY_COMMON bits of all blocks in jc; the key of those in its JC_LEGACY */
 	uint32_t jc_window;            /* KEY_WINDOW of CPL 0's code, which decides what its JC_KERNEL_AC may hold */
 	bool noshare;                  /* the next block looked up is to be the variant that shares no checks */
