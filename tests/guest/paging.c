@@ -504,6 +504,99 @@ TEST(invpcid)
 	CHECK_EQ(read64(VA), 2);
 }
 
+/*
+ * Programs under PCIDs of their own, two tables that differ in two pages: one of user code, one of the kernel. What is
+ * changed is flushed in one of the ways there are, by whoever is running, and bit 63 is set wherever it may be.
+ */
+SNIPPET(look, 64, "movl $8, %ecx; 1: movq (%rdi), %rax; loop 1b; movq %rsi, 8(%rdi); ud2");
+#define PROGRAMS 2
+static struct program {
+	u64 *top;
+	volatile u64 *pte[2];
+	u64 page[2];
+	u64 pcid;
+	bool doubtful;
+} programs[PROGRAMS];
+
+static void load_program(struct program *p)
+{
+	write_cr3((u64)p->top | p->pcid | (p->doubtful ? 0 : 1ull << 63));
+	p->doubtful = false;
+}
+
+static void invpcid(u64 type, u64 pcid, u64 address)
+{
+	u64 d[2] = {pcid, address};
+	asm volatile("invpcid %0, %1" : : "m"(d), "r"(type) : "memory");
+}
+
+/* Its page `i` is another, as the kernel's may be both programs' one; `current` runs. */
+static void change(struct program *p, unsigned i, struct program *current)
+{
+	const struct program *other = &programs[p == programs];
+	p->page[i] = i && random64() % 2 ? other->page[i] : page_with(read64(p->page[i]) + 1000);
+	*p->pte[i] = p->page[i] | (i ? PTE_KERNEL : PTE_USER);
+	u64 how = random64() % 8;
+	if (how < 3 && p == current)
+		invlpg(VA + i * PAGE);
+	else if (how < 4)
+		invpcid(0, p->pcid, VA + i * PAGE);
+	else if (how < 5)
+		invpcid(1, p->pcid, 0);
+	else if (how < 6)
+		invpcid(3, 0, 0);
+	else if (p == current)
+		p->doubtful = true, load_program(p);
+	else
+		p->doubtful = true;
+}
+
+static void make_program(struct program *p, u64 pcid)
+{
+	extern u64 boot_pml4[];
+	*p = (struct program){.top = alloc_pages(1), .pcid = pcid, .doubtful = true};
+	memcpy(p->top, boot_pml4, PAGE);
+	p->top[1] = 0;
+	write_cr3((u64)p->top);
+	for (unsigned i = 0; i < 2; i++) {
+		p->page[i] = page_with(pcid * 10 + i);
+		map(VA + i * PAGE, p->page[i], i ? PTE_KERNEL : PTE_USER);
+		p->pte[i] = walk(VA + i * PAGE, 1, false);
+	}
+}
+
+TEST(pcid_programs)
+{
+	static const u64 numbers[][PROGRAMS] = {{1, 2}, {63, 64}, {0x200, 0xfff}};
+	if (!HAS_INVPCID || !HAS_PCID)
+		skip("no INVPCID");
+	u64 before = read_cr3();
+	struct frame f = user_code(look, look_end, 64);
+	f.rdi = VA;
+	for (unsigned round = 0; round < 3; round++) {
+		for (unsigned i = 0; i < PROGRAMS; i++)
+			make_program(&programs[i], numbers[round][i]);
+		write_cr3(before);
+		write_cr4(CR4_DEFAULT | CR4_PCIDE);
+		for (unsigned turn = 0; turn < 300; turn++) {
+			struct program *p = &programs[random64() % PROGRAMS];
+			load_program(p);
+			for (unsigned n = random64() % 3; n; n--)
+				change(&programs[random64() % PROGRAMS], random64() % 2, p);
+			f.rsi = turn;
+			struct trap *t = run_frame(&f);
+			CHECK_EQ(t->f.vector, UD);
+			CHECK_EQ(t->f.rax, read64(p->page[0]));
+			CHECK_EQ(read64(p->page[0] + 8), turn);
+			CHECK_EQ(read64(VA + PAGE), read64(p->page[1]));
+			write64(VA + PAGE + 8, turn);
+			CHECK_EQ(read64(p->page[1] + 8), turn);
+		}
+		write_cr3(before);
+		write_cr4(CR4_DEFAULT);
+	}
+}
+
 /* The page tables are memory like any other: changed through a mapping of themselves. */
 TEST(self_map)
 {

@@ -105,15 +105,20 @@ static void flush_local(struct tr_vcpu *v)
 				entry_drop(&v->tlb[m][i]);
 }
 
+static void flush_space(struct tr_vcpu *v)
+{
+	flush_local(v);
+	jc_flush_local(v);
+	v->tlb_logged = 0;
+}
+
 void tlb_flush_all(struct x86_cpu *cpu, bool global, int pcid)
 {
 	struct tr_vcpu *v = vcpu_of(cpu);
 	v->stats.tlb_flushes++;
-	window_flush(v, global);
+	window_flush(v, global, pcid);
 	if (!global) {
-		flush_local(v);
-		jc_flush_local(v);
-		v->tlb_logged = 0;
+		flush_space(v);
 		return;
 	}
 	for (unsigned m = 0; v->tlb_filled && m < MMU_MODES; m++)
@@ -144,10 +149,11 @@ void tlb_init(struct tr_vcpu *v)
 	tlb_flush_all(&v->cpu, true, -1);
 }
 
-/* The TLB has no tags: entries of one address space at a time. */
+/* The TLB has no tags: entries of one address space at a time. Windows there are for several. */
 void tlb_space_changed(struct x86_cpu *cpu)
 {
-	tlb_flush_all(cpu, false, -1);
+	window_pcid_changed(vcpu_of(cpu));
+	flush_space(vcpu_of(cpu));
 }
 
 static void flush_one(struct tr_vcpu *v, uint64_t page)

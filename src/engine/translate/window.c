@@ -27,14 +27,23 @@ static void charge(struct tr_vcpu *v, struct window_space *s, uint64_t ticks)
 		poll_set(v);
 }
 
+static void delta_none(struct tr_vcpu *v, bool kernel, uint8_t region)
+{
+	v->window_delta[kernel][region] = v->engine->slots.limbo - region_start(region);
+}
+
 /* What translated code adds to addresses, of CPL 0 or user code: by the regions of `s`, NULL for none. */
 static void deltas_set(struct tr_vcpu *v, bool kernel, const struct window_space *s)
 {
 	uint64_t *delta = v->window_delta[kernel];
-	for (unsigned r = 0; r < REGION_COUNT; r++)
-		delta[r] = v->engine->slots.limbo - region_start((uint8_t)r);
-	for (unsigned i = 0; s && i < s->regions; i++)
+	struct window_deltas *set = &v->windows.deltas[kernel];
+	for (unsigned i = 0; i < set->count; i++)
+		delta_none(v, kernel, set->region[i]);
+	set->count = s ? s->regions : 0;
+	for (unsigned i = 0; i < set->count; i++) {
+		set->region[i] = s->guest[i];
 		delta[s->guest[i]] = s->host[i] - region_start(s->guest[i]);
+	}
 	quick_deltas_changed(v, kernel);
 }
 
@@ -48,8 +57,6 @@ static struct window_space *space_find(struct windows *w, uint64_t cr3)
 
 static void now_set(struct tr_vcpu *v, struct window_space *s)
 {
-	if (v->windows.now)
-		v->windows.now->stale = true;
 	v->windows.now = s;
 	deltas_set(v, false, s);
 }
@@ -109,6 +116,8 @@ static bool enter_space(struct tr_vcpu *v, uint64_t cr3)
 	if (!s)
 		return false;
 	s->used = ++w->entries;
+	s->stale |= s->pcid != pcid_of(&v->cpu);
+	s->pcid = pcid_of(&v->cpu);
 	if ((s->stale || s->pendings) && !lives_on(v, s))
 		return false;
 	if (w->faulted)
@@ -116,11 +125,17 @@ static bool enter_space(struct tr_vcpu *v, uint64_t cr3)
 	return true;
 }
 
+/* To the page tables, as far as a TLB must be. */
+static bool is_true(const struct window_space *s, int pcid)
+{
+	return s->pcid == pcid && !s->stale && !s->pendings;
+}
+
 bool window_enter(struct tr_vcpu *v)
 {
 	struct windows *w = &v->windows;
 	uint64_t cr3 = space_of(&v->cpu);
-	if (likely(w->now ? w->now->cr3 == cr3 && !w->now->stale && !w->now->pendings && !w->faulted
+	if (likely(w->now ? w->now->cr3 == cr3 && is_true(w->now, pcid_of(&v->cpu)) && !w->faulted
 			  : w->absent_cr3 == cr3 || !w->entries))
 		return w->now || (v->engine->eager_window && promote(v, cr3, 0));
 	window_lock(&w->lock);
@@ -147,16 +162,34 @@ bool window_enter_kernel(struct tr_vcpu *v, unsigned mmu)
 	return true;
 }
 
-void window_flush(struct tr_vcpu *v, bool global)
+/* Another thread may hide one of the kernel's pages meanwhile (window_protect). */
+static void flush_locals(struct tr_vcpu *v, bool doubt, int pcid)
+{
+	struct windows *w = &v->windows;
+	if (!w->kernel || !w->kernel->locals)
+		return;
+	window_lock(&w->lock);
+	if (doubt)
+		space_locals_doubt(w->kernel, pcid);
+	w->kernel->stale_local = !space_locals_known(w->kernel, pcid_of(&v->cpu));
+	window_unlock(&w->lock);
+}
+
+void window_flush(struct tr_vcpu *v, bool global, int pcid)
 {
 	struct windows *w = &v->windows;
 	w->flushes++;
-	if (w->now)
-		w->now->stale = true;
+	for (unsigned i = 0; i < WINDOW_SPACES; i++)
+		if (w->space[i] && (pcid < 0 || w->space[i]->pcid == pcid))
+			w->space[i]->stale = true;
 	if (w->kernel && global)
 		w->kernel->stale = true;
-	else if (w->kernel)
-		w->kernel->stale_local = w->kernel->locals;
+	flush_locals(v, true, pcid);
+}
+
+void window_pcid_changed(struct tr_vcpu *v)
+{
+	flush_locals(v, false, -1);
 }
 
 static void flush_page(struct window_space *s, uint64_t va)
@@ -171,16 +204,20 @@ static void flush_page(struct window_space *s, uint64_t va)
 		s->stale = true;
 }
 
+/* Of any PCID: it may be another's page, or global, and so of all. */
 void window_flush_page(struct tr_vcpu *v, uint64_t va)
 {
 	struct windows *w = &v->windows;
-	if (!w->now && !w->kernel)
+	if (!w->entries && !w->kernel)
 		return;
 	window_lock(&w->lock);
-	if (w->now)
-		flush_page(w->now, va);
-	if (w->kernel)
+	for (unsigned i = 0; i < WINDOW_SPACES; i++)
+		if (w->space[i] && w->space[i]->count)
+			flush_page(w->space[i], va);
+	if (w->kernel) {
 		flush_page(w->kernel, va);
+		w->kernel->stale_local |= space_local_doubt(w->kernel, va);
+	}
 	window_unlock(&w->lock);
 }
 
@@ -277,6 +314,7 @@ static bool promote(struct tr_vcpu *v, uint64_t cr3, uint64_t tsc)
 	bool on = false;
 	if (s) {
 		s->cr3 = cr3;
+		s->pcid = pcid_of(&v->cpu);
 		s->access = ACC_USER;
 		s->mmu = MMU_USER;
 		s->cost = s->debt = 0;
@@ -409,8 +447,10 @@ void window_vcpu_init(struct tr_vcpu *v)
 		if (v->windows.space[i])
 			v->windows.space[i]->cr3 = WINDOW_FREE;
 	}
-	deltas_set(v, false, NULL);
-	deltas_set(v, true, NULL);
+	for (unsigned r = 0; r < REGION_COUNT; r++) {
+		delta_none(v, false, (uint8_t)r);
+		delta_none(v, true, (uint8_t)r);
+	}
 }
 
 void window_vcpu_destroy(struct tr_vcpu *v)

@@ -65,15 +65,22 @@ struct direct_account {
 	uint64_t refused_until, patience;
 };
 
+/* A page of CPL 0's that is not global. */
+struct window_local {
+	uint64_t va;    /* page address */
+	uint64_t known; /* BIT(PCID), for which it is true; above 63, and without PCIDs, it is to be looked at each time */
+};
+
 struct window_space {
 	uint64_t cr3;    /* the top table's address; WINDOW_FREE: unused; WINDOW_KERNEL: see below */
+	int pcid;        /* under which it ran last, or -1 */
 	unsigned access; /* ACC_*: what those who run there may reach */
 	uint8_t mmu;     /* MMU_*: the way of looking at memory that it stands for */
 	bool stale; /* the TLB has been flushed: each page is to be compared with the page tables before user code runs
 		     */
 	bool stale_local;                   /* the same, but only those that are not global */
-	unsigned locals;                    /* pages that are not global: */
-	uint64_t local[WINDOW_LOCALS];      /* their addresses */
+	unsigned locals;                    /* pages that are not global */
+	struct window_local local[WINDOW_LOCALS];
 	uint64_t pieces[REGION_COUNT / 64]; /* regions with pages that are parts of larger ones of the guest's */
 	unsigned regions, count, holes, pendings;
 	uint64_t pending[WINDOW_PENDING]; /* shown, and dropped from the TLB since user code ran: to be compared as well
@@ -106,12 +113,19 @@ struct window_site {
 };
 #define WINDOW_SITES 256
 
+/* Regions for which window_delta is a window's. */
+struct window_deltas {
+	unsigned count;
+	uint8_t region[WINDOW_REGIONS];
+};
+
 /* Of a virtual CPU; reached by its own thread, and by others in window_protect, hence the lock. */
 struct windows {
 	_Atomic bool lock;
 	struct window_space *space[WINDOW_SPACES]; /* NULL: there was no memory */
 	struct window_space *now;                  /* of the address space that user code runs in, or NULL */
 	struct window_space *kernel;               /* CPL 0's, or NULL */
+	struct window_deltas deltas[2];            /* user code's, CPL 0's */
 	uint64_t kernel_refused;                   /* until then */
 	uint64_t sampled_cr3, sampled_since;       /* seen running user code at each interrupt since then */
 	unsigned sampled_flushes, flushes;         /* of the TLB, at the last sample and now */
@@ -161,9 +175,13 @@ bool window_gives_up(struct tr_vcpu *v, bool kernel, uint64_t gpa);
 /* From time to time whoever gave up gets another chance. */
 void window_give_chances(struct tr_vcpu *v, uint64_t tsc);
 
-/* The TLB's upkeep: one page, or all of the address space at hand, global pages or not. General registers only. */
+/*
+ * The TLB's upkeep: one page; all of PCID `pcid`, or of all with -1, global pages or not; and what another PCID does not
+ * see. General registers only.
+ */
 void window_flush_page(struct tr_vcpu *v, uint64_t va);
-void window_flush(struct tr_vcpu *v, bool global);
+void window_flush(struct tr_vcpu *v, bool global, int pcid);
+void window_pcid_changed(struct tr_vcpu *v);
 /*
  * No store through windows reaches RAM page `gpa` any more. False: what runs directly could store there, and can until
  * it is stopped. Any thread.

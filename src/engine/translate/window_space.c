@@ -154,18 +154,49 @@ bool space_regions_add(struct tr_vcpu *v, struct window_space *s)
 
 /* --- what is not true any more */
 
-static void local_add(struct window_space *s, uint64_t va)
+static uint64_t bit_of_pcid(int pcid)
+{
+	return pcid >= 0 && pcid < 64 ? BIT(pcid) : 0;
+}
+
+static void local_add(struct window_space *s, uint64_t va, int pcid)
 {
 	ENSURE(s->locals < WINDOW_LOCALS);
-	s->local[s->locals++] = va;
+	s->local[s->locals++] = (struct window_local){va, bit_of_pcid(pcid)};
 }
 
 static void local_remove(struct window_space *s, uint64_t va)
 {
 	unsigned i = 0;
-	while (s->local[i] != va)
+	while (s->local[i].va != va)
 		i++;
 	s->local[i] = s->local[--s->locals];
+}
+
+void space_locals_doubt(struct window_space *s, int pcid)
+{
+	for (unsigned i = 0; i < s->locals; i++)
+		s->local[i].known &= pcid < 0 ? 0 : ~bit_of_pcid(pcid);
+}
+
+bool space_local_doubt(struct window_space *s, uint64_t va)
+{
+	const struct window_page *p = s->locals ? space_page_of(s, va) : NULL;
+	if (!p || !(p->va & WINDOW_LOCAL))
+		return false;
+	unsigned i = 0;
+	while (s->local[i].va != (p->va & PAGE_MASK))
+		i++;
+	s->local[i].known = 0;
+	return true;
+}
+
+bool space_locals_known(const struct window_space *s, int pcid)
+{
+	uint64_t known = bit_of_pcid(pcid);
+	for (unsigned i = 0; i < s->locals; i++)
+		known &= s->local[i].known;
+	return known || !s->locals;
 }
 
 static void forget(struct tr_vcpu *v, struct window_space *s, struct window_page *p)
@@ -255,14 +286,26 @@ static void check(struct tr_vcpu *v, struct window_space *s, struct window_page 
 	forget(v, s, p);
 }
 
+static void check_locals(struct tr_vcpu *v, struct window_space *s, struct run *run)
+{
+	uint64_t bit = bit_of_pcid(pcid_of(&v->cpu));
+	for (unsigned i = s->locals; i-- > 0;) {
+		struct window_local *l = &s->local[i];
+		if (l->known & bit)
+			continue;
+		l->known |= bit;
+		check(v, s, space_page_of(s, l->va), run);
+	}
+}
+
 /* What is not true any more goes, in as few system calls as there are runs: each interrupts the host's other CPUs. */
 void space_revalidate(struct tr_vcpu *v, struct window_space *s)
 {
 	struct run run = {0};
 	for (unsigned i = s->stale ? s->count : 0; i-- > 0;)
 		check(v, s, &s->page[i], &run);
-	for (unsigned i = s->stale_local && !s->stale ? s->locals : 0; i-- > 0;)
-		check(v, s, space_page_of(s, s->local[i]), &run);
+	if (s->stale_local && !s->stale)
+		check_locals(v, s, &run);
 	for (unsigned i = 0; i < s->pendings; i++)
 		check(v, s, space_page_of(s, s->pending[i]), &run);
 	run_hide(&run);
@@ -323,7 +366,7 @@ static struct window_page *add_shown(struct tr_vcpu *v, struct window_space *s, 
 	for (unsigned i = 0; i < n; i++)
 		page_add(s, page + i * size, gpa + i * size);
 	if (page & WINDOW_LOCAL) /* alone: pages_in_a_row */
-		local_add(s, page & PAGE_MASK);
+		local_add(s, page & PAGE_MASK, pcid_of(&v->cpu));
 	atomic_fetch_add(&pages_shown, n);
 	v->windows.shown += page & WINDOW_UNSEEN ? 0 : n - 1; /* one is counted */
 	return first;

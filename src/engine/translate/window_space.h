@@ -29,6 +29,12 @@ static inline uint64_t space_of(const struct x86_cpu *cpu)
 	return cpu->cr3 & 0x000ffffffffff000ull;
 }
 
+/* What its entries in a TLB are told by, -1 where there are no such numbers: window_space.pcid. */
+static inline int pcid_of(const struct x86_cpu *cpu)
+{
+	return cpu->cr4 & CR4_PCIDE ? (int)(cpu->cr3 & 0xfff) : -1;
+}
+
 static inline bool is_ram(const struct tr_vcpu *v, uint64_t gpa)
 {
 	return guest_range_find(v->engine->mem, gpa, 1);
@@ -70,6 +76,10 @@ bool space_show(struct tr_vcpu *v, struct window_space *s, uint64_t va, const st
 		bool apart);
 /* Compares what is stale or pending with the page tables. What is not true any more goes. */
 void space_revalidate(struct tr_vcpu *v, struct window_space *s);
+/* Those of its pages that are not global have been flushed for this PCID, -1: for all; are they known for it? */
+void space_locals_doubt(struct window_space *s, int pcid);
+bool space_locals_known(const struct window_space *s, int pcid);
+bool space_local_doubt(struct window_space *s, uint64_t va); /* the one with `va`, for all PCIDs; false: none has */
 /* RAM page `gpa` is not to be written through windows. False: it could be written in the process as well. */
 bool space_protect(struct tr_vcpu *v, struct window_space *s, uint64_t gpa);
 /*
