@@ -137,7 +137,7 @@ static enum verdict part_read(struct x86_cpu *cpu, const struct part *p, uint8_t
 	return V_DONE;
 }
 
-static uint8_t *pointer(struct x86_cpu *cpu, uint64_t va, unsigned len, unsigned access)
+uint8_t *mem_pointer(struct x86_cpu *cpu, uint64_t va, unsigned len, unsigned access)
 {
 	if (!cpu->ops || !cpu->ops->pointer || x86_data_breakpoints_armed(cpu))
 		return NULL;
@@ -146,7 +146,7 @@ static uint8_t *pointer(struct x86_cpu *cpu, uint64_t va, unsigned len, unsigned
 
 enum verdict mem_read(struct x86_cpu *cpu, uint64_t va, void *dst, unsigned len, unsigned access)
 {
-	const uint8_t *host = pointer(cpu, va, len, access);
+	const uint8_t *host = mem_pointer(cpu, va, len, access);
 	struct span s;
 	uint8_t buf[ACCESS_MAX];
 
@@ -209,7 +209,7 @@ static void part_write(struct x86_cpu *cpu, const struct part *p, const uint8_t 
 
 enum verdict mem_write(struct x86_cpu *cpu, uint64_t va, const void *src, unsigned len, unsigned access)
 {
-	uint8_t *host = pointer(cpu, va, len, access | ACC_WRITE);
+	uint8_t *host = mem_pointer(cpu, va, len, access | ACC_WRITE);
 	const uint8_t *from = src;
 	bool first = true;
 	struct span s;

@@ -7,9 +7,10 @@
 /* One operand's stretch: `count` elements from `p`, towards lower addresses when the direction flag is set. */
 struct span {
 	uint8_t *p;
-	uint64_t gpa; /* of its first element */
+	uint64_t gpa; /* of the lowest element, or SPAN_TOLD */
 	uint64_t count;
 };
+#define SPAN_TOLD UINT64_MAX /* whoever wants to know of stores there sees to it (x86_cpu_ops.pointer) */
 
 /* Elements of `size` bytes from `at` on that stay within `room` bytes above or `at` bytes below. */
 static uint64_t fit(uint64_t at, uint64_t room, unsigned size, bool down)
@@ -28,6 +29,21 @@ static uint64_t fit_register(uint64_t off, unsigned addrsize, unsigned size, boo
 	return down ? off / size + 1 : (mask - off - (size - 1)) / size + 1;
 }
 
+/* By the page tables: from `first` on, for an access that begins at `linear`. */
+static bool span_find(struct x86_cpu *cpu, struct span *s, uint64_t linear, uint64_t first, unsigned size,
+		      unsigned access)
+{
+	struct x86_mapping map;
+	if (mmu_translate(cpu, linear, access, &map) != V_DONE)
+		return false;
+	s->gpa = map.gpa - (linear - first);
+	s->p = guest_memory_ptr(cpu->mem, s->gpa, s->count * size, access & ACC_WRITE);
+	if (!s->p)
+		return false;
+	guest_memory_touch(cpu->mem, s->p);
+	return true;
+}
+
 /* False: no fast way from here (a page crossing, a fault to be, device memory), for `one` to sort out. */
 static bool span_open(struct x86_cpu *cpu, struct span *s, enum x86_seg seg, uint64_t off,
 		      const struct gen_string_op *op, uint64_t count, unsigned access)
@@ -35,7 +51,6 @@ static bool span_open(struct x86_cpu *cpu, struct span *s, enum x86_seg seg, uin
 	bool down = cpu->rflags & FL_DF;
 	unsigned size = op->size;
 	uint64_t linear, first;
-	struct x86_mapping map;
 	access |= x86_access_mode(cpu);
 	if (x86_linear(cpu, seg, off, size, access, &linear) != V_DONE)
 		return false;
@@ -46,16 +61,12 @@ static bool span_open(struct x86_cpu *cpu, struct span *s, enum x86_seg seg, uin
 	first = down ? off - (count - 1) * size : off;
 	if (x86_linear(cpu, seg, first, count * size, access, &first) != V_DONE)
 		return false;
-	if (mmu_translate(cpu, linear, access, &map) != V_DONE)
-		return false;
-	uint64_t low = down ? map.gpa - (count - 1) * size : map.gpa;
-	s->p = guest_memory_ptr(cpu->mem, low, count * size, access & ACC_WRITE);
-	if (!s->p)
-		return false;
-	guest_memory_touch(cpu->mem, s->p);
-	s->p += map.gpa - low;
-	s->gpa = low;
 	s->count = count;
+	s->gpa = SPAN_TOLD;
+	s->p = mem_pointer(cpu, first, (unsigned)(count * size), access);
+	if (!s->p && !span_find(cpu, s, linear, first, size, access))
+		return false;
+	s->p += linear - first;
 	return true;
 }
 
@@ -171,7 +182,7 @@ uint64_t gen_string_bulk(struct x86_cpu *cpu, const struct gen_string_op *op, ui
 	else if (src.p) /* LODS: the last element is what stays */
 		gen_set_reg(cpu, RAX, load(src.p + (down ? -1 : 1) * (int64_t)((n - 1) * op->size), op->size),
 			    op->size);
-	if (op->dst && !op->compare)
+	if (op->dst && !op->compare && dst.gpa != SPAN_TOLD)
 		guest_memory_wrote(cpu->mem, dst.gpa + (down ? (dst.count - n) * op->size : 0), n * op->size);
 	if (op->src)
 		step_register(cpu, op, RSI, n);

@@ -45,6 +45,8 @@ bool mmu_probe(const struct x86_cpu *cpu, uint64_t va, unsigned access, struct x
  */
 enum verdict mem_read(struct x86_cpu *cpu, uint64_t va, void *dst, unsigned len, unsigned access);
 enum verdict mem_write(struct x86_cpu *cpu, uint64_t va, const void *src, unsigned len, unsigned access);
+/* x86_cpu_ops.pointer; NULL as well while a data breakpoint may be armed. */
+uint8_t *mem_pointer(struct x86_cpu *cpu, uint64_t va, unsigned len, unsigned access);
 /* Checks only: would the access fault? Touches accessed and dirty bits as it would. */
 enum verdict mem_probe(struct x86_cpu *cpu, uint64_t va, unsigned len, unsigned access);
 /* Reads instruction bytes: up to `len` (at most 15) at rip; returns how many before the first fault, verdict in *v. */

@@ -210,6 +210,7 @@ struct tr_engine {
 	const uint8_t *glue_exit[2];     /* R11: GLUE_EXIT */
 	const uint8_t *glue_exit_stored; /* the guest's registers are in cpu.gpr already, and the way out is told */
 	const uint8_t *glue_helper[HELPERS][2]; /* R11: the helper's second argument */
+	const uint8_t *glue_quick;              /* to quick_pc, an entry as in the quick tables, with flags saved */
 	const uint8_t *glue_jump_first;         /* an indirect jump to QUICK_FIRST */
 	const uint8_t *glue_miss;               /* R10: linear address; R11: description; R9: where to resume */
 	/* Debug switches. */

@@ -167,6 +167,18 @@ static void emit_jump_first(struct tr_engine *eng, struct emit *e)
 	jump(eng, e, eng->glue_helper[HELPER_JUMP][true]);
 }
 
+/* Quick entries want the guest's flags in the host's. */
+static void emit_quick(struct tr_engine *eng, struct emit *e)
+{
+	static const uint8_t add_al_7f_sahf[] = {0x04, 0x7f, 0x9e};
+	eng->glue_quick = code_rx(eng, e->p);
+	asm_mov(e, R9, RAX);
+	asm_rm(e, 0x0fb7, 4, RAX, true, -1, VCPU_OFF(saved_flags));
+	emit_bytes(e, add_al_7f_sahf, sizeof(add_al_7f_sahf));
+	asm_mov(e, RAX, R9);
+	asm_jmp_gs(e, -1, VCPU_OFF(quick_pc));
+}
+
 void glue_emit(struct tr_engine *eng)
 {
 	struct emit *e = &eng->emit[PART_HOT];
@@ -179,4 +191,5 @@ void glue_emit(struct tr_engine *eng)
 		emit_helpers(eng, e, flags);
 	}
 	emit_jump_first(eng, e);
+	emit_quick(eng, e);
 }

@@ -493,15 +493,20 @@ static uint64_t lookup_unshared(struct tr_vcpu *v, uint64_t linear)
 
 static uint64_t lookup_quick(struct tr_vcpu *v, uint64_t linear)
 {
-	struct block *b = block_find(v->engine, light_page_of(v, linear), linear & ~PAGE_MASK, v->key);
-	if (!b)
-		return 0;
 	bool kernel = key_ring0(v->key);
-	quick_jump_fill(v, kernel, linear, b);
+	uint64_t known = quick_jump_find(v, kernel, linear);
+	struct block *b = known ? NULL : block_find(v->engine, light_page_of(v, linear), linear & ~PAGE_MASK, v->key);
+	if (!known && !b)
+		return 0;
+	if (b)
+		quick_jump_fill(v, kernel, linear, b);
 	v->vpage = linear & PAGE_MASK;
 	v->stack_delta = v->window_delta[kernel][region_of(v->cpu.gpr[RSP])];
 	v->trace[v->trace_next++ % ARRAY_LEN(v->trace)] = linear;
-	return block_entry_saved(v->engine, b);
+	if (b)
+		return block_entry_saved(v->engine, b);
+	v->quick_pc = known;
+	return (uint64_t)(uintptr_t)v->engine->glue_quick;
 }
 
 uint64_t light_lookup(struct tr_vcpu *v)
