@@ -106,13 +106,21 @@ static uint64_t exception(struct tr_vcpu *v)
 	return resume_changed(v);
 }
 
+/* It does not change how code is to be run, or has said so itself, last of all (x86_cpu_ops.mode_changed). */
+static bool has_told_mode(const struct x86_insn *insn)
+{
+	return insn->cls == CLS_STRING || insn->mnemonic == ZYDIS_MNEMONIC_SYSCALL ||
+	       insn->mnemonic == ZYDIS_MNEMONIC_SYSRET || insn->mnemonic == ZYDIS_MNEMONIC_IRETQ;
+}
+
 /* On after the instruction at `call` has retired: in the same block if nothing has happened that translated code must
  * know. */
 static uint64_t retired(struct tr_vcpu *v, const struct call_insn *call, uint64_t next, uint32_t key)
 {
 	clear_rf(&v->cpu);
 	flags_from_cpu(v);
-	tlb_mode_changed(&v->cpu);
+	if (!has_told_mode(&call->insn))
+		tlb_mode_changed(&v->cpu);
 	if (window_open(v))
 		poll_set(v);
 	bool attend =

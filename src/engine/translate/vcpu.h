@@ -113,7 +113,7 @@ struct tr_vcpu {
 	uint64_t temp;
 	uint64_t slot[VCPU_SLOTS]; /* deltas of shared TLB checks of the running block */
 	uint64_t tlb_va, tlb_delta, next_pc;
-	uint64_t quick_pc; /* where glue_quick goes */
+	uint64_t quick_pc;    /* where glue_quick goes */
 	uint64_t stack_delta; /* through windows: window_delta of RSP's region, or of one that RSP has left by
 				 less than a window's margin */
 	uint64_t window_delta[2][REGION_COUNT]; /* through windows, user code and CPL 0: host address - linear address,
