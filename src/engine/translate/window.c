@@ -94,7 +94,7 @@ static void revalidate(struct tr_vcpu *v, struct window_space *s)
 static bool lives_on(struct tr_vcpu *v, struct window_space *s)
 {
 	struct windows *w = &v->windows;
-	unsigned before = s->count;
+	unsigned before = s->stale ? s->count : 0;
 	revalidate(v, s);
 	if (before < LIFE_PAGES || s->count > MIN(before / LIFE_SHARE, LIFE_FEW))
 		return true;
