@@ -109,11 +109,19 @@ static unsigned prefixes(const uint8_t *bytes, size_t len)
 	return n;
 }
 
+/* AltMovCr8, which guests are not told of: LOCK makes MOV CR0 one of CR8 (APM Vol. 3, MOV CRn). */
+static bool moves_cr8(const uint8_t *bytes, size_t len)
+{
+	unsigned n = prefixes(bytes, len);
+
+	return memchr(bytes, 0xf0, n) && n + 1 < len && bytes[n] == 0x0f && (bytes[n + 1] & ~2) == 0x20;
+}
+
 static bool comparable(const struct x86_insn *insn, const uint8_t *bytes, size_t len, uint64_t undefined)
 {
 	uint64_t reads = insn->fl_read | (insn->fl_cond ? insn->fl_write : 0);
 
-	if (unclaimed(insn, bytes, len) || segment_or_far(insn))
+	if (unclaimed(insn, bytes, len) || moves_cr8(bytes, len) || segment_or_far(insn))
 		return false;
 	/* How much of it Intel's processors fetch before they say so, and so whether it is too long, has not been seen.
 	 */

@@ -1,4 +1,5 @@
 /* PUSH, POP, PUSHA, POPA, ENTER, LEAVE (SDM Vol. 1 6.2, 6.5, Vol. 2). */
+#include "arch/x86/cpuid.h"
 #include "arch/x86/gen.h"
 
 static enum verdict push(struct x86_cpu *cpu, const struct x86_insn *insn, uint64_t value)
@@ -72,21 +73,27 @@ static enum verdict pusha(struct x86_cpu *cpu, const struct x86_insn *insn)
 	return gen_retire(cpu, insn, done);
 }
 
+/*
+ * Where a fault comes on the way, AMD's processors have put into their registers what they have read by then (seen on
+ * Zen 3); the manuals do not say.
+ */
 static enum verdict popa(struct x86_cpu *cpu, const struct x86_insn *insn)
 {
-	unsigned stack = gen_stack_size(cpu);
-	uint64_t size = insn->opsize;
+	bool at_once = cpu->model && cpu->model->amd;
+	unsigned stack = gen_stack_size(cpu), size = insn->opsize;
 	uint64_t value[8], sp = zext(cpu->gpr[RSP], stack);
 	for (unsigned i = 0; i < 8; i++) {
-		enum verdict v = gen_read(cpu, SEG_SS, zext(sp + i * size, stack), &value[i], size);
+		enum verdict v = gen_read(cpu, SEG_SS, zext(sp + i * (uint64_t)size, stack), &value[i], size);
 		if (v != V_DONE)
 			return v;
+		if (at_once && 7 - i != RSP)
+			gen_set_reg(cpu, 7 - i, value[i], size);
 	}
 	for (unsigned i = 0; i < 8; i++) {
 		if (7 - i != RSP)
 			gen_set_reg(cpu, 7 - i, value[i], size);
 	}
-	gen_set_reg(cpu, RSP, sp + 8 * size, stack);
+	gen_set_reg(cpu, RSP, sp + 8 * (uint64_t)size, stack);
 	return gen_retire(cpu, insn, V_DONE);
 }
 
