@@ -86,7 +86,7 @@ enum verdict write_cr3(struct x86_cpu *cpu, uint64_t value)
 	}
 	cpu->cr3 = value & ~BIT(63);
 	if (!keep)
-		flush_all(cpu, false, current_pcid(cpu));
+		flush_all(cpu, false, x86_pcid(cpu));
 	else if (cpu->ops && cpu->ops->space_changed)
 		cpu->ops->space_changed(cpu);
 	mode_changed(cpu);

@@ -79,21 +79,19 @@ static enum verdict pusha(struct x86_cpu *cpu, const struct x86_insn *insn)
  */
 static enum verdict popa(struct x86_cpu *cpu, const struct x86_insn *insn)
 {
-	bool at_once = cpu->model && cpu->model->amd;
-	unsigned stack = gen_stack_size(cpu), size = insn->opsize;
-	uint64_t value[8], sp = zext(cpu->gpr[RSP], stack);
-	for (unsigned i = 0; i < 8; i++) {
-		enum verdict v = gen_read(cpu, SEG_SS, zext(sp + i * (uint64_t)size, stack), &value[i], size);
-		if (v != V_DONE)
-			return v;
-		if (at_once && 7 - i != RSP)
-			gen_set_reg(cpu, 7 - i, value[i], size);
-	}
-	for (unsigned i = 0; i < 8; i++) {
+	bool keeps = cpu->model && cpu->model->amd;
+	unsigned stack = gen_stack_size(cpu), n = 0;
+	uint64_t size = insn->opsize, value[8], sp = zext(cpu->gpr[RSP], stack);
+	enum verdict v = V_DONE;
+	while (n < 8 && (v = gen_read(cpu, SEG_SS, zext(sp + n * size, stack), &value[n], (unsigned)size)) == V_DONE)
+		n++;
+	for (unsigned i = 0; i < n && (n == 8 || keeps); i++) {
 		if (7 - i != RSP)
-			gen_set_reg(cpu, 7 - i, value[i], size);
+			gen_set_reg(cpu, 7 - i, value[i], (unsigned)size);
 	}
-	gen_set_reg(cpu, RSP, sp + 8 * (uint64_t)size, stack);
+	if (v != V_DONE)
+		return v;
+	gen_set_reg(cpu, RSP, sp + 8 * size, stack);
 	return gen_retire(cpu, insn, V_DONE);
 }
 

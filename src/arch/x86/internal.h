@@ -100,12 +100,6 @@ static inline void flush_page(struct x86_cpu *cpu, uint64_t va, int pcid)
 		cpu->ops->flush_page(cpu, va, pcid);
 }
 
-/* The PCID in use; -1 without CR4.PCIDE. */
-static inline int current_pcid(const struct x86_cpu *cpu)
-{
-	return cpu->cr4 & CR4_PCIDE ? (int)(cpu->cr3 & 0xfff) : -1;
-}
-
 /* --- operand.c: registers and operands --- */
 
 uint64_t gpr_get(const struct x86_cpu *cpu, unsigned n, unsigned size);

@@ -280,6 +280,12 @@ void x86_cpu_state(struct x86_cpu *cpu, struct state_stream *s);
 /* What of its state no processor of this model can have; NULL: it can be. */
 const char *x86_cpu_flaw(const struct x86_cpu *cpu);
 
+/* The PCID in use; -1 without CR4.PCIDE. */
+static inline int x86_pcid(const struct x86_cpu *cpu)
+{
+	return cpu->cr4 & CR4_PCIDE ? (int)(cpu->cr3 & 0xfff) : -1;
+}
+
 static inline bool x86_long_mode(const struct x86_cpu *cpu)
 {
 	return cpu->efer & EFER_LMA;

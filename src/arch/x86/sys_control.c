@@ -171,7 +171,7 @@ enum verdict sys_invlpg(struct x86_cpu *cpu, const struct x86_insn *insn)
 	else if (insn->seg >= SEG_FS)
 		va += cpu->seg[insn->seg].base;
 	if (x86_canonical(va))
-		flush_page(cpu, va, current_pcid(cpu));
+		flush_page(cpu, va, x86_pcid(cpu));
 	return V_DONE;
 }
 

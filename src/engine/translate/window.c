@@ -116,8 +116,8 @@ static bool enter_space(struct tr_vcpu *v, uint64_t cr3)
 	if (!s)
 		return false;
 	s->used = ++w->entries;
-	s->stale |= s->pcid != pcid_of(&v->cpu);
-	s->pcid = pcid_of(&v->cpu);
+	s->stale |= s->pcid != x86_pcid(&v->cpu);
+	s->pcid = x86_pcid(&v->cpu);
 	if ((s->stale || s->pendings) && !lives_on(v, s))
 		return false;
 	if (w->faulted)
@@ -135,7 +135,7 @@ bool window_enter(struct tr_vcpu *v)
 {
 	struct windows *w = &v->windows;
 	uint64_t cr3 = space_of(&v->cpu);
-	if (likely(w->now ? w->now->cr3 == cr3 && is_true(w->now, pcid_of(&v->cpu)) && !w->faulted
+	if (likely(w->now ? w->now->cr3 == cr3 && is_true(w->now, x86_pcid(&v->cpu)) && !w->faulted
 			  : w->absent_cr3 == cr3 || !w->entries))
 		return w->now || (v->engine->eager_window && promote(v, cr3, 0));
 	window_lock(&w->lock);
@@ -171,7 +171,7 @@ static void flush_locals(struct tr_vcpu *v, bool doubt, int pcid)
 	window_lock(&w->lock);
 	if (doubt)
 		space_locals_doubt(w->kernel, pcid);
-	w->kernel->stale_local = !space_locals_known(w->kernel, pcid_of(&v->cpu));
+	w->kernel->stale_local = !space_locals_known(w->kernel, x86_pcid(&v->cpu));
 	window_unlock(&w->lock);
 }
 
@@ -314,7 +314,7 @@ static bool promote(struct tr_vcpu *v, uint64_t cr3, uint64_t tsc)
 	bool on = false;
 	if (s) {
 		s->cr3 = cr3;
-		s->pcid = pcid_of(&v->cpu);
+		s->pcid = x86_pcid(&v->cpu);
 		s->access = ACC_USER;
 		s->mmu = MMU_USER;
 		s->cost = s->debt = 0;

@@ -40,7 +40,7 @@ static inline uint64_t region_start(uint8_t region)
 #define WINDOW_PAGES 8192
 #define WINDOW_HASH 16384
 #define WINDOW_PENDING 64
-#define WINDOW_LOCALS 32 /* pages of CPL 0's that are not global: each load of CR3 makes them doubtful */
+#define WINDOW_LOCALS 32 /* pages of CPL 0's that are not global: each load of CR3 looks through them */
 
 /* A page that is shown, of 4 KiB or 2 MiB. */
 struct window_page {

@@ -165,12 +165,13 @@ static void local_add(struct window_space *s, uint64_t va, int pcid)
 	s->local[s->locals++] = (struct window_local){va, bit_of_pcid(pcid)};
 }
 
-static void local_remove(struct window_space *s, uint64_t va)
+/* That of page `p`, which is one. */
+static struct window_local *local_of(struct window_space *s, const struct window_page *p)
 {
-	unsigned i = 0;
-	while (s->local[i].va != va)
-		i++;
-	s->local[i] = s->local[--s->locals];
+	struct window_local *l = s->local;
+	while (l->va != (p->va & PAGE_MASK))
+		l++;
+	return l;
 }
 
 void space_locals_doubt(struct window_space *s, int pcid)
@@ -184,10 +185,7 @@ bool space_local_doubt(struct window_space *s, uint64_t va)
 	const struct window_page *p = s->locals ? space_page_of(s, va) : NULL;
 	if (!p || !(p->va & WINDOW_LOCAL))
 		return false;
-	unsigned i = 0;
-	while (s->local[i].va != (p->va & PAGE_MASK))
-		i++;
-	s->local[i].known = 0;
+	local_of(s, p)->known = 0;
 	return true;
 }
 
@@ -204,7 +202,7 @@ static void forget(struct tr_vcpu *v, struct window_space *s, struct window_page
 	atomic_fetch_sub(&pages_shown, 1u + p->holes);
 	s->holes -= p->holes;
 	if (p->va & WINDOW_LOCAL)
-		local_remove(s, p->va & PAGE_MASK);
+		*local_of(s, p) = s->local[--s->locals];
 	if (p->va & WINDOW_APART)
 		apart_hide(s, p->va & PAGE_MASK, window_page_size(p));
 	page_remove(s, p);
@@ -288,7 +286,7 @@ static void check(struct tr_vcpu *v, struct window_space *s, struct window_page 
 
 static void check_locals(struct tr_vcpu *v, struct window_space *s, struct run *run)
 {
-	uint64_t bit = bit_of_pcid(pcid_of(&v->cpu));
+	uint64_t bit = bit_of_pcid(x86_pcid(&v->cpu));
 	for (unsigned i = s->locals; i-- > 0;) {
 		struct window_local *l = &s->local[i];
 		if (l->known & bit)
@@ -366,7 +364,7 @@ static struct window_page *add_shown(struct tr_vcpu *v, struct window_space *s, 
 	for (unsigned i = 0; i < n; i++)
 		page_add(s, page + i * size, gpa + i * size);
 	if (page & WINDOW_LOCAL) /* alone: pages_in_a_row */
-		local_add(s, page & PAGE_MASK, pcid_of(&v->cpu));
+		local_add(s, page & PAGE_MASK, x86_pcid(&v->cpu));
 	atomic_fetch_add(&pages_shown, n);
 	v->windows.shown += page & WINDOW_UNSEEN ? 0 : n - 1; /* one is counted */
 	return first;

@@ -29,12 +29,6 @@ static inline uint64_t space_of(const struct x86_cpu *cpu)
 	return cpu->cr3 & 0x000ffffffffff000ull;
 }
 
-/* What its entries in a TLB are told by, -1 where there are no such numbers: window_space.pcid. */
-static inline int pcid_of(const struct x86_cpu *cpu)
-{
-	return cpu->cr4 & CR4_PCIDE ? (int)(cpu->cr3 & 0xfff) : -1;
-}
-
 static inline bool is_ram(const struct tr_vcpu *v, uint64_t gpa)
 {
 	return guest_range_find(v->engine->mem, gpa, 1);
