@@ -1,12 +1,13 @@
 /* Pausing: every processor's thread parks, devices' threads and consoles stop, and the guest's time stands still. */
 #include "vm/internal.h"
 
+/* Nobody's hold is not enough to go on: the guest's time may still be about to be set in motion. */
 void vm_park(struct vm *vm)
 {
 	host_lock(&vm->lock);
 	vm->parked++;
 	host_cond_broadcast(&vm->changed);
-	while (vm->holds && !vm->over)
+	while ((vm->holds || vm->motion != VM_MOVES) && !vm->over)
 		host_cond_wait(&vm->changed, &vm->lock);
 	vm->parked--;
 	host_unlock(&vm->lock);

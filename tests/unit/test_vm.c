@@ -533,6 +533,52 @@ TEST(pause_in_exits)
 	with_helper(&h, pause_often, make(1, outs, false), VM_END_STOPPED);
 }
 
+/* Runs until a kick, and reads its TSC all the time. */
+static enum x86_exit_kind watch_tsc(struct fake_cpu *f)
+{
+	static uint64_t last;
+
+	do {
+		uint64_t now = __builtin_ia32_rdtsc() + f->cpu.tsc_offset;
+		f->between |= f->runs > 1 && now < last;
+		last = now;
+	} while (!atomic_exchange(&f->kicked, false));
+	return access_exit(f, EXIT_INTERRUPTED, 0, 0, false, 0);
+}
+
+/* Who waits for the VM to go on may wake before it does. */
+static void *wake_in_vain(void *arg)
+{
+	struct helper *h = arg;
+
+	while (!h->progress) {
+		host_lock(&h->vm->lock);
+		host_cond_broadcast(&h->vm->changed);
+		host_unlock(&h->vm->lock);
+	}
+	return NULL;
+}
+
+static void *pause_and_wake(void *arg)
+{
+	struct helper *h = arg, waker = {.vm = h->vm};
+
+	h->failed = !host_thread_start(&waker.thread, "waker", wake_in_vain, &waker);
+	pause_often(h);
+	waker.progress = 1;
+	if (!h->failed)
+		host_thread_join(&waker.thread);
+	h->failed |= fakes[0]->between;
+	return NULL;
+}
+
+TEST(tsc_goes_on_after_a_pause)
+{
+	struct helper h;
+
+	with_helper(&h, pause_and_wake, make(1, watch_tsc, false), VM_END_STOPPED);
+}
+
 /* Sends an interrupt of x2APIC `icr` command to `to`. */
 static enum x86_exit_kind send_ipi(struct fake_cpu *f, unsigned to, uint32_t command)
 {
