@@ -268,21 +268,29 @@ static void take_immediates(struct x86_insn *insn, const ZydisDecodedInstruction
 #define LENGTH_MAX 15
 
 /* What is wrong with it: of the first 15 bytes those that are not there, then its length, then what it means. */
-static void take_failure(struct x86_insn *insn, const uint8_t *p, size_t len, ZyanStatus status,
-			 struct decode_ways ways)
+static void take_needs(struct x86_insn *insn, const uint8_t *p, size_t len, unsigned needs)
 {
-	enum x86_mode mode = (enum x86_mode)insn->mode;
-	unsigned needs = LENGTH_MAX + 1;
-
-	len = MIN(len, LENGTH_MAX);
-	if (decode_is_shorter(p, len, mode, ways) ||
-	    (status != ZYDIS_STATUS_NO_MORE_DATA && status != ZYDIS_STATUS_INSTRUCTION_TOO_LONG))
-		needs = decode_invalid_length(p, len, mode, ways);
-	else if (len < LENGTH_MAX)
-		needs = (unsigned)len + 1;
 	insn->cls = needs > LENGTH_MAX ? CLS_TOOLONG : needs > len ? CLS_PARTIAL : CLS_INVALID;
 	insn->len = insn->cls == CLS_PARTIAL ? 0 : (uint8_t)MIN(needs, len);
 	memcpy(insn->bytes, p, insn->len);
+}
+
+/* The processor has no such instruction, whatever it is elsewhere. */
+static void take_invalid(struct x86_insn *insn, const uint8_t *p, size_t len, struct decode_ways ways)
+{
+	len = MIN(len, LENGTH_MAX);
+	take_needs(insn, p, len, decode_invalid_length(p, len, (enum x86_mode)insn->mode, ways));
+}
+
+static void take_failure(struct x86_insn *insn, const uint8_t *p, size_t len, ZyanStatus status,
+			 struct decode_ways ways)
+{
+	len = MIN(len, LENGTH_MAX);
+	if (decode_is_shorter(p, len, (enum x86_mode)insn->mode, ways) ||
+	    (status != ZYDIS_STATUS_NO_MORE_DATA && status != ZYDIS_STATUS_INSTRUCTION_TOO_LONG))
+		take_invalid(insn, p, len, ways);
+	else
+		take_needs(insn, p, len, len < LENGTH_MAX ? (unsigned)len + 1 : LENGTH_MAX + 1);
 }
 
 static void take_instruction(struct x86_insn *insn, const ZydisDecodedInstruction *zi)
@@ -344,7 +352,7 @@ void decode_shaped(struct x86_insn *insn, const uint8_t *p, size_t len, enum x86
 	insn->cls = decode_class(&zi, model ? model->features : ~0ull, ways.amd);
 	if (insn->cls == CLS_INVALID ||
 	    !ZYAN_SUCCESS(ZydisDecoderDecodeOperands(decoder, &ctx, &zi, op, zi.operand_count))) {
-		insn->cls = CLS_INVALID;
+		take_invalid(insn, p, len, ways);
 		return;
 	}
 	insn->disp = zi.raw.disp.value;

@@ -279,6 +279,14 @@ unsigned decode_invalid_length(const uint8_t *p, size_t len, enum x86_mode mode,
 	return b.out ? (unsigned)len + 1 : (unsigned)b.at;
 }
 
+/* What Zydis takes for instructions that only VIA's processors have, or AMD's before Zen: they have more bytes there. */
+static bool is_others(const struct shape *s)
+{
+	if (s->wide)
+		return s->map == MAP_OTHER && !s->evex; /* XOP's map 8 has immediates */
+	return s->map == MAP_0F && (s->opcode == 0xa6 || s->opcode == 0xa7);
+}
+
 bool decode_is_shorter(const uint8_t *p, size_t len, enum x86_mode mode, struct decode_ways ways)
 {
 	struct bytes b = {p, len, 0, false};
@@ -287,7 +295,7 @@ bool decode_is_shorter(const uint8_t *p, size_t len, enum x86_mode mode, struct 
 	opcode(&b, &s);
 	if (b.out)
 		return false;
-	return (ways.amd && is_ud(&s)) || (!ways.evex && s.map == MAP_ONE && s.opcode == 0x62);
+	return (ways.amd && (is_ud(&s) || is_others(&s))) || (!ways.evex && s.map == MAP_ONE && s.opcode == 0x62);
 }
 
 /* UD0 and UD1, of which makers think differently, do not return. */
