@@ -160,6 +160,7 @@ static void scramble_registers(struct x86_test *t)
 	if (chance(70))
 		cpu->rflags &= ~(uint64_t)FL_NT;
 	cpu->cr0 ^= chance(30) ? CR0_WP : 0;
+	cpu->cr0 &= ~(uint64_t)CR0_TS; /* task_changed */
 	cpu->cr4 ^= next() & (CR4_SMEP | CR4_SMAP | CR4_UMIP | CR4_FSGSBASE | CR4_DE | CR4_OSXSAVE | CR4_TSD);
 	cpu->dr7 = chance(5) ? (next() & 0xffff23ff) | 0x400 : 0x400;
 	cpu->star = next();
@@ -332,9 +333,10 @@ static void check_possible(const struct x86_cpu *cpu)
 		found(flaw);
 }
 
+/* Nothing else that faults sets CR0.TS, and the other task may have the same selector. */
 static bool task_changed(const struct x86_cpu *a, const struct x86_cpu *b)
 {
-	return a->seg[SEG_TR].sel != b->seg[SEG_TR].sel;
+	return !(a->cr0 & CR0_TS) && b->cr0 & CR0_TS;
 }
 
 /* An exception that could be delivered, or a triple fault that changes nothing but what causes say. */
@@ -342,6 +344,7 @@ static void deliver(struct x86_test *t, struct x86_cpu *before)
 {
 	enum verdict v;
 
+	t->cpu.cr0 &= ~(uint64_t)CR0_TS;
 	*before = t->cpu;
 	v = x86_deliver_exception(&t->cpu);
 	EXPECT(v == V_DONE || (v == V_EXIT && t->cpu.exit.kind == EXIT_SHUTDOWN));
