@@ -41,6 +41,7 @@ enum { C_IRQ = 0x80, C_PF = 0x40, C_AF = 0x20, C_UF = 0x10 };
 #define SECONDS_MIN (-5000000000ll)
 #define SECONDS_MAX 8000000000ll
 #define OFFSET_MAX (7000000000ll * NS_PER_S)
+#define TIME_MAX (9000000000ll * NS_PER_S) /* the clock stands still there */
 
 struct rtc {
 	struct rtc_config config;
@@ -62,13 +63,18 @@ static int64_t host_time(void)
 	uint32_t nsec;
 
 	clock_wall(&sec, &nsec);
-	return (int64_t)(sec * NS_PER_S + nsec);
+	return (int64_t)MIN((unsigned __int128)sec * NS_PER_S + nsec, (unsigned __int128)TIME_MAX);
+}
+
+static int64_t sum(int64_t a, int64_t b)
+{
+	return (int64_t)MAX(-TIME_MAX, MIN((__int128)a + b, TIME_MAX));
 }
 
 /* Likewise, as the clock shows it. */
 static int64_t rtc_now(const struct rtc *rtc)
 {
-	return host_time() + rtc->offset;
+	return sum(host_time(), rtc->offset);
 }
 
 /* ---- Registers ---- */
@@ -137,7 +143,7 @@ static void set_clock(struct rtc *rtc, int64_t fraction)
 
 	int64_t seconds = MAX(SECONDS_MIN, MIN(calendar_to_seconds(&c), SECONDS_MAX));
 
-	rtc->offset = seconds * NS_PER_S + fraction - host_time();
+	rtc->offset = sum(seconds * NS_PER_S + fraction, -host_time());
 	rtc->seen_second = floor_div(rtc_now(rtc), NS_PER_S);
 }
 

@@ -140,6 +140,26 @@ TEST(set_without_divider)
 	end();
 }
 
+/* Set as far ahead as can be, and the host's clock goes on for long. */
+TEST(end_of_time)
+{
+	begin();
+	wr(0x0b, 0x82);
+	wr(9, 0x99);
+	wr(0x32, 0x22);
+	wr(0x0b, 0x02);
+	CHECK_EQ(date(), 0x23070601141320);
+	CHECK_EQ(rd(0x32), 0x22);
+	for (unsigned i = 0; i < 4; i++) {
+		pass(2000000000 * NS_PER_S);
+		CHECK_EQ(date(), 0x55031404160000);
+	}
+	CHECK_EQ(rd(0x32), 0x22);
+	set_as_linux(0x300228101112);
+	CHECK_EQ(rd(9), 0x30);
+	end();
+}
+
 TEST(nonsense_times)
 {
 	begin();
