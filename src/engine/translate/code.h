@@ -215,7 +215,7 @@ struct tr_engine {
 	const uint8_t *glue_miss;               /* R10: linear address; R11: description; R9: where to resume */
 	/* Debug switches. */
 	bool step_only, eager_window, mixed_window, no_link, no_share, no_inline, no_window, no_kernel_window, no_pdep,
-		no_lazy_flags, no_carry, no_trace, no_string, no_reuse, no_decode_cache;
+		no_lazy_flags, no_carry, no_trace, no_loop, no_string, no_reuse, no_decode_cache;
 	bool no_direct, eager_direct;
 	struct direct_host direct_host;
 	struct window_slots slots;

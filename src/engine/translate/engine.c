@@ -32,6 +32,7 @@ static const struct debug_switch {
 	{"no-lazy-flags", SWITCH(no_lazy_flags)},
 	{"no-carry", SWITCH(no_carry)},
 	{"no-trace", SWITCH(no_trace)},
+	{"no-loop", SWITCH(no_loop)},
 	{"no-string", SWITCH(no_string)},
 	{"no-reuse", SWITCH(no_reuse)},
 	{"no-decode-cache", SWITCH(no_decode_cache)},

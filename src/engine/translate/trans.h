@@ -203,12 +203,18 @@ void map_here(struct trans *t); /* host code from here on belongs to the instruc
 /* trans_branch.c: each returns false when it leaves the instruction to the slow path, with nothing emitted. */
 bool trans_branch(struct trans *t, const struct x86_insn *insn);
 bool trans_stack(struct trans *t, const struct x86_insn *insn);
-/* A conditional jump forwards: a block may go on behind it, where it is not taken. */
-bool branch_goes_on(const struct x86_insn *insn);
 /* Ends the block with a jump to offset `target` from the page's start (it may be in another page). */
 void jump_to(struct trans *t, int64_t target, uint32_t key);
 void poll_flagged(struct trans *t, uint16_t off);
 void trans_push_return(struct trans *t);
+
+/* trans_loop.c */
+/* A conditional jump forwards: a block may go on behind it, where it is not taken. */
+bool branch_goes_on(const struct x86_insn *insn);
+/* And one backwards: in the middle of a block, it goes on with the next turn of the loop, where it is taken. */
+bool branch_turns(const struct x86_insn *insn);
+/* The block has `n` instructions: how many they are with all turns of it, if it is a loop. */
+unsigned loop_turns(struct trans *t, unsigned n);
 
 /* trans_quick.c: a jump to the linear address in H_ADDR, CALL to that, and a direct jump, with windows. */
 void quick_jump(struct trans *t, int32_t undo);

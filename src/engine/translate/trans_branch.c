@@ -256,12 +256,6 @@ static int64_t branch_target(const struct trans *t, const struct x86_insn *insn)
 	return (int64_t)t->next + (int64_t)insn->imm;
 }
 
-bool branch_goes_on(const struct x86_insn *insn)
-{
-	return insn->cls == CLS_BRANCH && insn->opsize == 8 && (int64_t)insn->imm >= 0 &&
-	       ((insn->map == 0 && (insn->opcode & 0xf0) == 0x70) || (insn->map == 1 && (insn->opcode & 0xf0) == 0x80));
-}
-
 /* The block does go on behind it. */
 static bool in_the_middle(const struct trans *t, const struct x86_insn *insn)
 {
@@ -271,13 +265,15 @@ static bool in_the_middle(const struct trans *t, const struct x86_insn *insn)
 static void trans_jcc(struct trans *t, const struct x86_insn *insn)
 {
 	int64_t target = branch_target(t, insn);
+	enum cc cc = (enum cc)(insn->opcode & 15);
 	if (in_the_middle(t, insn)) {
-		taken(t, flags_jcc(t, (enum cc)(insn->opcode & 15)), target);
+		bool turns = branch_turns(insn); /* the next turn follows */
+		taken(t, flags_jcc(t, turns ? (enum cc)(cc ^ 1) : cc), turns ? t->next : target);
 		return;
 	}
 	poll_backward(t, target);
 	enum flags_at polled = t->flags;
-	uint8_t *from = flags_jcc(t, (enum cc)(insn->opcode & 15));
+	uint8_t *from = flags_jcc(t, cc);
 	conditional(t, from, target);
 	quiet_poll_land(t, polled);
 }

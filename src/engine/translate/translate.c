@@ -176,7 +176,7 @@ static void carry_less(struct trans *t)
 
 static void emit_insns(struct trans *t, unsigned n)
 {
-	uint16_t off = t->b->off;
+	uint16_t off = t->b->off, end = off;
 	for (unsigned i = 0; i < n && !t->ended; i++) {
 		const struct x86_insn *insn = &t->insns[i];
 		bool shadow = t->shadow;
@@ -194,9 +194,10 @@ static void emit_insns(struct trans *t, unsigned n)
 			end_shadow(t);
 		if (shadow)
 			t->shadow = false;
-		off = t->next;
+		end = MAX(end, t->next);
+		off = branch_turns(insn) && i + 1 < n ? t->b->off : t->next;
 	}
-	t->b->len = (uint16_t)((off < PAGE_SIZE ? off : PAGE_SIZE) - t->b->off);
+	t->b->len = (uint16_t)((end < PAGE_SIZE ? end : PAGE_SIZE) - t->b->off);
 	if (t->ended)
 		return;
 	window_stack_settle(t);
@@ -467,7 +468,7 @@ struct block *translate_block(struct tr_vcpu *v, const struct code_source *src, 
 		emit8(&eng->emit[PART_HOT], 0xcc);
 	*b = (struct block){.page = record_at(eng, src->page), .key = (uint16_t)key, .off = off};
 	begin_part(t, PART_HOT);
-	unsigned n = t->count = decode_block(t, src, off);
+	unsigned n = t->count = loop_turns(t, decode_block(t, src, off));
 	plan_sharing(t, n);
 	emit_entry(t, flags_wanted(t, n));
 	emit_insns(t, n);
