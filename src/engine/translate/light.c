@@ -189,11 +189,8 @@ static bool tlb_fill(struct tr_vcpu *v, unsigned mmu, uint64_t va, const struct 
 	e->tag_read = TLB_NONE;
 	e->delta = (uint64_t)(uintptr_t)host - va;
 	v->tlb_filled = true;
-	if (!m->global) {
-		if (v->tlb_logged < ARRAY_LEN(v->tlb_log))
-			v->tlb_log[v->tlb_logged] = (uint16_t)(e - v->tlb[0]);
-		v->tlb_logged++;
-	}
+	if (!m->global)
+		flush_note(v->tlb_log, &v->tlb_logged, ARRAY_LEN(v->tlb_log), e - v->tlb[0]);
 	e->meta = gpa | (m->page_shift > PAGE_SHIFT ? TLB_META_LARGE : 0) | (m->global ? TLB_META_GLOBAL : 0);
 	if (write)
 		tlb_writes_add(v, e, ram_page, m->global);
@@ -431,11 +428,8 @@ uint64_t light_target(struct tr_vcpu *v, uint64_t at)
 
 static void itlb_note(struct tr_vcpu *v, const struct itlb_entry *e)
 {
-	unsigned mmu = key_mmu(v->key), *n = &v->itlb_logged[mmu];
-	if (*n < FEW_LOGGED)
-		v->itlb_log[mmu][*n] = (uint16_t)(e - v->itlb[mmu]);
-	if (*n <= FEW_LOGGED)
-		++*n;
+	unsigned mmu = key_mmu(v->key);
+	flush_note(v->itlb_log[mmu], &v->itlb_logged[mmu], FEW_LOGGED, e - v->itlb[mmu]);
 }
 
 static struct code_page *itlb_fill(struct tr_vcpu *v, struct itlb_entry *e, uint64_t linear)
@@ -537,10 +531,7 @@ uint64_t light_lookup(struct tr_vcpu *v)
 	struct block *b = block_find(v->engine, light_page_of(v, linear), linear & ~PAGE_MASK, v->key);
 	if (!b)
 		return 0; /* a fault, too, is the slow path's to deliver */
-	if (v->jc_logged < ARRAY_LEN(v->jc_log))
-		v->jc_log[v->jc_logged] = (uint16_t)(jc - v->jc[0]);
-	if (v->jc_logged <= ARRAY_LEN(v->jc_log))
-		v->jc_logged++;
+	flush_note(v->jc_log, &v->jc_logged, ARRAY_LEN(v->jc_log), jc - v->jc[0]);
 	jc->tag = linear;
 	jc->host = block_entry_saved(v->engine, b);
 	v->vpage = linear & PAGE_MASK;

@@ -24,10 +24,7 @@ static void filter_add(struct tr_vcpu *v, uint64_t page, bool global)
 	atomic_store_explicit(word, was | bit, memory_order_relaxed);
 	if (global)
 		return;
-	if (v->write_logged < FEW_LOGGED)
-		v->write_log[v->write_logged] = (uint16_t)(word - v->write_filter[0]);
-	if (v->write_logged <= FEW_LOGGED)
-		v->write_logged++;
+	flush_note(v->write_log, &v->write_logged, FEW_LOGGED, word - v->write_filter[0]);
 }
 
 /* What has a tag there, if anything has, is the only page with one that shares this one's word. */

@@ -199,6 +199,15 @@ static inline struct tr_vcpu *vcpu_of(struct x86_cpu *cpu)
 	return container_of(cpu, struct tr_vcpu, cpu);
 }
 
+/* Notes in a log with room for so many what is to be forgotten at a flush. */
+static inline void flush_note(uint16_t *log, unsigned *count, unsigned room, ptrdiff_t index)
+{
+	if (*count < room)
+		log[*count] = (uint16_t)index;
+	if (*count <= room)
+		++*count;
+}
+
 #define VCPU_OFF(field) ((int32_t)offsetof(struct tr_vcpu, field))
 
 #endif
