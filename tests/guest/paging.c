@@ -70,25 +70,14 @@ TEST(stack_by_pop)
 	u64 there = VA + 2 * 0x1000 - 64, pushed = there - 8;
 	for (unsigned i = 0; i < 2; i++) /* the other way round than they lie */
 		map(VA + i * 0x1000, page[1 - i], PTE_P | PTE_W);
-	asm volatile("mov %%rsp, %%rbx\n\t"
-		     "mov %0, %%rsp\n\t"
-		     "push %1\n\t"
-		     ".byte 0x8f, 0xc4\n\t"
-		     "push %2\n\t"
-		     "mov %%rbx, %%rsp"
-		     :
-		     : "r"(VA + 0x1000 - 256), "r"(there), "r"(0x8full)
-		     : "rbx", "memory");
+#define POP_AND_PUSH(pop, what)                                                                    \
+	asm volatile("mov %%rsp, %%rbx; mov %0, %%rsp; push %1; " pop "; push %2; mov %%rbx, %%rsp" \
+		     :                                                                             \
+		     : "r"(VA + 0x1000 - 256), "r"(there), "r"((u64)(what))                        \
+		     : "rbx", "memory")
+	POP_AND_PUSH(".byte 0x8f, 0xc4", 0x8f);
 	CHECK_EQ(read64(pushed), 0x8f);
-	asm volatile("mov %%rsp, %%rbx\n\t"
-		     "mov %0, %%rsp\n\t"
-		     "push %1\n\t"
-		     "pop %%rsp\n\t"
-		     "push %2\n\t"
-		     "mov %%rbx, %%rsp"
-		     :
-		     : "r"(VA + 0x1000 - 256), "r"(there), "r"(0x5cull)
-		     : "rbx", "memory");
+	POP_AND_PUSH("pop %%rsp", 0x5c);
 	CHECK_EQ(read64(pushed), 0x5c);
 }
 
@@ -464,43 +453,39 @@ TEST(pcid)
 	write_cr3(base);
 }
 
+static void invpcid(u64 type, u64 pcid, u64 address)
+{
+	u64 d[2] = {pcid, address};
+	asm volatile("invpcid %0, %1" : : "m"(d), "r"(type) : "memory");
+}
+
 TEST(invpcid)
 {
 	if (!HAS_INVPCID || !HAS_PCID)
 		skip("no INVPCID");
 	extern u64 boot_pml4[];
 	u64 base = (u64)boot_pml4, a = page_with(1), b = page_with(2);
-	struct {
-		u64 pcid, address;
-	} d = {1, VA};
-#define INVPCID(type) asm volatile("invpcid %0, %1" : : "m"(d), "r"((u64)(type)) : "memory")
 	write_cr4(CR4_DEFAULT | CR4_PCIDE);
 	for (unsigned type = 0; type < 4; type++) {
-		d.pcid = type < 2 ? 1 : 0;
 		write_cr3(base | 1);
 		map(VA, a, PTE_KERNEL);
 		CHECK_EQ(read64(VA), 1);
 		write_cr3(base | 2);
 		*walk(VA, 1, false) = b | PTE_KERNEL;
-		INVPCID(type);
+		invpcid(type, type < 2 ? 1 : 0, VA);
 		write_cr3(base | 1 | 1ull << 63);
 		CHECK_EQ_IN(read64(VA), 2, "type %u", type);
 	}
-	d = (typeof(d)){0, VA};
-	CHECK_EQ(CATCH(INVPCID(4)), GP);
-	d.pcid = 0x1000;
-	CHECK_EQ(CATCH(INVPCID(0)), GP);
-	d = (typeof(d)){0, 0x800000000000};
-	CHECK_EQ(CATCH(INVPCID(0)), GP);
+	CHECK_EQ(CATCH(invpcid(4, 0, VA)), GP);
+	CHECK_EQ(CATCH(invpcid(0, 0x1000, VA)), GP);
+	CHECK_EQ(CATCH(invpcid(0, 0, 0x800000000000)), GP);
 	write_cr3(base);
 	write_cr4(CR4_DEFAULT);
-	d = (typeof(d)){1, VA};
-	CHECK_EQ(CATCH(INVPCID(0)), GP); /* PCIDs other than 0 need PCIDE */
-	d.pcid = 0;
+	CHECK_EQ(CATCH(invpcid(0, 1, VA)), GP); /* PCIDs other than 0 need PCIDE */
 	map(VA, a, PTE_KERNEL | PTE_G);
 	CHECK_EQ(read64(VA), 1);
 	*walk(VA, 1, false) = b | PTE_KERNEL | PTE_G;
-	INVPCID(2); /* global ones too */
+	invpcid(2, 0, VA); /* global ones too */
 	CHECK_EQ(read64(VA), 2);
 }
 
@@ -522,12 +507,6 @@ static void load_program(struct program *p)
 {
 	write_cr3((u64)p->top | p->pcid | (p->doubtful ? 0 : 1ull << 63));
 	p->doubtful = false;
-}
-
-static void invpcid(u64 type, u64 pcid, u64 address)
-{
-	u64 d[2] = {pcid, address};
-	asm volatile("invpcid %0, %1" : : "m"(d), "r"(type) : "memory");
 }
 
 /* Its page `i` is another, as the kernel's may be both programs' one; `current` runs. */
