@@ -34,6 +34,7 @@ PARTS = {
         'no-carry': 'R9 to R11 and distances kept in registers between instructions',
         'no-lazy-flags': 'flags saved only where host code would destroy them',
         'no-trace': 'blocks that go on behind conditional jumps',
+        'no-return': 'returns by what the call has left',
         'no-loop': 'several turns of a short loop in a row',
         'no-inline': 'system instructions without leaving translated code',
         'no-string': 'string instructions as the host\'s own',

@@ -70,10 +70,10 @@ TEST(stack_by_pop)
 	u64 there = VA + 2 * 0x1000 - 64, pushed = there - 8;
 	for (unsigned i = 0; i < 2; i++) /* the other way round than they lie */
 		map(VA + i * 0x1000, page[1 - i], PTE_P | PTE_W);
-#define POP_AND_PUSH(pop, what)                                                                    \
+#define POP_AND_PUSH(pop, what)                                                                     \
 	asm volatile("mov %%rsp, %%rbx; mov %0, %%rsp; push %1; " pop "; push %2; mov %%rbx, %%rsp" \
-		     :                                                                             \
-		     : "r"(VA + 0x1000 - 256), "r"(there), "r"((u64)(what))                        \
+		     :                                                                              \
+		     : "r"(VA + 0x1000 - 256), "r"(there), "r"((u64)(what))                         \
 		     : "rbx", "memory")
 	POP_AND_PUSH(".byte 0x8f, 0xc4", 0x8f);
 	CHECK_EQ(read64(pushed), 0x8f);

@@ -49,10 +49,10 @@ TEST(invalid_lengths)
 		{BYTES("\x62\x25\x89\x09\x78\x08"), 0, 6}, /* EVEX, which has no EXTRQ */
 		{BYTES("\x0f\xa6\xc0"), 0, 2},             /* others' XSTORE */
 		{BYTES("\x0f\xa7\x05\1\2\3\4"), 13, 15},
-		{BYTES("\x8f\xe8\x78\xc0\xc0\1"), 0, 5},    /* others' VPROTB */
-		{BYTES("\xf0\x90"), 0, 2},                 /* LOCK where it cannot be */
-		{BYTES("\xf0\x81\xc0\1\2\3\4"), 0, 7},     /* ... of a register */
-		{BYTES("\x3a\x89\1\2\3\4"), 11, 17},       /* it would be one, but for its length */
+		{BYTES("\x8f\xe8\x78\xc0\xc0\1"), 0, 5}, /* others' VPROTB */
+		{BYTES("\xf0\x90"), 0, 2},               /* LOCK where it cannot be */
+		{BYTES("\xf0\x81\xc0\1\2\3\4"), 0, 7},   /* ... of a register */
+		{BYTES("\x3a\x89\1\2\3\4"), 11, 17},     /* it would be one, but for its length */
 	};
 	uint8_t bytes[32];
 

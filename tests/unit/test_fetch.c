@@ -7,10 +7,10 @@
 
 #include "unit.h"
 
-#include <Zydis/Mnemonic.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <Zydis/Mnemonic.h>
 
 #define PAGE 4096
 

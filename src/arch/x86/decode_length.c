@@ -279,7 +279,8 @@ unsigned decode_invalid_length(const uint8_t *p, size_t len, enum x86_mode mode,
 	return b.out ? (unsigned)len + 1 : (unsigned)b.at;
 }
 
-/* What Zydis takes for instructions that only VIA's processors have, or AMD's before Zen: they have more bytes there. */
+/* What Zydis takes for instructions that only VIA's processors have, or AMD's before Zen: they have more bytes there.
+ */
 static bool is_others(const struct shape *s)
 {
 	if (s->wide)

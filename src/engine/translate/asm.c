@@ -75,12 +75,27 @@ void asm_rmx(struct emit *e, unsigned op, unsigned size, unsigned reg, unsigned 
 	operand_sib(e, reg, (int)base, (int)index, 1, disp);
 }
 
-void asm_load_gs_index(struct emit *e, unsigned reg, unsigned index, int32_t off)
+static void gs_index(struct emit *e, unsigned op, unsigned reg, unsigned index, int32_t off)
 {
 	emit8(e, 0x65);
 	rex(e, 8, reg, index, 0);
-	emit8(e, 0x8b);
+	emit8(e, (uint8_t)op);
 	operand_sib(e, reg, -1, (int)index, 8, off);
+}
+
+void asm_load_gs_index(struct emit *e, unsigned reg, unsigned index, int32_t off)
+{
+	gs_index(e, 0x8b, reg, index, off);
+}
+
+void asm_store_gs_index(struct emit *e, unsigned reg, unsigned index, int32_t off)
+{
+	gs_index(e, 0x89, reg, index, off);
+}
+
+void asm_jmp_gs_index(struct emit *e, unsigned index, int32_t off)
+{
+	gs_index(e, 0xff, 4, index, off);
 }
 
 void asm_rorx(struct emit *e, unsigned dst, unsigned src, uint8_t count)
@@ -93,14 +108,25 @@ void asm_rorx(struct emit *e, unsigned dst, unsigned src, uint8_t count)
 	emit8(e, count);
 }
 
-void asm_pdep_gs(struct emit *e, unsigned dst, unsigned src, int32_t off)
+/* `pp`: 2 PEXT, 3 PDEP. */
+static void pext_or_pdep_gs(struct emit *e, unsigned pp, unsigned dst, unsigned src, int32_t off)
 {
 	emit8(e, 0x65);
 	emit8(e, 0xc4);
 	emit8(e, (uint8_t)((dst < 8) << 7 | 1 << 6 | 1 << 5 | 2));
-	emit8(e, (uint8_t)(0x80 | (~src & 15) << 3 | 3));
+	emit8(e, (uint8_t)(0x80 | (~src & 15) << 3 | pp));
 	emit8(e, 0xf5);
 	operand(e, dst, -1, off);
+}
+
+void asm_pdep_gs(struct emit *e, unsigned dst, unsigned src, int32_t off)
+{
+	pext_or_pdep_gs(e, 3, dst, src, off);
+}
+
+void asm_pext_gs(struct emit *e, unsigned dst, unsigned src, int32_t off)
+{
+	pext_or_pdep_gs(e, 2, dst, src, off);
 }
 
 void asm_store16_gs(struct emit *e, unsigned reg, int32_t off)

@@ -50,8 +50,11 @@ void asm_jmp_reg(struct emit *e, unsigned reg);
 void asm_jmp_gs(struct emit *e, int base, int32_t off); /* jmp qword gs:[base + off] */
 /* mov reg, gs:[index * 8 + off] */
 void asm_load_gs_index(struct emit *e, unsigned reg, unsigned index, int32_t off);
+void asm_store_gs_index(struct emit *e, unsigned reg, unsigned index, int32_t off);
+void asm_jmp_gs_index(struct emit *e, unsigned index, int32_t off);
 void asm_pdep_gs(struct emit *e, unsigned dst, unsigned src,
 		 int32_t off); /* dst = src at the bits of the mask in memory; BMI2 */
+void asm_pext_gs(struct emit *e, unsigned dst, unsigned src, int32_t off); /* likewise */
 void asm_rorx(struct emit *e, unsigned dst, unsigned src, uint8_t count);  /* 64 bits wide; BMI2 */
 void asm_shrx(struct emit *e, unsigned dst, unsigned src, unsigned count); /* likewise */
 void asm_not(struct emit *e, unsigned reg);                                /* 64 bits wide */

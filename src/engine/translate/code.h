@@ -212,10 +212,11 @@ struct tr_engine {
 	const uint8_t *glue_helper[HELPERS][2]; /* R11: the helper's second argument */
 	const uint8_t *glue_quick;              /* to quick_pc, an entry as in the quick tables, with flags saved */
 	const uint8_t *glue_jump_first;         /* an indirect jump to QUICK_FIRST */
+	const uint8_t *glue_jump_any;           /* an indirect jump to H_ADDR */
 	const uint8_t *glue_miss;               /* R10: linear address; R11: description; R9: where to resume */
 	/* Debug switches. */
 	bool step_only, eager_window, mixed_window, no_link, no_share, no_inline, no_window, no_kernel_window, no_pdep,
-		no_lazy_flags, no_carry, no_trace, no_loop, no_string, no_reuse, no_decode_cache;
+		no_lazy_flags, no_carry, no_trace, no_loop, no_return, no_string, no_reuse, no_decode_cache;
 	bool no_direct, eager_direct;
 	struct direct_host direct_host;
 	struct window_slots slots;

@@ -33,6 +33,7 @@ static const struct debug_switch {
 	{"no-carry", SWITCH(no_carry)},
 	{"no-trace", SWITCH(no_trace)},
 	{"no-loop", SWITCH(no_loop)},
+	{"no-return", SWITCH(no_return)},
 	{"no-string", SWITCH(no_string)},
 	{"no-reuse", SWITCH(no_reuse)},
 	{"no-decode-cache", SWITCH(no_decode_cache)},
@@ -60,7 +61,8 @@ static bool take_switches(struct tr_engine *eng, const char *list, struct error 
 	return true;
 }
 
-#define DIRECT_XCR0 (XCR0_X87 | XCR0_SSE | XCR0_AVX) /* of guests whose user code runs directly: what glue.c takes along */
+#define DIRECT_XCR0 \
+	(XCR0_X87 | XCR0_SSE | XCR0_AVX) /* of guests whose user code runs directly: what glue.c takes along */
 
 static uint64_t cache_default(const struct guest_memory *mem)
 {
@@ -172,6 +174,8 @@ static struct engine_vcpu *vcpu_create(struct engine *e, unsigned index, struct 
 	v->index = index;
 	v->self = (uint64_t)(uintptr_t)v;
 	v->run_on = QUICK_MASK;
+	v->return_mask = RETURN_MASK;
+	v->jump_any = (uint64_t)(uintptr_t)eng->glue_jump_any;
 	window_vcpu_init(v);
 	v->cpu.id = index;
 	v->cpu.mem = eng->mem;

@@ -167,6 +167,13 @@ static void emit_jump_first(struct tr_engine *eng, struct emit *e)
 	jump(eng, e, eng->glue_helper[HELPER_JUMP][true]);
 }
 
+static void emit_jump_any(struct tr_engine *eng, struct emit *e)
+{
+	eng->glue_jump_any = code_rx(eng, e->p);
+	asm_mov_imm(e, R11, JUMP_ARG(0, 0));
+	jump(eng, e, eng->glue_helper[HELPER_JUMP][true]);
+}
+
 /* Quick entries want the guest's flags in the host's. */
 static void emit_quick(struct tr_engine *eng, struct emit *e)
 {
@@ -191,5 +198,6 @@ void glue_emit(struct tr_engine *eng)
 		emit_helpers(eng, e, flags);
 	}
 	emit_jump_first(eng, e);
+	emit_jump_any(eng, e);
 	emit_quick(eng, e);
 }

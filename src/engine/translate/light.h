@@ -147,6 +147,7 @@ static inline uint64_t linear_rip(const struct x86_cpu *cpu)
 static inline void poll_set(struct tr_vcpu *v)
 {
 	atomic_store(&v->run_on, 0);
+	atomic_store(&v->return_mask, 0);
 }
 
 /* Of user code: who has many does better translated (direct.h). */

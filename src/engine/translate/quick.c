@@ -29,8 +29,18 @@ static void second_forget(struct tr_vcpu *v, bool kernel, unsigned index)
 	v->quick[kernel].second[index] = index ? none : none_first;
 }
 
+static void returns_forget(struct tr_vcpu *v)
+{
+	for (unsigned i = 0; i < RETURNS; i++) {
+		v->returns.not_address[i] = 0;
+		v->returns.host[i] = v->jump_any;
+	}
+}
+
 static void begin(struct tr_vcpu *v, bool kernel)
 {
+	if (!kernel)
+		returns_forget(v);
 	jump_forget(v, kernel, 0);
 	second_forget(v, kernel, 0);
 }

@@ -49,6 +49,18 @@ struct quick_tables {
 						    looked at by cold code */
 };
 
+/*
+ * Where the last calls of user code return to, by their places on the stack: PEXT by return_mask makes of a stack
+ * pointer which one. When somebody asks for attention, or there is none, that is the first, whose host code is
+ * glue_jump_any, as that of a place of which nothing is known: not_address of 0 matches one address.
+ */
+#define RETURNS 256
+#define RETURN_MASK ((uint64_t)(RETURNS - 1) * 8)
+struct quick_returns {
+	uint64_t not_address[RETURNS]; /* linear address, each bit the other way round */
+	uint64_t host[RETURNS];
+};
+
 /* Where a page of code is executed. */
 struct code_place {
 	uint64_t linear; /* page address */

@@ -28,6 +28,7 @@ enum cold_kind {
 	COLD_SHARE,
 	COLD_ENTRY,
 	COLD_JUMP,
+	COLD_RETURN,
 	COLD_CALL,
 	COLD_STRING,
 	COLD_WINDOW,
@@ -205,6 +206,8 @@ bool trans_branch(struct trans *t, const struct x86_insn *insn);
 bool trans_stack(struct trans *t, const struct x86_insn *insn);
 /* Ends the block with a jump to offset `target` from the page's start (it may be in another page). */
 void jump_to(struct trans *t, int64_t target, uint32_t key);
+/* Makes the rel32 at `from` a link to offset `target` of this page. */
+void link_add(struct trans *t, uint8_t *from, int64_t target, uint32_t key);
 void poll_flagged(struct trans *t, uint16_t off);
 void trans_push_return(struct trans *t);
 
@@ -218,6 +221,8 @@ unsigned loop_turns(struct trans *t, unsigned n);
 
 /* trans_quick.c: a jump to the linear address in H_ADDR, CALL to that, and a direct jump, with windows. */
 void quick_jump(struct trans *t, int32_t undo);
+/* On if RCX is 0; else, and from `out`, to the cold code that this returns. */
+struct cold *quick_on_if_zero(struct trans *t, enum cold_kind kind, uint8_t *out);
 void quick_call(struct trans *t);
 void quick_far(struct trans *t, int64_t target, int32_t undo);
 /* Of the page that the code is in: its linear address, and the host's through windows (of struct tr_vcpu). */
@@ -234,6 +239,13 @@ void cold_emit_jump(struct trans *t, const struct cold *c);
 void cold_emit_call(struct trans *t, const struct cold *c);
 void cold_emit_far_quick(struct trans *t, const struct cold *c);
 void cold_emit_far(struct trans *t, const struct cold *c);
+
+/* trans_return.c */
+bool return_known(const struct trans *t);
+/* After the address of the next instruction, which `address` has and does not keep, has been pushed. */
+void return_leave(struct trans *t, unsigned address);
+/* Ends the block with a return to the linear address in H_ADDR, which is still to be popped. */
+void return_jump(struct trans *t, int32_t by);
 
 /* trans_system.c */
 /* Goes to a light helper, whose second argument is `arg`; flags are saved after it. */

@@ -87,8 +87,7 @@ static void link_place(struct trans *t, struct tr_link *link, const uint8_t *rel
 	link->imm_back = imm ? (uint8_t)(rel32 - imm) : 0;
 }
 
-/* Makes the rel32 at `from` a link to offset `target` of this page. */
-static void link_add(struct trans *t, uint8_t *from, int64_t target, uint32_t key)
+void link_add(struct trans *t, uint8_t *from, int64_t target, uint32_t key)
 {
 	if (t->eng->no_link) { /* by the jump cache instead */
 		cold_add(t, COLD_FAR, from)->target = target;
@@ -328,6 +327,9 @@ void trans_push_return(struct trans *t)
 	mem_page_address(t, back, t->next);
 	mem_op(t, 0x89, (unsigned)n, back, &m);
 	move_stack(t, -n);
+	if (m.index >= 0)
+		regs_release(t, (unsigned)m.index);
+	return_leave(t, back);
 }
 
 static void trans_call_direct(struct trans *t, const struct x86_insn *insn)
@@ -405,6 +407,10 @@ static void trans_ret(struct trans *t, const struct x86_insn *insn)
 	struct host_mem m = mem_stack(t, 0, false, 0);
 	regs_fixed(t);
 	mem_op(t, 0x8b, stack_bytes(t), H_ADDR, &m);
+	if (return_known(t) && !t->shadow) {
+		return_jump(t, by);
+		return;
+	}
 	move_stack(t, by);
 	jump_indirect(t, next_key(t), by);
 }

@@ -1,6 +1,6 @@
 /*
- * Loops of one short block: several turns of them in a row, which share what they look up, and of which the last one alone
- * looks whether somebody asks for attention.
+ * Loops of one short block: several turns of them in a row, which share what they look up, and of which the last one
+ * alone looks whether somebody asks for attention.
  */
 #include "engine/translate/trans.h"
 

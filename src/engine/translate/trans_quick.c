@@ -14,8 +14,7 @@ static uint8_t *poll(struct trans *t)
 	return asm_jrcxz(&t->e);
 }
 
-/* On if RCX is 0; else, and from `out`, to the cold code that this returns. */
-static struct cold *on_if_zero(struct trans *t, enum cold_kind kind, uint8_t *out)
+struct cold *quick_on_if_zero(struct trans *t, enum cold_kind kind, uint8_t *out)
 {
 	uint8_t *on = asm_jrcxz(&t->e);
 	if (out)
@@ -59,7 +58,7 @@ static struct cold *find(struct trans *t, enum cold_kind kind)
 	uint8_t *out = entry_offset(t);
 	load_entry(t, RCX, QUICK_OFF(jump[0].minus));
 	asm_lea(&t->e, 8, RCX, RCX, H_ADDR, 1, 0);
-	struct cold *c = on_if_zero(t, kind, out);
+	struct cold *c = quick_on_if_zero(t, kind, out);
 	regs_give_back(t, RCX, H_TMP);
 	return c;
 }

@@ -262,6 +262,7 @@ static void cold_step(struct trans *t, const struct cold *c)
 static void cold_window(struct trans *t, const struct cold *c)
 {
 	asm_store_gs_imm(&t->e, 8, VCPU_OFF(run_on), 0);
+	asm_store_gs_imm(&t->e, 8, VCPU_OFF(return_mask), 0);
 	asm_patch32(asm_jmp(&t->e), c->resume);
 }
 
@@ -321,6 +322,9 @@ static void emit_cold(struct trans *t)
 			break;
 		case COLD_JUMP:
 			cold_emit_jump(t, &c);
+			break;
+		case COLD_RETURN:
+			quick_jump(t, (int32_t)c.target);
 			break;
 		case COLD_CALL:
 			cold_emit_call(t, &c);

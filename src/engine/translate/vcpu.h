@@ -109,6 +109,8 @@ struct tr_vcpu {
 	uint64_t saved_flags;    /* low 16 bits: AH of LAHF in the high byte, OF in the low one */
 	_Atomic uint64_t run_on; /* 0: leave at the next poll (any thread sets that), else QUICK_MASK. One word, so that
 				    those that poll agree */
+	_Atomic uint64_t return_mask; /* 0 when run_on is, or at once after, else RETURN_MASK */
+	uint64_t jump_any;            /* glue_jump_any */
 	uint64_t host_rsp, self;
 	uint64_t temp;
 	uint64_t slot[VCPU_SLOTS]; /* deltas of shared TLB checks of the running block */
@@ -186,6 +188,7 @@ struct tr_vcpu {
 	uint64_t trace[1024]; /* last blocks entered through the dispatcher: linear addresses */
 
 	/* Reached by translated code again, and last: what is used last lies in a large page of its own. */
+	struct quick_returns returns; /* user code's */
 	struct tlb_entry tlb[MMU_MODES][TLB_ENTRIES];
 	struct code_place place[CODE_SLOTS][2]; /* by code_page.slot; for user code, for CPL 0 */
 	uint64_t far[FAR_JUMPS];                /* host code, by far_jump.index */

@@ -68,7 +68,8 @@ struct direct_account {
 /* A page of CPL 0's that is not global. */
 struct window_local {
 	uint64_t va;    /* page address */
-	uint64_t known; /* BIT(PCID), for which it is true; above 63, and without PCIDs, it is to be looked at each time */
+	uint64_t known; /* BIT(PCID), for which it is true; above 63, and without PCIDs, it is to be looked at each time
+			 */
 };
 
 struct window_space {
@@ -78,8 +79,8 @@ struct window_space {
 	uint8_t mmu;     /* MMU_*: the way of looking at memory that it stands for */
 	bool stale; /* the TLB has been flushed: each page is to be compared with the page tables before user code runs
 		     */
-	bool stale_local;                   /* the same, but only those that are not global */
-	unsigned locals;                    /* pages that are not global */
+	bool stale_local; /* the same, but only those that are not global */
+	unsigned locals;  /* pages that are not global */
 	struct window_local local[WINDOW_LOCALS];
 	uint64_t pieces[REGION_COUNT / 64]; /* regions with pages that are parts of larger ones of the guest's */
 	unsigned regions, count, holes, pendings;
@@ -176,8 +177,8 @@ bool window_gives_up(struct tr_vcpu *v, bool kernel, uint64_t gpa);
 void window_give_chances(struct tr_vcpu *v, uint64_t tsc);
 
 /*
- * The TLB's upkeep: one page; all of PCID `pcid`, or of all with -1, global pages or not; and what another PCID does not
- * see. General registers only.
+ * The TLB's upkeep: one page; all of PCID `pcid`, or of all with -1, global pages or not; and what another PCID does
+ * not see. General registers only.
  */
 void window_flush_page(struct tr_vcpu *v, uint64_t va);
 void window_flush(struct tr_vcpu *v, bool global, int pcid);

@@ -63,8 +63,8 @@ bool space_guest_address(const struct window_space *s, uint64_t address, uint64_
 struct window_page *space_page_of(struct window_space *s, uint64_t va); /* the page that `va` is in, of any size */
 
 /*
- * Shows the page that `va` is in, in place of what was shown there; false when a `write` is not to go through it. `apart`:
- * it is wanted in the process that has the space, and need not be seen in the windows.
+ * Shows the page that `va` is in, in place of what was shown there; false when a `write` is not to go through it.
+ * `apart`: it is wanted in the process that has the space, and need not be seen in the windows.
  */
 bool space_show(struct tr_vcpu *v, struct window_space *s, uint64_t va, const struct x86_mapping *m, bool write,
 		bool apart);
