@@ -1,6 +1,7 @@
 /*
- * Where the decoder wants more bytes than there are, the processor does: such instructions at the end of a page make it
- * fetch from the next one, which is not there, before anything else is wrong with them. Each opcode there is.
+ * At the end of a page, with none behind it: where the decoder wants more bytes than there are, the processor fetches
+ * from the next page, before anything else is wrong with the instruction; where the decoder has all that it wants of
+ * what is no instruction, the processor raises #UD. Each opcode there is.
  */
 #include "arch/x86/cpuid.h"
 #include "arch/x86/insn.h"

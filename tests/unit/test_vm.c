@@ -563,12 +563,12 @@ static void *pause_and_wake(void *arg)
 {
 	struct helper *h = arg, waker = {.vm = h->vm};
 
-	h->failed = !host_thread_start(&waker.thread, "waker", wake_in_vain, &waker);
+	bool wakes = host_thread_start(&waker.thread, "waker", wake_in_vain, &waker);
 	pause_often(h);
 	waker.progress = 1;
-	if (!h->failed)
+	if (wakes)
 		host_thread_join(&waker.thread);
-	h->failed |= fakes[0]->between;
+	h->failed |= !wakes || fakes[0]->between;
 	return NULL;
 }
 
