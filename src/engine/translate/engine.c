@@ -61,8 +61,8 @@ static bool take_switches(struct tr_engine *eng, const char *list, struct error 
 	return true;
 }
 
-#define DIRECT_XCR0 \
-	(XCR0_X87 | XCR0_SSE | XCR0_AVX) /* of guests whose user code runs directly: what glue.c takes along */
+/* Of guests whose user code runs directly: what glue.c takes along. */
+#define DIRECT_XCR0 (XCR0_X87 | XCR0_SSE | XCR0_AVX)
 
 static uint64_t cache_default(const struct guest_memory *mem)
 {
@@ -173,8 +173,7 @@ static struct engine_vcpu *vcpu_create(struct engine *e, unsigned index, struct 
 	v->engine = eng;
 	v->index = index;
 	v->self = (uint64_t)(uintptr_t)v;
-	v->run_on = QUICK_MASK;
-	v->return_mask = RETURN_MASK;
+	poll_clear(v);
 	v->jump_any = (uint64_t)(uintptr_t)eng->glue_jump_any;
 	window_vcpu_init(v);
 	v->cpu.id = index;

@@ -159,16 +159,10 @@ static void emit_miss(struct tr_engine *eng, struct emit *e)
 	emit_resume(e);
 }
 
-static void emit_jump_first(struct tr_engine *eng, struct emit *e)
+static void emit_jumps(struct tr_engine *eng, struct emit *e)
 {
 	eng->glue_jump_first = code_rx(eng, e->p);
 	asm_mov_imm(e, H_ADDR, QUICK_FIRST);
-	asm_mov_imm(e, R11, JUMP_ARG(0, 0));
-	jump(eng, e, eng->glue_helper[HELPER_JUMP][true]);
-}
-
-static void emit_jump_any(struct tr_engine *eng, struct emit *e)
-{
 	eng->glue_jump_any = code_rx(eng, e->p);
 	asm_mov_imm(e, R11, JUMP_ARG(0, 0));
 	jump(eng, e, eng->glue_helper[HELPER_JUMP][true]);
@@ -197,7 +191,6 @@ void glue_emit(struct tr_engine *eng)
 		emit_exit(eng, e, flags);
 		emit_helpers(eng, e, flags);
 	}
-	emit_jump_first(eng, e);
-	emit_jump_any(eng, e);
+	emit_jumps(eng, e);
 	emit_quick(eng, e);
 }

@@ -150,6 +150,13 @@ static inline void poll_set(struct tr_vcpu *v)
 	atomic_store(&v->return_mask, 0);
 }
 
+/* Nobody asks any more. The other way round: return_mask is never there alone. */
+static inline void poll_clear(struct tr_vcpu *v)
+{
+	atomic_store(&v->return_mask, RETURN_MASK);
+	atomic_store(&v->run_on, QUICK_MASK);
+}
+
 /* Of user code: who has many does better translated (direct.h). */
 static inline void count_fault(struct tr_vcpu *v)
 {

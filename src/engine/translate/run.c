@@ -153,8 +153,7 @@ static bool answered(const struct x86_cpu *cpu)
 
 static enum x86_exit_kind interrupted(struct tr_vcpu *v)
 {
-	atomic_store(&v->return_mask, RETURN_MASK); /* the other way round than in poll_set: never alone */
-	atomic_store(&v->run_on, QUICK_MASK);
+	poll_clear(v);
 	v->noshare = false;
 	window_sample(v);
 	direct_sample(v);
