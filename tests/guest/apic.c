@@ -51,9 +51,7 @@ TEST(identity)
 TEST(timer_one_shot)
 {
 	set_up();
-	apic_write(APIC_TIMER_DIVIDE, 0xb); /* by 1 */
-	apic_write(APIC_LVT_TIMER, 0x50);
-	apic_write(APIC_TIMER_INIT, 1000000);
+	apic_timer(0x50, 1000000);
 	u32 a = apic_read(APIC_TIMER_NOW);
 	CHECK(a <= 1000000);
 	CHECK(WAIT_COUNT(1, 3000000));
@@ -92,9 +90,7 @@ TEST(timer_counts_down)
 TEST(timer_periodic)
 {
 	set_up();
-	apic_write(APIC_TIMER_DIVIDE, 0xb);
-	apic_write(APIC_LVT_TIMER, 0x20050);
-	apic_write(APIC_TIMER_INIT, 1000000);
+	apic_timer(0x20050, 1000000);
 	CHECK(WAIT_COUNT(10, 5000000));
 	apic_write(APIC_TIMER_INIT, 0); /* stops it */
 	open_window();
@@ -107,9 +103,7 @@ TEST(timer_periodic)
 TEST(timer_masked)
 {
 	set_up();
-	apic_write(APIC_TIMER_DIVIDE, 0xb);
-	apic_write(APIC_LVT_TIMER, 0x10050);
-	apic_write(APIC_TIMER_INIT, 10000);
+	apic_timer(0x10050, 10000);
 	delay_us(2000);
 	open_window();
 	CHECK_EQ(count[0], 0);

@@ -499,9 +499,7 @@ TEST(interrupted)
 	apic_enable();
 	ticks = 0;
 	set_handler(0x50, on_tick);
-	apic_write(APIC_TIMER_DIVIDE, 0xb);
-	apic_write(APIC_LVT_TIMER, 0x20050); /* periodic */
-	apic_write(APIC_TIMER_INIT, 1000000);
+	apic_timer(0x20050, 1000000); /* periodic */
 	struct frame f = PROGRAM(count_long);
 	f.rax = 0;
 	f.rdi = USER_DATA;

@@ -165,18 +165,11 @@ TEST(hlt_pending)
 	CHECK_EQ(seen.rip, (u64)hlt_at + 2);
 }
 
-static void timer_in(unsigned vector, u32 ticks)
-{
-	apic_write(APIC_TIMER_DIVIDE, 0xb);
-	apic_write(APIC_LVT_TIMER, vector);
-	apic_write(APIC_TIMER_INIT, ticks);
-}
-
 TEST(hlt_wakes)
 {
 	set_up();
 	for (unsigned i = 1; i <= 20; i++) {
-		timer_in(0x50, 100000);
+		apic_timer(0x50, 100000);
 		asm volatile("sti; hlt; cli" : : : "memory");
 		CHECK_EQ(count, i);
 	}
@@ -191,19 +184,13 @@ SNIPPET(spin_ret, 64, "leaq 1f(%rip), %rax; 1: pushq %rax; ret");
 SNIPPET(spin_pause, 64, "1: pause; jmp 1b");
 SNIPPET(spin_rep, 64, "1: movq %rsp, %rdi; subq $1024, %rdi; movl $1024, %ecx; rep stosb; jmp 1b");
 SNIPPET(spin_in, 64, "movl $0x80, %edx; 1: inb %dx, %al; jmp 1b");
-static bool end_spin(struct frame *f)
-{
-	apic_write(APIC_EOI, 0);
-	(void)f;
-	return false;
-}
 TEST(spinning)
 {
 	static const u8 *const spins[] = {spin_jmp, spin_loop,  spin_call, spin_indirect,
 					  spin_ret, spin_pause, spin_rep,  spin_in};
 	static u8 stack[4096];
 	set_up();
-	set_handler(0x50, end_spin);
+	set_handler(0x50, apic_end);
 	for (unsigned i = 0; i < 8; i++) {
 		for (unsigned user = 0; user < 2; user++) {
 			if (user && i == 7)
@@ -211,7 +198,7 @@ TEST(spinning)
 			struct frame f = user ? user_code(spins[i], spins[i] + 64, 64)
 					      : kernel_frame((u64)spins[i], (u64)stack + 4096);
 			f.rflags |= FL_IF;
-			timer_in(0x50, 50000);
+			apic_timer(0x50, 50000);
 			CHECK_EQ_IN(run_frame(&f)->f.vector, 0x50, "spin %u user %u", i, user);
 		}
 	}
@@ -223,13 +210,13 @@ TEST(spinning_across_pages)
 	static u8 stack[4096];
 	u8 *p = map_fresh(TEST_VA, 2, PTE_KERNEL);
 	set_up();
-	set_handler(0x50, end_spin);
+	set_handler(0x50, apic_end);
 	for (unsigned call = 0; call < 2; call++) {
 		memcpy(p, call ? "\x58\xe8\xfa\x0f\x00\x00" : "\x90\xe9\xfa\x0f\x00\x00", 6);
 		memcpy(p + PAGE, call ? "\x58\xe8\xfa\xef\xff\xff" : "\x90\xe9\xfa\xef\xff\xff", 6);
 		struct frame f = kernel_frame(TEST_VA, (u64)stack + 2048);
 		f.rflags |= FL_IF;
-		timer_in(0x50, 50000);
+		apic_timer(0x50, 50000);
 		CHECK_EQ(run_frame(&f)->f.vector, 0x50);
 	}
 }
@@ -362,9 +349,7 @@ TEST(user)
 	set_handler(0x50, user_irq);
 	struct frame f = user_code(user_count, user_count_end, 64);
 	f.rflags |= FL_IF;
-	apic_write(APIC_TIMER_DIVIDE, 0xb);
-	apic_write(APIC_LVT_TIMER, 0x20050); /* periodic */
-	apic_write(APIC_TIMER_INIT, 30000);
+	apic_timer(0x20050, 30000); /* periodic */
 	/* again until ticks have come: a busy host may bring them late */
 	for (u64 end = now_us() + 5000000; count < 5 && now_us() < end;) {
 		struct trap *t = run_frame(&f);
@@ -388,9 +373,7 @@ TEST(rep_interrupted)
 	u8 *a = alloc_pages(N / PAGE), *b = alloc_pages(N / PAGE);
 	for (unsigned i = 0; i < N; i += 8)
 		*(u64 *)(a + i) = random64();
-	apic_write(APIC_TIMER_DIVIDE, 0xb);
-	apic_write(APIC_LVT_TIMER, 0x20050);
-	apic_write(APIC_TIMER_INIT, 20000);
+	apic_timer(0x20050, 20000);
 	for (u64 end = now_us() + 5000000; count < 5 && now_us() < end;) {
 		memset(b, 0, N);
 		sti();
@@ -415,9 +398,7 @@ TEST(narrow_windows)
 	set_up();
 	static volatile unsigned wrong;
 	wrong = 0;
-	apic_write(APIC_TIMER_DIVIDE, 0xb);
-	apic_write(APIC_LVT_TIMER, 0x20050);
-	apic_write(APIC_TIMER_INIT, 20000);
+	apic_timer(0x20050, 20000);
 	for (u64 i = 0, end = now_us() + 5000000; count < 50 && (i % 1024 || now_us() < end); i++) {
 		unsigned before = count;
 		asm volatile(".globl window\nwindow: sti; nop; cli" : : : "memory");

@@ -40,9 +40,7 @@ static void run_junk(unsigned mode)
 
 	wrmsr(MSR_EFER, EFER_DEFAULT & ~EFER_SCE); /* SYSCALL would go on in ring 0, rightly */
 	apic_enable();
-	apic_write(APIC_TIMER_DIVIDE, 0xb);
-	apic_write(APIC_LVT_TIMER, 0x20000 | TIMER);
-	apic_write(APIC_TIMER_INIT, 300000);
+	apic_timer(0x20000 | TIMER, 300000);
 	u8 *junk = map_fresh(USER_CODE, PAGES, PTE_USER);
 	for (unsigned i = 0; i < ROUNDS; i++) {
 		if (i % 256 == 0)

@@ -141,7 +141,8 @@ TEST(exchanged_under_user_code)
  */
 #define SPACES 6
 struct turn {
-	u64 cr3, *own, *next;
+	u64 cr3;
+	volatile u64 *own, *next;
 	u8 *bytes; /* of the page called */
 	u32 returns;
 };
@@ -152,7 +153,8 @@ static u64 space_of_its_own(void)
 	memcpy((void *)top, (void *)first, PAGE);
 	write_cr3(top);
 	for (unsigned level = 4; level > 1; level--) {
-		u64 *entry = walk(USER_CODE, level, false), table = (u64)alloc_pages(1);
+		volatile u64 *entry = walk(USER_CODE, level, false);
+		u64 table = (u64)alloc_pages(1);
 		memcpy((void *)table, (void *)(*entry & PTE_ADDR), PAGE);
 		*entry = table | (*entry & ~PTE_ADDR);
 	}

@@ -11,14 +11,15 @@ const char payload[] = "return";
  * Called with RDI, the function to call. It counts in EAX, and says at which of its two returns it went on: 1, or 16
  * more. The function at `aside` makes it the other one.
  */
-SNIPPET(twice, 64,
-	"xorl %eax, %eax; call *%rdi; addl $1, %eax; call *%rdi; addl $1, %eax; jmp 2f; 1: addl $16, %eax; 2: ret");
+#define TWICE(by)                                                                                                  \
+	"xorl %eax, %eax; call *%rdi; addl $" #by ", %eax; call *%rdi; addl $" #by ", %eax; jmp 2f; 1: addl $16, " \
+	"%eax; 2: ret"
+SNIPPET(twice, 64, TWICE(1));
+SNIPPET(other_twice, 64, TWICE(3));
 SNIPPET(plain, 64, "ret");
 SNIPPET(aside, 64, "addq $10, (%rsp); ret");
 SNIPPET(by_jump, 64, "popq %rdx; jmp *%rdx");
 SNIPPET(by_push, 64, "popq %rdx; pushq %rdx; ret");
-SNIPPET(other_twice, 64,
-	"xorl %eax, %eax; call *%rdi; addl $3, %eax; call *%rdi; addl $3, %eax; jmp 2f; 1: addl $16, %eax; 2: ret");
 SNIPPET(nowhere, 64, "movq %rsi, (%rsp); ret");
 SNIPPET(driver, 64, "call *%r8; ud2");
 SNIPPET(switch_page, 64, "int $0x80; ret");
@@ -143,25 +144,16 @@ TEST(nowhere_to_go)
 	}
 }
 
-static bool end_of_round(struct frame *f)
-{
-	apic_write(APIC_EOI, 0);
-	(void)f;
-	return false;
-}
-
 TEST(around_and_around)
 {
 	u64 sp = set_up(), f = code(0, around, around_end), turns = 0;
 	apic_enable();
-	set_handler(0x50, end_of_round);
+	set_handler(0x50, apic_end);
 	for (unsigned i = 0; i < 300; i++) {
 		struct frame frame = user_frame(f, sp - 8 * i);
 		frame.rflags |= FL_IF;
 		frame.rax = 0;
-		apic_write(APIC_TIMER_DIVIDE, 0xb);
-		apic_write(APIC_LVT_TIMER, 0x50);
-		apic_write(APIC_TIMER_INIT, 300000);
+		apic_timer(0x50, 300000);
 		struct trap *t = run_frame(&frame);
 		CHECK_EQ_IN(t->f.vector, 0x50, "stack %u", i);
 		CHECK_EQ_IN(t->f.rsp == frame.rsp || t->f.rsp == frame.rsp - 8, 1, "stack %u", i);

@@ -48,9 +48,7 @@ static void scribble(u64 *x)
 static void set_timer(void)
 {
 	apic_enable();
-	apic_write(APIC_TIMER_DIVIDE, 0xb);
-	apic_write(APIC_LVT_TIMER, 0x20000 | TIMER);
-	apic_write(APIC_TIMER_INIT, 200000);
+	apic_timer(0x20000 | TIMER, 200000);
 }
 
 static void run_and_write(void *arg)

@@ -44,6 +44,20 @@ void apic_set_x2(bool on)
 	}
 }
 
+void apic_timer(u32 lvt, u32 ticks)
+{
+	apic_write(APIC_TIMER_DIVIDE, 0xb);
+	apic_write(APIC_LVT_TIMER, lvt);
+	apic_write(APIC_TIMER_INIT, ticks);
+}
+
+bool apic_end(struct frame *f)
+{
+	apic_write(APIC_EOI, 0);
+	(void)f;
+	return false;
+}
+
 void apic_enable(void)
 {
 	outb(0x21, 0xff);

@@ -368,8 +368,10 @@ enum {
 bool apic_x2(void);
 u32 apic_read(unsigned reg);
 void apic_write(unsigned reg, u32 v);
-void apic_icr(u32 dest, u32 low); /* waits until it is sent */
-void apic_enable(void);           /* xAPIC mode, software-enabled, all masked; the 8259s masked too */
+void apic_icr(u32 dest, u32 low);    /* waits until it is sent */
+void apic_timer(u32 lvt, u32 ticks); /* starts it at its full rate; `lvt`: vector and mode */
+bool apic_end(struct frame *f);      /* a handler: ends what run_frame runs with its vector */
+void apic_enable(void);              /* xAPIC mode, software-enabled, all masked; the 8259s masked too */
 void apic_set_x2(bool on);
 #define ICR_NMI 0x400
 #define ICR_INIT 0x500
