@@ -4,31 +4,9 @@
  * meanwhile.
  */
 /* run: cpus=2 doppel=--debug:eager-direct */
-#include "guest.h"
+#include "program.h"
 
 const char payload[] = "direct";
-
-/* User code at USER_CODE with its data and stack; it ends with UD2. */
-static struct frame program(const void *begin, const void *end)
-{
-	struct frame f = user_code(begin, end, 64);
-	f.rflags |= FL_IF;
-	return f;
-}
-#define PROGRAM(name) program(name, name##_end)
-
-static struct trap *run_to_end(const struct frame *f)
-{
-	struct trap *t = run_frame(f);
-	CHECK_EQ(t->f.vector, UD);
-	return t;
-}
-
-/* Where the page that the program has at `va` is. */
-static void *page_at(u64 va)
-{
-	return (void *)(*walk(va, 1, false) & PTE_ADDR);
-}
 
 /* Long enough for whoever wants to see it run before he decides. */
 SNIPPET(sum_up, 64, "movq $10000000, %rcx; 1: addq %rcx, %rax; xorq %rax, %rdx; rolq $7, %rdx; decq %rcx; jnz 1b; ud2");
@@ -171,6 +149,24 @@ TEST(not_executable)
 	*walk(USER_DATA, 1, false) = 0;
 	invlpg(USER_DATA);
 	check_fault(&f, USER_DATA + 0x30, PF_W | PF_U);
+}
+
+/* Code that is not to be executed any more, and is as it was but for that; and is again. */
+SNIPPET(only_loop, 64, "movq $1000, %rcx; 1: loop 1b; ud2");
+TEST(executable_no_more)
+{
+	struct frame f = PROGRAM(only_loop);
+	volatile u64 *pte = walk(USER_CODE, 1, false);
+	for (unsigned i = 0; i < 8; i++) {
+		run_to_end(&f);
+		*pte |= PTE_NX;
+		if (i & 1)
+			invlpg(USER_CODE);
+		else
+			write_cr3(read_cr3());
+		check_fault(&f, USER_CODE, PF_P | PF_I | PF_U);
+		*pte &= ~PTE_NX;
+	}
 }
 
 /* It changes itself: the instruction to come, and again and again. */

@@ -270,7 +270,8 @@ void space_drop(struct tr_vcpu *v, struct window_space *s)
 static bool valid(const struct tr_vcpu *v, const struct window_space *s, const struct window_page *p)
 {
 	struct x86_mapping m;
-	return mmu_probe(&v->cpu, p->va & PAGE_MASK, ACC_READ | s->access, &m) && m.gpa == p->gpa &&
+	unsigned access = ACC_READ | s->access | (p->va & WINDOW_APART_EXEC ? ACC_EXEC : 0);
+	return mmu_probe(&v->cpu, p->va & PAGE_MASK, access, &m) && m.gpa == p->gpa &&
 	       (m.global || p->va & WINDOW_LOCAL || !space_is_kernel(s)) &&
 	       (!(p->va & WINDOW_LARGE) || m.page_shift >= LARGE_SHIFT) && (!(p->va & WINDOW_WRITABLE) || m.writable);
 }
