@@ -7,6 +7,7 @@
 #include "host/internal.h"
 #include "host/space_program.h"
 
+#include <cpuid.h>
 #include <elf.h>
 #include <linux/seccomp.h>
 #include <sched.h>
@@ -27,6 +28,7 @@ _Static_assert(HOST_SPACE_OURS == SPACE_OURS && HOST_SPACE_TOP == SPACE_TOP, "as
 _Static_assert(sizeof(struct host_space_change) == CHANGE_SIZE && offsetof(struct host_space_change, at) == CHANGE_AT &&
 		       offsetof(struct host_space_change, len) == CHANGE_LEN &&
 		       offsetof(struct host_space_change, rights) == CHANGE_RIGHTS &&
+		       offsetof(struct host_space_change, copy) == CHANGE_COPY &&
 		       offsetof(struct host_space_change, offset) == CHANGE_OFFSET,
 	       "as the program reads it");
 _Static_assert((HOST_SPACE_CHANGES + 1) * CHANGE_SIZE <= CONTROL_END && CONTROL_REGS + 16 * 8 <= PAGE_SIZE,
@@ -57,8 +59,8 @@ static void on_kick(int sig, siginfo_t *info, void *context)
 }
 
 /*
- * Who waits for a stop is in wait4(2). The signal that tells of it as well, which these threads block, would wake another thread,
- * on another processor, for nothing, each time: 10 us.
+ * Who waits for a stop is in wait4(2). The signal that tells of it as well, which these threads block, would wake
+ * another thread, on another processor, for nothing, each time: 10 us.
  */
 static void hear_of_no_stops(void)
 {
@@ -214,6 +216,25 @@ static bool faults(struct host_space *s, const uint8_t *label)
 	return signal_of_routine_from(s, &regs) == SIGSEGV;
 }
 
+/* Linux gives what can only be executed a protection key of its own, whose rights are in the thread's PKRU (pkeys(7)).
+ */
+static bool code_faults(struct host_space *s)
+{
+	const uint64_t at = HOST_SPACE_LOWEST, flags = MAP_SHARED | MAP_FIXED;
+	struct user_regs_struct regs = regs_at(s, host_space_read);
+	uint32_t a, b = 0, c, d;
+
+	__cpuid_count(0xd, 9, a, b, c, d); /* PKRU's place in XSAVE's standard format */
+	if (b < HOST_SPACE_XSTATE || b + sizeof(s->pkru) > s->xstate ||
+	    !remote_call(s, SYS_mmap, at, PAGE_SIZE, PROT_EXEC, flags, SPACE_FD_COPIES, 0, at))
+		return false;
+	regs.rdi = at;
+	bool fault = signal_of_routine_from(s, &regs) == SIGSEGV && learn_xstate(s);
+	memcpy(&s->pkru, s->image + b, sizeof(s->pkru));
+	s->pkru_at = fault ? b : 0;
+	return remote_call(s, SYS_munmap, at, PAGE_SIZE, 0, 0, 0, 0, 0) && fault;
+}
+
 static bool stops(struct host_space *s)
 {
 	struct host_space_state state = {
@@ -268,7 +289,8 @@ static bool set_up(struct host_space *s, unsigned index)
 	    !stops(s))
 		return false;
 	s->faults = (faults(s, host_space_tsc) ? HOST_SPACE_TSC_FAULTS : 0) |
-		    (faults(s, host_space_int80) ? HOST_SPACE_INT80_FAULTS : 0);
+		    (faults(s, host_space_int80) ? HOST_SPACE_INT80_FAULTS : 0) |
+		    (code_faults(s) ? HOST_SPACE_CODE_FAULTS : 0);
 	return remote_call(s, SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, space_filter_second(s->from->place), 0, 0, 0, 0);
 }
 
@@ -371,6 +393,7 @@ bool host_space_change(struct host_space *s, const struct host_space_change *lis
 
 #define XSTATE_HEADER 512
 #define XSTATE_OURS 7 /* x87, SSE, AVX */
+#define XSTATE_PKRU BIT(9)
 
 bool host_space_set_xstate(struct host_space *s, const uint8_t *image)
 {
@@ -381,9 +404,11 @@ bool host_space_set_xstate(struct host_space *s, const uint8_t *image)
 		return true;
 	memcpy(s->image, image, HOST_SPACE_XSTATE);
 	memcpy(&header[0], image + XSTATE_HEADER, sizeof(header[0]));
-	header[0] &= XSTATE_OURS;
+	header[0] = (header[0] & XSTATE_OURS) | (s->pkru_at ? XSTATE_PKRU : 0);
 	memcpy(s->image + XSTATE_HEADER, header, sizeof(header));
 	memset(s->image + HOST_SPACE_XSTATE, 0, s->xstate - HOST_SPACE_XSTATE);
+	if (s->pkru_at)
+		memcpy(s->image + s->pkru_at, &s->pkru, sizeof(s->pkru));
 	return !ptrace(PTRACE_SETREGSET, s->pid, NT_X86_XSTATE, &io);
 }
 
@@ -495,13 +520,17 @@ static enum host_space_stop at_filtered(struct host_space_state *state, uint64_t
 	return HOST_SPACE_EXCEPTION;
 }
 
+static bool is_access(int code)
+{
+	return code == SEGV_MAPERR || code == SEGV_ACCERR || code == SEGV_PKUERR;
+}
+
 static enum host_space_stop at_signal(const siginfo_t *info, struct host_space_state *state, uint64_t *address)
 {
 	switch (info->si_signo) {
 	case SIGSEGV:
 		*address = (uint64_t)(uintptr_t)info->si_addr;
-		return info->si_code == SEGV_MAPERR || info->si_code == SEGV_ACCERR ? HOST_SPACE_FAULT
-										    : HOST_SPACE_EXCEPTION;
+		return is_access(info->si_code) ? HOST_SPACE_FAULT : HOST_SPACE_EXCEPTION;
 	case SIGBUS:
 	case SIGFPE:
 	case SIGILL:

@@ -24,10 +24,11 @@ struct host_space;
 #define HOST_SPACE_SS 0x2b
 
 /*
- * For spaces that show parts of `mem` (borrowed), `most` of them at a time. NULL: the reason is in host_error_text().
- * The process is started by host_confine, or, where nobody confines this one, when a space is asked for.
+ * For spaces that show parts of `mem`, and of `copies` what is to be executed (both borrowed), `most` of them at a
+ * time. NULL: the reason is in host_error_text(). The process is started by host_confine, or, where nobody confines
+ * this one, when a space is asked for.
  */
-struct host_spaces *host_spaces_create(const struct host_shared *mem, unsigned most);
+struct host_spaces *host_spaces_create(const struct host_shared *mem, const struct host_shared *copies, unsigned most);
 void host_spaces_destroy(struct host_spaces *from); /* after the threads that had spaces have ended */
 /* Where what is ours is in all of them: the middle of nowhere, at random. */
 uint64_t host_spaces_place(const struct host_spaces *from);
@@ -45,8 +46,11 @@ static inline bool host_space_may_show(uint64_t place, uint64_t at, uint64_t len
  * host has none to give, or not yet.
  */
 struct host_space *host_space_create(struct host_spaces *from);
-/* What raises an exception there, and on other hosts does not: RDTSC and RDTSCP; INT 0x80. */
-enum { HOST_SPACE_TSC_FAULTS = 1, HOST_SPACE_INT80_FAULTS = 2 };
+/*
+ * What raises an exception there, and on other hosts does not: RDTSC and RDTSCP; INT 0x80; reading what is shown to be
+ * executed, and no more (by protection keys, SDM Vol. 3A 4.6.2, of which Linux keeps one for this).
+ */
+enum { HOST_SPACE_TSC_FAULTS = 1, HOST_SPACE_INT80_FAULTS = 2, HOST_SPACE_CODE_FAULTS = 4 };
 unsigned host_space_faults(const struct host_space *s);
 /* Time that a processor has spent on it since this was asked before, in ns. */
 uint64_t host_space_time_ns(struct host_space *s);
@@ -56,8 +60,9 @@ uint64_t host_space_system_ns(struct host_space *s);
 enum { HOST_SPACE_READ = 1, HOST_SPACE_WRITE = 2, HOST_SPACE_EXEC = 4 };
 struct host_space_change {
 	uint64_t at, len; /* whole pages where something may be shown; or all before what is ours, or all behind */
-	uint64_t rights;  /* HOST_SPACE_*; 0: there is nothing any more */
-	uint64_t offset;  /* in the memory that is shown */
+	uint32_t rights;  /* HOST_SPACE_*; 0: there is nothing any more */
+	uint32_t copy;    /* 0, or 1: of the copies; rights are HOST_SPACE_EXEC alone */
+	uint64_t offset;  /* in the memory, or the copies, that are shown */
 };
 #define HOST_SPACE_CHANGES 120 /* at a time */
 /*
@@ -85,7 +90,8 @@ enum host_space_stop {
 	HOST_SPACE_INT3,      /* INT3 or INT 3; rip is behind it */
 	HOST_SPACE_INT1,      /* rip is behind it, or, where a hypervisor had to deliver it again, at it */
 	HOST_SPACE_STEPPED,   /* single step: rip is behind the instruction */
-	HOST_SPACE_UNSHOWN,   /* the state is as before; the host would not make changes, and what is shown is not known */
+	HOST_SPACE_UNSHOWN,   /* the state is as before; the host would not make changes, and what is shown is not known
+			       */
 	HOST_SPACE_LOST       /* the process is no more: somebody killed it */
 };
 /* Runs it from `state`, and says there where it stopped. */

@@ -13,7 +13,7 @@
 #include <string.h>
 #include <sys/syscall.h>
 
-#define MOST 40 /* instructions of a filter */
+#define MOST 48 /* instructions of a filter */
 
 struct filter {
 	struct sock_filter insn[MOST];
@@ -70,8 +70,8 @@ static void allow(struct filter *f, uint64_t value)
 /* Only the page of the program's makes any, of the 64-bit kind. For Linux's vsyscall page there is no other way. */
 static void first(struct filter *f, uint64_t place)
 {
-	static const uint32_t calls[] = {SYS_mmap,  SYS_munmap, SYS_pause, SYS_rt_sigprocmask, SYS_prctl,
-					 SYS_read,  SYS_clone,  SYS_futex, SYS_exit_group,     SYS_seccomp};
+	static const uint32_t calls[] = {SYS_mmap, SYS_munmap, SYS_pause, SYS_rt_sigprocmask, SYS_prctl,
+					 SYS_read, SYS_clone,  SYS_futex, SYS_exit_group,     SYS_seccomp};
 	load(f, FIELD(arch));
 	need(f, AUDIT_ARCH_X86_64);
 	load(f, FIELD(instruction_pointer) + HIGH);
@@ -113,7 +113,8 @@ static void range(struct filter *f, uint64_t place)
 	answer(f, SECCOMP_RET_ALLOW);
 }
 
-/* Only the call that makes changes is left, of the memory that is shown, and not of what is ours. */
+/* Only the call that makes changes is left, of what is shown, and not of what is ours. Copies are for execution alone.
+ */
 static void second(struct filter *f, uint64_t place)
 {
 	load(f, FIELD(instruction_pointer));
@@ -121,7 +122,10 @@ static void second(struct filter *f, uint64_t place)
 	load(f, ARG(3));
 	need(f, CHANGE_FLAGS);
 	load(f, ARG(4));
-	need(f, SPACE_FD_MEMORY);
+	skip_if(f, SPACE_FD_MEMORY, 5, 0);
+	need(f, SPACE_FD_COPIES);
+	load(f, ARG(2));
+	need(f, HOST_SPACE_EXEC);
 	load(f, FIELD(nr));
 	skip_if(f, SYS_munmap, 2, 0);
 	need(f, SYS_mmap);

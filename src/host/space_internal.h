@@ -10,8 +10,8 @@
 
 extern const uint8_t host_space_program[], host_space_program_end[];
 /* Routines in it. */
-extern const uint8_t host_space_call[], host_space_changes[], host_space_changed[], host_space_made[],
-	host_space_tsc[], host_space_int80[], host_space_stop[], host_space_zeros[];
+extern const uint8_t host_space_call[], host_space_changes[], host_space_changed[], host_space_made[], host_space_tsc[],
+	host_space_int80[], host_space_stop[], host_space_read[], host_space_zeros[];
 /* What depends on the place where it stays. */
 extern const uint8_t host_space_place[], host_space_filters[];
 
@@ -19,9 +19,11 @@ extern const uint8_t host_space_place[], host_space_filters[];
 
 struct host_space {
 	pid_t pid, tracer;
-	int cpu; /* that it is to run on, -1: any */
+	int cpu;          /* that it is to run on, -1: any */
 	uint8_t *control; /* its control page */
 	size_t xstate;    /* how much Linux wants at a time */
+	uint32_t pkru;    /* what keeps code from being read, at `pkru_at` in that, where it does; else that is 0 */
+	size_t pkru_at;
 	unsigned faults;
 	uint64_t time_seen;
 	struct host_spaces *from;
@@ -35,7 +37,7 @@ struct host_space {
 
 struct host_spaces {
 	struct host_spaces *next; /* of all that there are */
-	const struct host_shared *mem;
+	const struct host_shared *mem, *copies;
 	uint64_t place;
 	struct host_mutex lock; /* what follows; one thread asks at a time */
 	unsigned most, made;

@@ -143,11 +143,12 @@ forked:
 	test	%rsi, %rsi
 	jz	2f
 	mov	$__NR_munmap, %eax
-	mov	CHANGE_RIGHTS(%rbx), %rdx
+	mov	CHANGE_RIGHTS(%rbx), %edx
+	mov	CHANGE_COPY(%rbx), %r8d
+	add	$SPACE_FD_MEMORY, %r8
 	mov	CHANGE_OFFSET(%rbx), %r9
 	mov	$CHANGE_FLAGS, %r10d
-	mov	$SPACE_FD_MEMORY, %r8d
-	test	%rdx, %rdx
+	test	%edx, %edx
 	jz	1f
 	mov	$__NR_mmap, %eax
 1:
@@ -164,7 +165,12 @@ forked:
 	jne	3f
 	cmp	CHANGE_LEN(%rbx), %rsi
 	jne	3f
-	cmp	CHANGE_RIGHTS(%rbx), %rdx
+	mov	CHANGE_RIGHTS(%rbx), %r10d
+	cmp	%r10, %rdx
+	jne	3f
+	mov	CHANGE_COPY(%rbx), %r10d
+	add	$SPACE_FD_MEMORY, %r10
+	cmp	%r10, %r8
 	jne	3f
 	cmp	CHANGE_OFFSET(%rbx), %r9
 	jne	3f
@@ -206,6 +212,11 @@ forked:
 
 	/* Nothing. */
 	export	host_space_stop
+	int3
+
+	/* Can it be read? */
+	export	host_space_read
+	mov	(%rdi), %eax
 	int3
 
 	/* Do these fault? Linux' filter stops the latter where there are system calls of 32 bits. */

@@ -5,8 +5,9 @@
 /* Its descriptors. */
 #define SPACE_FD_ASKED 0   /* the reading end of a pipe: a byte for each process that is wanted */
 #define SPACE_FD_MEMORY 1  /* what is to be shown */
-#define SPACE_FD_CONTROL 2 /* a page for each process */
-#define SPACE_FD_PROGRAM 3
+#define SPACE_FD_COPIES 2  /* what is to be executed in its place */
+#define SPACE_FD_CONTROL 3 /* a page for each process */
+#define SPACE_FD_PROGRAM 4
 
 #define SPACE_TOP 0x7ffffffff000 /* of all addresses that a process has */
 #define SPACE_OURS 8192          /* the program, where it stays, and its control page behind it */
@@ -17,12 +18,13 @@
 #define CONTROL_BYTE 8
 
 /*
- * The others': changes, each of these four quadwords, the last of length 0; how many bytes those before it are; whether
- * it stops then; and, if not, what it goes on with.
+ * The others': changes, each of these fields of 64 bits, RIGHTS and COPY of 32, the last of length 0; how many bytes
+ * those before it are; whether it stops then; and, if not, what it goes on with.
  */
 #define CHANGE_AT 0
 #define CHANGE_LEN 8
 #define CHANGE_RIGHTS 16
+#define CHANGE_COPY 20 /* SPACE_FD_COPIES for SPACE_FD_MEMORY: 1 for 0 */
 #define CHANGE_OFFSET 24
 #define CHANGE_SIZE 32
 #define CHANGE_FLAGS 0x8011 /* MAP_SHARED | MAP_FIXED | MAP_POPULATE */

@@ -29,9 +29,8 @@ static int become_program(void *opaque)
 {
 	const struct host_spaces *from = opaque;
 	const int fd[] = {
-		[SPACE_FD_ASKED] = from->reading,
-		[SPACE_FD_MEMORY] = from->mem->fd,
-		[SPACE_FD_CONTROL] = from->control_fd,
+		[SPACE_FD_ASKED] = from->reading,     [SPACE_FD_MEMORY] = from->mem->fd,
+		[SPACE_FD_COPIES] = from->copies->fd, [SPACE_FD_CONTROL] = from->control_fd,
 		[SPACE_FD_PROGRAM] = from->program,
 	};
 	static char name[] = "doppel-user";
@@ -148,7 +147,7 @@ uint64_t host_spaces_place(const struct host_spaces *from)
 	return from->place;
 }
 
-struct host_spaces *host_spaces_create(const struct host_shared *mem, unsigned most)
+struct host_spaces *host_spaces_create(const struct host_shared *mem, const struct host_shared *copies, unsigned most)
 {
 	struct host_spaces *from = calloc(1, sizeof(*from) + most * sizeof(from->space[0]));
 
@@ -157,6 +156,7 @@ struct host_spaces *host_spaces_create(const struct host_shared *mem, unsigned m
 		return NULL;
 	}
 	from->mem = mem;
+	from->copies = copies;
 	from->place = random_place();
 	from->most = most;
 	from->asked = from->control_fd = from->program = from->reading = -1;

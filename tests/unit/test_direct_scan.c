@@ -21,7 +21,7 @@ static bool fits(const void *code, size_t len, unsigned faults)
 	memset(page + 1992, 0x90, 8);
 	memcpy(page + 2000, code, len);
 	memset(page + 2000 + len, 0x90, 16);
-	return direct_scan(page, &(struct direct_host){.faults = faults, .other_states = BIT(9)});
+	return direct_scan(page, NULL, &(struct direct_host){.faults = faults, .other_states = BIT(9)});
 }
 #define FITS(code) fits(code, sizeof(code) - 1, ALL)
 
@@ -69,7 +69,8 @@ TEST(what_need_not_be)
 /* As in _dl_runtime_resolve_xsavec, of what is the same on both sides, or is not. */
 TEST(states_that_are_known)
 {
-	CHECK(FITS("\xb8\xee\x00\x00\x00\x31\xd2\x48\x89\x94\x24\x50\x02\x00\x00\x48\x89\x54\x24\x58\x0f\xc7\x64\x24\x40"));
+	CHECK(FITS("\xb8\xee\x00\x00\x00\x31\xd2\x48\x89\x94\x24\x50\x02\x00\x00\x48\x89\x54\x24\x58\x0f\xc7\x64\x24"
+		   "\x40"));
 	CHECK(FITS("\xb8\xee\x00\x00\x00\x31\xd2\x0f\xae\x6c\x24\x40"));
 	CHECK(FITS("\xb8\x07\x00\x00\x00\x31\xd2\x0f\xae\x64\x24\x40"));
 	CHECK(!FITS("\xb8\xee\x02\x00\x00\x31\xd2\x0f\xae\x6c\x24\x40"));
@@ -100,12 +101,107 @@ TEST(joins)
 		memcpy(next, rows[i].second, strlen(rows[i].second));
 		if (direct_scan_join(page, next, &all) != rows[i].fits)
 			UNIT_FAIL("row %u", i);
-		if (!direct_scan(page, &all))
+		if (!direct_scan(page, NULL, &all))
 			UNIT_FAIL("row %u, the first page", i);
 	}
 	memset(next, 0, PAGE_SIZE);
 	memcpy(next, "\x0f\x00\xc8", 3);
-	CHECK(!direct_scan(next, &all));
+	CHECK(!direct_scan(next, NULL, &all));
+}
+
+/* Near its beginning, where the page before says what is the end of an instruction of that, and what is one. */
+TEST(behind_another)
+{
+	uint8_t next[PAGE_SIZE];
+
+	FITS("\x90");
+	memset(next, 0x90, sizeof(next));
+	memcpy(next, "\x90\x0f\xa2", 3);
+	CHECK(!direct_scan(next, NULL, &all));
+	CHECK(!direct_scan(next, page, &all));
+	memset(page + PAGE_SIZE - 64, 0x90, 64);
+	memcpy(page + PAGE_SIZE - 2, "\xb8\x00", 2); /* mov $0xa20f9000, %eax */
+	CHECK(direct_scan(next, page, &all));
+	CHECK(!direct_scan(next, NULL, &all));
+	memcpy(next + 3, "\x0f\xa2", 2); /* and CPUID */
+	CHECK(!direct_scan(next, page, &all));
+}
+
+/* Whoever executes the copy from `at` on comes to a trap there, or to an instruction of the page, with no trap in it.
+ */
+static bool is_true_at(const uint8_t *copy, unsigned at)
+{
+	unsigned len = x86_length(page + at, PAGE_SIZE - at);
+
+	return copy[at] == 0xf4 || !memcmp(copy + at, page + at, at + len > PAGE_SIZE ? PAGE_SIZE - at : len);
+}
+
+static unsigned untrue(const uint8_t *copy)
+{
+	unsigned n = 0;
+
+	for (unsigned at = 0; at < PAGE_SIZE; at++)
+		n += !is_true_at(copy, at);
+	return n;
+}
+
+TEST(traps)
+{
+	uint8_t copy[PAGE_SIZE];
+
+	CHECK(!FITS("\x48\x0f\xa2\xb8\x0f\xa2\x00\x00"));
+	CHECK(direct_trap(copy, page, NULL, &all));
+	CHECK_EQ(copy[1999], 0x90);
+	CHECK_EQ(copy[2000], 0xf4); /* the prefix */
+	CHECK_EQ(copy[2001], 0xf4);
+	CHECK_EQ(copy[2002], 0xa2);
+	CHECK_EQ(copy[2004], 0x0f); /* in the middle of an instruction */
+	CHECK_EQ(untrue(copy), 0);
+	/* MOV to an address in it: who begins at its opcode would have the second as a part of that. */
+	CHECK(!FITS("\x0f\xa2\x90\x90\x0f\xa2"));
+	CHECK(direct_trap(copy, page, NULL, &all));
+	CHECK_EQ(copy[2001], 0xf4);
+	CHECK_EQ(copy[2002], 0x90);
+	CHECK_EQ(untrue(copy), 0);
+	/* So near the beginning that what comes from the page before would end in it. */
+	CHECK(!FITS("\x0f\xa2"));
+	memcpy(page + 15, "\x90\x0f\xa2", 3);
+	CHECK(direct_trap(copy, page, NULL, &all));
+	memcpy(page + 13, "\x90\x0f\xa2", 3);
+	CHECK(!direct_trap(copy, page, NULL, &all));
+	/* Anything, with CPUID in it everywhere. */
+	for (unsigned i = 0; i < 20; i++) {
+		uint64_t x = i + 1;
+		for (unsigned k = 0; k < PAGE_SIZE; k++) {
+			x = x * 6364136223846793005 + 1442695040888963407;
+			page[k] = (uint8_t)(x >> 56);
+		}
+		for (unsigned k = 100; k + 1 < PAGE_SIZE; k += 200 - 7 * i)
+			memcpy(page + k, "\x0f\xa2", 2);
+		direct_trap(copy, page, NULL, &all);
+		CHECK_EQ(untrue(copy), 0);
+	}
+}
+
+/* They are found again when they are given back, and there are so many and no more. */
+TEST(copies)
+{
+	struct direct_host host = {.faults = ALL | HOST_SPACE_CODE_FAULTS};
+	struct direct_copies c;
+	unsigned number;
+
+	REQUIRE(direct_copies_init(&c));
+	CHECK(!FITS("\x0f\xa2"));
+	CHECK_EQ(direct_copy_make(&c, page, NULL, &all), 0); /* not on such a host */
+	for (unsigned i = 1; i <= DIRECT_COPIES; i++)
+		CHECK_EQ(direct_copy_make(&c, page, NULL, &host), i);
+	CHECK_EQ(direct_copy_make(&c, page, NULL, &host), 0);
+	direct_copy_release(&c, 0); /* that of a page that has none */
+	CHECK_EQ(direct_copy_make(&c, page, NULL, &host), 0);
+	direct_copy_release(&c, 130);
+	CHECK_EQ(number = direct_copy_make(&c, page, NULL, &host), 130);
+	CHECK_EQ(c.pages.at[direct_copy_offset(number) + 2000], 0xf4);
+	direct_copies_destroy(&c);
 }
 
 /* The C library's code: lengths are Zydis', and most pages can run. */
@@ -126,7 +222,7 @@ static void look_at(const uint8_t *code, size_t len)
 		seen.wrong += x86_length(code + at, 15) != zi.length;
 	}
 	for (size_t at = 0; at + PAGE_SIZE <= len; at += PAGE_SIZE, seen.pages++)
-		seen.fit += direct_scan(code + at, &all);
+		seen.fit += direct_scan(code + at, at ? code + at - PAGE_SIZE : NULL, &all);
 }
 
 static int on_object(struct dl_phdr_info *info, size_t size, void *arg)

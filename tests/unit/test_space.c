@@ -13,6 +13,7 @@
 #define STACK 0x30000ull
 
 static struct host_shared mem; /* a page of each, in this order */
+static struct host_shared copies;
 static struct host_spaces *from;
 static struct host_space *space;
 static struct host_space_state state;
@@ -43,7 +44,8 @@ static bool show_all(void)
 static bool set_up(const void *code, size_t len)
 {
 	REQUIRE(host_shared_alloc(&mem, MiB(1)));
-	from = host_spaces_create(&mem, 2);
+	REQUIRE(host_shared_alloc(&copies, MiB(1)));
+	from = host_spaces_create(&mem, &copies, 2);
 	REQUIRE(from);
 	for (unsigned i = 0; i < 1000 && !(space = host_space_create(from)); i++)
 		host_sleep_ns(1000000);
@@ -64,6 +66,7 @@ static void tear_down(void)
 {
 	host_spaces_destroy(from);
 	host_shared_free(&mem);
+	host_shared_free(&copies);
 }
 
 static enum host_space_stop run(uint64_t *address)
@@ -334,6 +337,48 @@ SPACE_TEST(bases)
 	CHECK_EQ(state.fs_base, DATA);
 }
 
+/* movl (%rdi), %eax; ud2; what is executed in place of a page cannot be read, whatever the state beside it. */
+SPACE_TEST(copies_are_not_read)
+{
+	struct host_space_change copy = {
+		.at = CODE, .len = PAGE_SIZE, .rights = HOST_SPACE_EXEC, .copy = 1, .offset = 3 * PAGE_SIZE};
+	uint8_t image[HOST_SPACE_XSTATE] = {0};
+	uint64_t address;
+
+	if (!SET_UP("\x0f\x0b"))
+		return;
+	if (!(host_space_faults(space) & HOST_SPACE_CODE_FAULTS)) {
+		printf("# this host lets all code be read\n");
+		return;
+	}
+	memcpy(copies.at + 3 * PAGE_SIZE, "\x8b\x07\x0f\x0b", 4);
+	for (unsigned i = 0; i < 3; i++) {
+		CHECK(host_space_change(space, &copy, 1));
+		state.rip = CODE;
+		state.gpr[7] = CODE + 8;
+		CHECK_EQ(run(&address), HOST_SPACE_FAULT);
+		CHECK_EQ(address, CODE + 8);
+		CHECK_EQ(state.rip, CODE);
+		mem.at[PAGE_SIZE] = 9;
+		state.gpr[7] = DATA;
+		CHECK_EQ(run(NULL), HOST_SPACE_EXCEPTION);
+		CHECK_EQ(state.rip, CODE + 2);
+		CHECK_EQ(state.gpr[0], 9);
+		CHECK(host_space_get_xstate(space, image));
+		image[32]++; /* so that there is something to set */
+		CHECK(host_space_set_xstate(space, image));
+	}
+	/* Nor written, nor shown as anything else. */
+	copy.rights = HOST_SPACE_READ | HOST_SPACE_WRITE;
+	CHECK(host_space_change(space, &copy, 1));
+	CHECK_EQ(run(NULL), HOST_SPACE_UNSHOWN);
+	/* And the page itself is, where it is. */
+	CHECK(change(CODE, PAGE_SIZE, HOST_SPACE_READ | HOST_SPACE_EXEC, 0));
+	state.rip = CODE;
+	CHECK_EQ(run(NULL), HOST_SPACE_EXCEPTION);
+	CHECK_EQ(state.rip, CODE);
+}
+
 /* A list that cannot be done says so, and the space lives on. */
 SPACE_TEST(impossible_change)
 {
@@ -425,18 +470,19 @@ SPACE_TEST(kicked_with_changes)
 #define STRAY 0x50000ull /* where code that is not ours would like to see something */
 
 /* What a system call that makes a change finds in its registers, or a list of such that is not ours, or ours. */
-static void want(uint64_t number, uint64_t at, uint64_t len, uint64_t list)
+static void want(uint64_t number, uint64_t at, uint64_t len, uint64_t list, bool copy)
 {
-	const uint64_t entry[] = {at, len, HOST_SPACE_READ, 0, 0, 0, 0, 0};
+	uint64_t rights = copy ? HOST_SPACE_EXEC : HOST_SPACE_READ;
+	const uint64_t entry[] = {at, len, rights | (uint64_t)copy << 32, 0, 0, 0, 0, 0};
 
 	memcpy(mem.at + PAGE_SIZE, entry, sizeof(entry));
 	state.gpr[0] = number;
 	state.gpr[3] = list;
 	state.gpr[7] = at;
 	state.gpr[6] = len;
-	state.gpr[2] = HOST_SPACE_READ;
+	state.gpr[2] = rights;
 	state.gpr[10] = 0x8011;
-	state.gpr[8] = 1;
+	state.gpr[8] = 1 + copy;
 	state.gpr[9] = 0;
 }
 
@@ -451,6 +497,16 @@ static enum host_space_stop reads(uint64_t at)
 	return stop;
 }
 
+static enum host_space_stop executes(uint64_t at)
+{
+	enum host_space_stop stop;
+
+	do
+		state.rip = at;
+	while ((stop = run(NULL)) == HOST_SPACE_KICKED);
+	return stop;
+}
+
 /* jmp *%r15; movq (%rdi), %rax; ud2 */
 SPACE_TEST(no_change_of_its_own)
 {
@@ -460,16 +516,26 @@ SPACE_TEST(no_change_of_its_own)
 	if (!SET_UP("\x41\xff\xe7\x48\x8b\x07\x0f\x0b"))
 		return;
 	uint64_t place = host_spaces_place(from);
+	memcpy(copies.at, "\x0f\x0b", 2);
 	const struct {
 		uint64_t number, at, len;
-	} wanted[] = {{9, STRAY, PAGE_SIZE}, {11, DATA, PAGE_SIZE}, {11, place, 2 * PAGE_SIZE}, {9, place, PAGE_SIZE},
-		      {11, 0, HOST_SPACE_TOP}, {11, place - GiB(4), GiB(4) + PAGE_SIZE}, {231, 0, 0}, {56, 17, 0}};
+		bool copy;
+	} wanted[] = {{9, STRAY, PAGE_SIZE, false},
+		      {9, STRAY, PAGE_SIZE, true},
+		      {11, DATA, PAGE_SIZE, false},
+		      {11, place, 2 * PAGE_SIZE, false},
+		      {9, place, PAGE_SIZE, false},
+		      {11, 0, HOST_SPACE_TOP, false},
+		      {11, place - GiB(4), GiB(4) + PAGE_SIZE, false},
+		      {231, 0, 0, false},
+		      {56, 17, 0, false}};
 	const uint64_t lists[] = {DATA, place + PAGE_SIZE, place + PAGE_SIZE + 32, place + PAGE_SIZE + 8};
 
 	kicks_start(&t, 300000); /* some of it goes round in circles */
 	for (unsigned i = 0; i < ARRAY_LEN(wanted) * ARRAY_LEN(lists); i++) {
 		for (unsigned at = 0; at < PAGE_SIZE / 2; at++) {
-			want(wanted[i / 4].number, wanted[i / 4].at, wanted[i / 4].len, lists[i % 4]);
+			want(wanted[i / 4].number, wanted[i / 4].at, wanted[i / 4].len, lists[i % 4],
+			     wanted[i / 4].copy);
 			state.rip = CODE;
 			state.gpr[15] = place + at;
 			have_changes();
@@ -479,10 +545,49 @@ SPACE_TEST(no_change_of_its_own)
 			if (stop == HOST_SPACE_UNSHOWN)
 				CHECK(show_all());
 			CHECK_EQ(reads(STRAY), HOST_SPACE_FAULT);
+			CHECK_EQ(executes(STRAY), HOST_SPACE_FAULT);
 		}
 		CHECK_EQ(reads(DATA), HOST_SPACE_EXCEPTION);
 	}
 	CHECK(unshown);
+	kicks_stop(&t);
+}
+
+/* jmp *%r15; movl (%rdi), %eax; ud2: what makes the change that is in the list, but of the memory in place of the
+ * copies. */
+SPACE_TEST(no_memory_for_a_copy)
+{
+	const struct host_space_change copy = {
+		.at = CODE, .len = PAGE_SIZE, .rights = HOST_SPACE_EXEC, .copy = 1, .offset = PAGE_SIZE};
+	struct host_thread t;
+
+	if (!SET_UP("\x0f\x0b"))
+		return;
+	memcpy(copies.at + PAGE_SIZE, "\x41\xff\xe7\x8b\x07\x0f\x0b", 7);
+	memcpy(mem.at + PAGE_SIZE, "\x41\xff\xe7\x0f\x0b", 5);
+	CHECK(host_space_change(space, &copy, 1));
+	kicks_start(&t, 300000);
+	for (unsigned at = 0; at < PAGE_SIZE / 2; at++) {
+		CHECK(host_space_change(space, &copy, 1));
+		want(9, CODE, PAGE_SIZE, 0, true);
+		state.gpr[3] = host_spaces_place(from) + PAGE_SIZE;
+		state.gpr[8] = 1;
+		state.gpr[9] = PAGE_SIZE;
+		state.rip = CODE;
+		state.gpr[15] = host_spaces_place(from) + at;
+		memcpy(mem.at + PAGE_SIZE, "\x41\xff\xe7\x0f\x0b", 5);
+		if (run(NULL) == HOST_SPACE_UNSHOWN) {
+			CHECK(show_all());
+			CHECK(host_space_change(space, &copy, 1));
+		}
+		enum host_space_stop stop;
+		do {
+			state.rip = CODE + 3;
+			state.gpr[7] = STACK;
+		} while ((stop = run(NULL)) == HOST_SPACE_KICKED);
+		CHECK_EQ(stop, HOST_SPACE_EXCEPTION);
+		CHECK_EQ(state.rip, CODE + 5);
+	}
 	kicks_stop(&t);
 }
 

@@ -96,6 +96,7 @@ static void page_release(struct tr_engine *eng, struct code_page *page)
 	if (page->next)
 		page_of(eng, page->next)->prev = page->prev;
 	free(page->by_tlb);
+	direct_copy_release(&eng->copies, page->copy);
 	page->next = eng->pages_free;
 	eng->pages_free = record_at(eng, page);
 }
@@ -275,18 +276,27 @@ void code_get(struct tr_vcpu *v, uint64_t gpa, uint64_t tail, uint16_t off, uint
 	make_end(v->engine, exclusive);
 }
 
-static bool claim(struct tr_engine *eng, uint64_t gpa, bool exclusive)
+static uint8_t judge(struct tr_engine *eng, struct code_page *page, const uint8_t *before)
+{
+	const uint8_t *bytes = guest_memory_ptr(eng->mem, page->gpa, PAGE_SIZE, false);
+	if (direct_scan(bytes, before, &eng->direct_host))
+		return DIRECT_FIT;
+	if (!eng->no_copy)
+		page->copy = (uint16_t)direct_copy_make(&eng->copies, bytes, before, &eng->direct_host);
+	return page->copy ? DIRECT_FIT : DIRECT_UNFIT;
+}
+
+static bool claim(struct tr_engine *eng, uint64_t gpa, const uint8_t *before, bool exclusive)
 {
 	struct code_page *page = page_get(eng, gpa, exclusive);
-	const uint8_t *bytes = guest_memory_ptr(eng->mem, gpa, PAGE_SIZE, false);
 	if (page->direct == DIRECT_UNKNOWN)
-		page->direct = direct_scan(bytes, &eng->direct_host) ? DIRECT_FIT : DIRECT_UNFIT;
+		page->direct = judge(eng, page, before);
 	return page->direct == DIRECT_FIT;
 }
 
-bool code_claim(struct tr_vcpu *v, uint64_t gpa)
+bool code_claim(struct tr_vcpu *v, uint64_t gpa, const uint8_t *before)
 {
-	bool exclusive = make_begin(v, gpa, CODE_NO_TAIL), fit = claim(v->engine, gpa, exclusive);
+	bool exclusive = make_begin(v, gpa, CODE_NO_TAIL), fit = claim(v->engine, gpa, before, exclusive);
 	make_end(v->engine, exclusive);
 	return fit;
 }
@@ -404,6 +414,8 @@ static void direct_forget(struct tr_engine *eng, struct code_page *page)
 {
 	if (page->direct == DIRECT_FIT)
 		apart_revoke(eng, page->gpa);
+	direct_copy_release(&eng->copies, page->copy);
+	page->copy = 0;
 	page->direct = page->direct_writes < DIRECT_WRITES ? DIRECT_UNKNOWN : DIRECT_UNFIT;
 	page->direct_writes += page->direct_writes < DIRECT_WRITES;
 }

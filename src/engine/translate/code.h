@@ -144,6 +144,7 @@ struct code_page {
 	uint32_t stray_writes; /* to the page, but to no translated byte */
 	uint8_t direct;        /* DIRECT_*: whether it can run directly */
 	uint8_t direct_writes; /* how often that has been asked anew because it was written to */
+	uint16_t copy;         /* if so, in what is executed in its place (direct_copy_make), or 0 */
 	uint64_t *by_tlb; /* a bit for each offset at which an instruction goes by the TLB though its block has windows;
 			     NULL: nowhere */
 	_Atomic uint32_t bucket[PAGE_BUCKETS];
@@ -216,12 +217,13 @@ struct tr_engine {
 	const uint8_t *glue_miss;               /* R10: linear address; R11: description; R9: where to resume */
 	/* Debug switches. */
 	bool step_only, eager_window, mixed_window, no_link, no_share, no_inline, no_window, no_kernel_window, no_pdep,
-		no_lazy_flags, no_carry, no_trace, no_loop, no_return, no_string, no_reuse, no_decode_cache;
+		no_lazy_flags, no_carry, no_trace, no_loop, no_return, no_copy, no_string, no_reuse, no_decode_cache;
 	bool no_direct, eager_direct;
 	struct direct_host direct_host;
 	struct window_slots slots;
 	struct host_spaces *spaces; /* where user code runs directly; NULL: nowhere */
-	struct profile *profile;    /* NULL when nobody asked */
+	struct direct_copies copies;
+	struct profile *profile; /* NULL when nobody asked */
 	struct engine_stats stats;
 };
 
@@ -310,11 +312,18 @@ void code_destroy(struct tr_engine *eng);
 #define CODE_NO_TAIL UINT64_MAX
 void code_get(struct tr_vcpu *v, uint64_t gpa, uint64_t tail, uint16_t off, uint32_t key);
 /*
- * RAM page `gpa` is about to run directly: it counts as translated, so that no store to it goes unnoticed. False: it
- * cannot, by its instructions. Not in translated code. May flush the cache. The second says whether that is true still.
+ * RAM page `gpa`, behind `before` (or NULL), is about to run directly: it counts as translated, so that no store to it
+ * goes unnoticed. False: it cannot, by its instructions. Not in translated code. May flush the cache. The second says
+ * whether that is true still.
  */
-bool code_claim(struct tr_vcpu *v, uint64_t gpa);
+bool code_claim(struct tr_vcpu *v, uint64_t gpa, const uint8_t *before);
 bool code_is_claimed(const struct tr_engine *eng, uint64_t gpa);
+/* What runs in its place: code_page.copy. */
+static inline unsigned code_copy(const struct tr_engine *eng, uint64_t gpa)
+{
+	const struct code_page *page = atomic_load(&eng->page[guest_memory_page_index(eng->mem, gpa)]);
+	return page ? page->copy : 0;
+}
 /* Makes `link` jump to `to` from now on. */
 void code_link(struct tr_engine *eng, struct tr_link *link, struct block *to);
 /* The block whose host code contains `pc`, and in which part of it that is; or NULL. */

@@ -6,15 +6,17 @@
  * a process, as long as it is seen to pay.
  *
  * Three things make it exact. What is shown is what windows show, and so what a TLB could hold. Pages are shown to be
- * executed only if no instruction in them tells this processor from the guest's (direct_scan.c); no other virtual CPU
- * can change such a page without the process being stopped first, for it counts as translated (code_claim). And it runs
- * there only in a state that Linux gives to programs of its own (direct_fits).
+ * executed only if no instruction in them tells this processor from the guest's (direct_scan.c), or in a copy in which
+ * those that do are faults; no other virtual CPU can change such a page without the process being stopped first, for it
+ * counts as translated (code_claim). And it runs there only in a state that Linux gives to programs of its own
+ * (direct_fits).
  */
 #ifndef DOPPEL_ENGINE_TRANSLATE_DIRECT_H
 #define DOPPEL_ENGINE_TRANSLATE_DIRECT_H
 
 #include "arch/x86/emulate.h"
 #include "engine/translate/window.h"
+#include "host/shared.h"
 #include "host/space.h"
 
 #include <stdatomic.h>
@@ -65,13 +67,44 @@ void direct_kick_slowly(struct tr_vcpu *v);
 /* What of it decides which code can run directly. */
 struct direct_host {
 	unsigned faults;       /* HOST_SPACE_*_FAULTS */
-	uint32_t other_states; /* in its XCR0, and not in that of guests whose code runs directly; or the other way round */
+	uint32_t other_states; /* in its XCR0 or that of guests whose code runs directly, and not in both */
 };
 /*
  * Whether all instructions in a page do the same here as in the guest, and those of which one page has the beginning
- * and another the end.
+ * and another the end. `before`: the page before it, for who knows it; if not, NULL, any of its first bytes may be
+ * where one begins.
  */
-bool direct_scan(const uint8_t *page, const struct direct_host *host);
+bool direct_scan(const uint8_t *page, const uint8_t *before, const struct direct_host *host);
 bool direct_scan_join(const uint8_t *page, const uint8_t *next, const struct direct_host *host);
+/*
+ * A copy of a page that direct_scan refuses, in which each instruction for which it does begins with a fault (HLT), and
+ * so does each, wherever one may begin, in which such a fault would lie. So whoever executes the copy, from whatever
+ * address on, executes what the page has, or comes to a fault in the place of what it has. False: there can be none,
+ * since instructions that begin in the page before would have to fault as well.
+ */
+bool direct_trap(uint8_t *copy, const uint8_t *page, const uint8_t *before, const struct direct_host *host);
+
+/*
+ * direct_copy.c: the copies that there are, for they are shown in place of the pages. Not all of a page may be true in
+ * its copy: so it is executed there and not read, where the host can keep it from that (HOST_SPACE_CODE_FAULTS). With
+ * tr_engine.lock.
+ */
+#define DIRECT_COPIES 256
+struct direct_copies {
+	struct host_shared pages;
+	uint64_t used[DIRECT_COPIES / 64];
+};
+/* False: the reason is in host_error_text(). */
+bool direct_copies_init(struct direct_copies *c);
+void direct_copies_destroy(struct direct_copies *c);
+/* A copy of `page`, by its number, from 1; 0: there can be none. */
+unsigned direct_copy_make(struct direct_copies *c, const uint8_t *page, const uint8_t *before,
+			  const struct direct_host *host);
+void direct_copy_release(struct direct_copies *c, unsigned number);
+/* Where it is in the pages. */
+static inline uint64_t direct_copy_offset(unsigned number)
+{
+	return (number - 1) * PAGE_SIZE;
+}
 
 #endif

@@ -1,6 +1,6 @@
 /*
  * Which pages of code can run directly: those without instructions that tell this processor, or its system, from the
- * guest's and do not fault.
+ * guest's and do not fault; and copies of the others, in which these do.
  *
  * Their bytes are everywhere: 0F 00 is in half of all pages, in front of the number 15. So they count where
  * instructions begin. The processor gets in step within a few instructions wherever it begins, and so does who decodes
@@ -62,7 +62,7 @@ static bool group_15(const uint8_t *code, unsigned at, const struct direct_host 
 {
 	uint8_t modrm = code[at + 2];
 	if (!IN_MEMORY(modrm))
-		return has_rep(code, at) && REG(modrm) < 4; /* RDFSBASE, WRGSBASE … */
+		return has_rep(code, at) && REG(modrm) < 4;                        /* RDFSBASE, WRGSBASE … */
 	return REG(modrm) >= 4 && REG(modrm) <= 6 && !same_states(code, at, host); /* XSAVE, XRSTOR, XSAVEOPT */
 }
 
@@ -123,6 +123,7 @@ static bool is_prefix(uint8_t byte)
 
 #define FAR 64    /* from so far before */
 #define STARTS 24 /* and the next places: nearly all are in step by then */
+#define INSN_MOST 15
 
 static bool only_prefixes(const uint8_t *code, unsigned from, unsigned to)
 {
@@ -143,6 +144,17 @@ static bool begins(const uint8_t *code, unsigned size, unsigned at)
 	for (unsigned i = 0; i < all; i++)
 		come += comes[i];
 	return come * 2 >= all;
+}
+
+/* The same, near the beginning of a page too: `before` is the one before, NULL if it is not known. */
+static bool begins_behind(const uint8_t *before, const uint8_t *page, unsigned at)
+{
+	uint8_t code[2 * FAR + INSN_MOST];
+	if (!before || at >= FAR)
+		return begins(page, PAGE_SIZE, at);
+	memcpy(code, before + PAGE_SIZE - FAR, FAR);
+	memcpy(code + FAR, page, sizeof(code) - FAR);
+	return begins(code, sizeof(code), FAR + at);
 }
 
 #define EACH(byte) (0x0101010101010101ull * (byte))
@@ -167,17 +179,30 @@ static unsigned behind_harmless(const uint8_t *code, unsigned size, unsigned at)
 	return at;
 }
 
-static bool scan(const uint8_t *code, unsigned size, unsigned from, const struct direct_host *host)
+bool direct_scan(const uint8_t *page, const uint8_t *before, const struct direct_host *host)
 {
-	for (unsigned at = behind_harmless(code, size, from); at + 2 < size; at = behind_harmless(code, size, at + 1))
-		if (unlikely(is_sensitive(code, at, host)) && begins(code, size, at))
+	for (unsigned at = behind_harmless(page, PAGE_SIZE, 0); at + 2 < PAGE_SIZE;
+	     at = behind_harmless(page, PAGE_SIZE, at + 1))
+		if (unlikely(is_sensitive(page, at, host)) && begins_behind(before, page, at))
 			return false;
 	return true;
 }
 
-bool direct_scan(const uint8_t *page, const struct direct_host *host)
+#define TRAP 0xf4 /* HLT: a fault where it is, in user code */
+
+/* From the end on: whether an instruction that begins here has a trap in it depends on what is behind. */
+bool direct_trap(uint8_t *copy, const uint8_t *page, const uint8_t *before, const struct direct_host *host)
 {
-	return scan(page, PAGE_SIZE, 0, host);
+	unsigned lowest = PAGE_SIZE + INSN_MOST; /* of the traps so far */
+	memcpy(copy, page, PAGE_SIZE);
+	for (unsigned at = PAGE_SIZE; at--;) {
+		bool sensitive = at + 2 < PAGE_SIZE && is_sensitive(page, at, host) && begins_behind(before, page, at);
+		if (!sensitive && (lowest - at >= INSN_MOST || at + x86_length(page + at, PAGE_SIZE - at) <= lowest))
+			continue;
+		copy[at] = TRAP;
+		lowest = at;
+	}
+	return lowest >= INSN_MOST;
 }
 
 bool direct_scan_join(const uint8_t *page, const uint8_t *next, const struct direct_host *host)
@@ -186,5 +211,8 @@ bool direct_scan_join(const uint8_t *page, const uint8_t *next, const struct dir
 	unsigned before = sizeof(code) - 2;
 	memcpy(code, page + PAGE_SIZE - before, before);
 	memcpy(code + before, next, 2);
-	return scan(code, sizeof(code), before - 2, host);
+	for (unsigned at = before - 2; at < before; at++)
+		if (is_sensitive(code, at, host) && begins(code, sizeof(code), at))
+			return false;
+	return true;
 }

@@ -112,8 +112,7 @@ static bool joins(struct tr_vcpu *v, struct window_space *s, const struct window
 	const uint8_t *before = executed_at(v, s, (p->va & PAGE_MASK) - PAGE_SIZE);
 	const uint8_t *behind = executed_at(v, s, (p->va & PAGE_MASK) + PAGE_SIZE);
 	const struct direct_host *host = &v->engine->direct_host;
-	return (!before || direct_scan_join(before, here, host)) &&
-	       (!behind || direct_scan_join(here, behind, host));
+	return (!before || direct_scan_join(before, here, host)) && (!behind || direct_scan_join(here, behind, host));
 }
 
 /* The page of code at `va`, which can run directly. With the lock. */
@@ -138,13 +137,22 @@ static bool executable(struct tr_vcpu *v, uint64_t va, struct x86_mapping *m)
 	return mmu_translate(&v->cpu, va, ACC_EXEC | ACC_USER, m) == V_DONE && is_ram(v, m->gpa);
 }
 
-/* Out of code. */
+/* Out of code. Whether the page at `va` can run, which is `m` there. */
+static bool claim(struct tr_vcpu *v, uint64_t va, const struct x86_mapping *m)
+{
+	struct x86_mapping b;
+	const uint8_t *before = NULL;
+	if (executable(v, va - PAGE_SIZE, &b))
+		before = guest_memory_ptr(v->engine->mem, b.gpa & PAGE_MASK, PAGE_SIZE, false);
+	return code_claim(v, m->gpa & PAGE_MASK, before);
+}
+
 static void claim_near(struct tr_vcpu *v, uint64_t va)
 {
 	struct x86_mapping m;
 	for (uint64_t at = va - NEAR * PAGE_SIZE; at != va + NEAR * PAGE_SIZE; at += PAGE_SIZE)
 		if (at != va && executable(v, at, &m))
-			code_claim(v, m.gpa & PAGE_MASK);
+			claim(v, at, &m);
 }
 
 /* With the lock. */
@@ -166,15 +174,16 @@ static enum direct_next fetch_fault(struct tr_vcpu *v, struct window_space *s, u
 	if (!executable(v, va, &m))
 		return DIRECT_STEP;
 	vcpu_code_leave(v);
-	bool fit = code_claim(v, m.gpa & PAGE_MASK);
+	va &= PAGE_MASK;
+	bool fit = claim(v, va, &m);
 	if (fit)
-		claim_near(v, va & PAGE_MASK);
+		claim_near(v, va);
 	vcpu_code_enter(v);
 	if (fit) {
 		window_lock(&v->windows.lock);
 		*shown = code_is_claimed(v->engine, m.gpa & PAGE_MASK) && show_code(v, s, va, &m);
 		if (*shown)
-			show_near(v, s, va & PAGE_MASK);
+			show_near(v, s, va);
 		window_unlock(&v->windows.lock);
 	}
 	if (!*shown)
@@ -195,9 +204,9 @@ enum direct_next direct_fault(struct tr_vcpu *v, struct window_space *s, uint64_
 	if (va >= HOST_SPACE_TOP)
 		return DIRECT_STEP;
 	window_lock(&v->windows.lock);
-	struct window_page *p = space_page_of(s, va);
-	bool fetch = is_fetch(rip, va) && !(p && p->va & WINDOW_APART_EXEC);
-	if (!fetch)
+	const struct window_page *p = space_page_of(s, va);
+	bool executed = p && p->va & WINDOW_APART_EXEC, fetch = is_fetch(rip, va) && !executed;
+	if (!fetch && !(executed && code_copy(v->engine, p->gpa))) /* a copy is not to be read */
 		*shown = show_data(v, s, va);
 	window_unlock(&v->windows.lock);
 	return fetch ? fetch_fault(v, s, va, shown) : DIRECT_STEP;

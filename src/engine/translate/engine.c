@@ -34,6 +34,7 @@ static const struct debug_switch {
 	{"no-trace", SWITCH(no_trace)},
 	{"no-loop", SWITCH(no_loop)},
 	{"no-return", SWITCH(no_return)},
+	{"no-copy", SWITCH(no_copy)},
 	{"no-string", SWITCH(no_string)},
 	{"no-reuse", SWITCH(no_reuse)},
 	{"no-decode-cache", SWITCH(no_decode_cache)},
@@ -102,6 +103,7 @@ static void destroy(struct engine *e)
 	window_destroy(eng);
 	code_destroy(eng);
 	host_spaces_destroy(eng->spaces);
+	direct_copies_destroy(&eng->copies);
 	free(eng);
 }
 
@@ -132,8 +134,8 @@ static struct engine *create(const struct engine_config *config, struct error *e
 	eng->eager_window |= eng->mixed_window || eng->eager_direct;
 	eng->no_pdep |= host_pdep_is_slow();
 	eng->no_window |= !host_has_bmi2() || !window_init(eng);
-	if (!eng->no_window && !eng->no_direct)
-		eng->spaces = host_spaces_create(&eng->mem->shared, eng->cpus * WINDOW_SPACES);
+	if (!eng->no_window && !eng->no_direct && direct_copies_init(&eng->copies))
+		eng->spaces = host_spaces_create(&eng->mem->shared, &eng->copies.pages, eng->cpus * WINDOW_SPACES);
 	eng->direct_host.other_states = xcr0 ^ DIRECT_XCR0;
 	if (!code_init(eng, cache, err) || !profile_create(eng, config, err)) {
 		destroy((struct engine *)eng);

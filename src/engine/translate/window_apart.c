@@ -5,6 +5,9 @@
  */
 #include "engine/translate/window_space.h"
 
+#include "engine/translate/code.h"
+#include "engine/translate/direct.h"
+
 #define TOGETHER GiB(1) /* of one change at most; the host wants less than 4 */
 
 /* With the last change where they are one; false: no room. */
@@ -17,7 +20,7 @@ static bool change_add(struct window_space *s, const struct host_space_change *c
 		*last = *c;
 		return true;
 	}
-	if (last && last->rights == c->rights && last->at + last->len == c->at &&
+	if (last && last->rights == c->rights && last->copy == c->copy && last->at + last->len == c->at &&
 	    (!c->rights || last->offset + last->len == c->offset)) {
 		last->len += c->len;
 		return true;
@@ -60,7 +63,7 @@ void apart_release(struct tr_vcpu *v, struct window_space *s)
 
 bool apart_show(struct tr_vcpu *v, struct window_space *s, struct window_page *p, bool exec)
 {
-	const struct host_space_change c = {
+	struct host_space_change c = {
 		.at = p->va & PAGE_MASK,
 		.len = window_page_size(p),
 		.rights = HOST_SPACE_READ | (exec                      ? HOST_SPACE_EXEC
@@ -68,6 +71,12 @@ bool apart_show(struct tr_vcpu *v, struct window_space *s, struct window_page *p
 								       : 0),
 		.offset = window_offset(v->engine->mem, p->gpa, window_page_size(p)),
 	};
+	unsigned copy = exec ? code_copy(v->engine, p->gpa) : 0;
+	if (copy) {
+		c.copy = 1;
+		c.rights = HOST_SPACE_EXEC;
+		c.offset = direct_copy_offset(copy);
+	}
 	if (!host_space_may_show(host_spaces_place(v->engine->spaces), c.at, c.len))
 		return false;
 	if (!change_add(s, &c)) {
