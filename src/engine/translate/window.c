@@ -71,8 +71,11 @@ static void show_faulted(struct tr_vcpu *v, struct window_space *s)
 	uint64_t va = w->faulted & ~1ull, start = __builtin_ia32_rdtsc();
 	w->faulted = 0;
 	if (space_region_find(s, va) >= 0 && mmu_probe(&v->cpu, va, ACC_READ | ACC_USER, &m) &&
-	    space_show(v, s, va, &m, false, s->apart) && s->apart)
-		apart_show(v, s, space_page_of(s, va), false);
+	    space_show(v, s, va, &m, false, s->apart) && s->apart) {
+		struct window_page *p = space_page_of(s, va);
+		if (!(p->va & WINDOW_APART_EXEC)) /* a page of code stays that */
+			apart_show(v, s, p, false);
+	}
 	charge(v, s, __builtin_ia32_rdtsc() - start);
 }
 

@@ -83,7 +83,7 @@ bool apart_show(struct tr_vcpu *v, struct window_space *s, struct window_page *p
 		apart_clear(s);
 		change_add(s, &c);
 	}
-	p->va |= WINDOW_APART | (exec ? WINDOW_APART_EXEC : 0);
+	p->va = (p->va & ~WINDOW_APART_EXEC) | WINDOW_APART | (exec ? WINDOW_APART_EXEC : 0);
 	return true;
 }
 

@@ -1,0 +1,228 @@
+/*
+ * A program's pages changed at random between its runs: others in their place, their rights, their accessed and dirty
+ * bits, what is in them. Each run loads, stores and calls; what comes of it follows from the tables as they are.
+ */
+/* run: doppel=--debug:eager-direct */
+#include "program.h"
+
+const char payload[] = "changes";
+
+#define SPACES 4 /* address spaces at most that take turns, all with the same places */
+#define PLACES 6 /* pages that the program sees, at random places, with holes between some */
+#define PAGES 10 /* and what can be there */
+#define DATA 128 /* where in a page its data is; code that returns its number is at its beginning */
+#define CALL 1   /* what a run does, in this order */
+#define LOAD 2
+#define STORE 4
+#define CR3_KEEP (1ull << 63)
+
+SNIPPET(run_once, 64,
+	"testl $1, %r8d; jz 1f; call *%rbx; 1: testl $2, %r8d; jz 1f; movq (%rdi), %rdx; 1: testl $4, %r8d; jz 1f\n"
+	"movq %r10, (%rsi); 1: ud2");
+
+static struct {
+	u8 *bytes;
+	u32 number;
+	u64 data;
+} page[PAGES];
+static u64 place[PLACES];
+static struct {
+	u64 cr3;
+	volatile u64 *entry[PLACES];
+	bool stale; /* its PCID has translations that may not be true any more */
+} space[SPACES];
+static unsigned spaces, now;
+static bool pcids;
+
+static volatile u64 *entry(unsigned p)
+{
+	return space[now].entry[p];
+}
+
+/* With what is known of it, if all of that is true. */
+static void switch_to(unsigned n)
+{
+	write_cr3(space[n].cr3 | (pcids && !space[n].stale ? CR3_KEEP : 0));
+	space[n].stale = false;
+	now = n;
+}
+
+/* MOV EAX, number; RET */
+static void write_code(unsigned n)
+{
+	page[n].number = (u32)random64();
+	page[n].bytes[0] = 0xb8;
+	memcpy(page[n].bytes + 1, &page[n].number, 4);
+	page[n].bytes[5] = 0xc3;
+}
+
+static void write_data(unsigned n)
+{
+	page[n].data = random64();
+	*(volatile u64 *)(page[n].bytes + DATA) = page[n].data;
+}
+
+static unsigned page_of(unsigned p)
+{
+	unsigned n = 0;
+	while ((u64)page[n].bytes != (*entry(p) & PTE_ADDR))
+		n++;
+	return n;
+}
+
+static void flush(unsigned in, unsigned p)
+{
+	if (in != now)
+		space[in].stale = true;
+	else if (random64() & 1)
+		invlpg(place[p]);
+	else
+		write_cr3(space[now].cr3);
+}
+
+static void change(void)
+{
+	static const u64 bits[] = {PTE_P, PTE_U, PTE_W, PTE_W, PTE_NX, PTE_NX};
+	unsigned p = random64() % PLACES, n = random64() % PAGES, how = random64() % 64, in = random64() % spaces;
+	volatile u64 *e = space[in].entry[p];
+	if (how == 0) {
+		write_code(n);
+	} else if (how < 8) {
+		write_data(n);
+	} else if (how < 40) {
+		*e = how < 20 ? (u64)page[n].bytes | (*e & ~PTE_ADDR) : *e ^ bits[how % 6];
+		flush(in, p);
+	} else if (how < 48) {
+		*e &= how & 1 ? ~PTE_A : ~(PTE_A | PTE_D);
+		flush(in, p);
+	}
+}
+
+/* What an access to the place comes to: the error code of a page fault, or 0. */
+static u64 error_of(u64 e, u64 kind)
+{
+	bool refused = !(e & PTE_U) || (kind == STORE && !(e & PTE_W)) || (kind == CALL && (e & PTE_NX));
+	if ((e & PTE_P) && !refused)
+		return 0;
+	return PF_U | (e & PTE_P ? PF_P : 0) | (kind == STORE ? PF_W : 0) | (kind == CALL ? PF_I : 0);
+}
+
+/* False: it ended in a fault. */
+static bool check_access(const struct trap *t, unsigned p, u64 before, u64 kind)
+{
+	u64 error = error_of(before, kind), address = place[p] + (kind == CALL ? 0 : DATA);
+	if (error) {
+		CHECK_EQ(t->f.vector, PF);
+		CHECK_EQ(t->f.error, error);
+		CHECK_EQ(t->cr2, address);
+		return false;
+	}
+	CHECK(*entry(p) & PTE_A);
+	CHECK(kind != STORE || *entry(p) & PTE_D);
+	return true;
+}
+
+static void check_dirty(const u64 *before, unsigned stored)
+{
+	for (unsigned p = 0; p < PLACES; p++)
+		if (p != stored)
+			CHECK_EQ(*entry(p) & PTE_D, before[p] & PTE_D);
+}
+
+static void run_and_check(struct frame f)
+{
+	unsigned call = random64() % PLACES, load = random64() % PLACES, store = random64() % PLACES;
+	u64 before[PLACES], value = random64();
+	for (unsigned p = 0; p < PLACES; p++)
+		before[p] = *entry(p);
+	f.r8 = random64() & 7;
+	f.rbx = place[call];
+	f.rdi = place[load] + DATA;
+	f.rsi = place[store] + DATA;
+	f.r10 = value;
+	const struct trap *t = run_frame(&f);
+	bool on = true, stored = false;
+	if (f.r8 & CALL && (on = check_access(t, call, before[call], CALL)))
+		CHECK_EQ((u32)t->f.rax, page[page_of(call)].number);
+	if (on && f.r8 & LOAD && (on = check_access(t, load, before[load], LOAD)))
+		CHECK_EQ(t->f.rdx, page[page_of(load)].data);
+	if (on && f.r8 & STORE && (on = stored = check_access(t, store, before[store], STORE))) {
+		CHECK_EQ(*(volatile u64 *)(page[page_of(store)].bytes + DATA), value);
+		page[page_of(store)].data = value;
+	}
+	if (on)
+		CHECK_EQ(t->f.vector, UD);
+	check_dirty(before, stored ? store : PLACES);
+}
+
+/* The tables at hand, with others for the places. */
+static void space_begin(unsigned n)
+{
+	u64 top = (u64)alloc_pages(1);
+	memcpy((void *)top, (void *)(read_cr3() & PTE_ADDR), PAGE);
+	((u64 *)top)[TEST_VA >> 39 & 511] = 0;
+	space[n].cr3 = top | (pcids ? n + 1 : 0);
+	space[n].stale = true;
+	switch_to(n);
+	for (unsigned p = 0; p < PLACES; p++) {
+		space[n].entry[p] = walk(place[p], 1, true);
+		*entry(p) = (u64)page[random64() % PAGES].bytes | PTE_USER;
+	}
+}
+
+static void set_up(void)
+{
+	for (unsigned n = 0; n < PAGES; n++) {
+		page[n].bytes = alloc_pages(1);
+		memcpy(page[n].bytes + 64, "\x0f\xa2", n % 2 ? 2 : 0); /* CPUID, which nobody comes to */
+		write_code(n);
+		write_data(n);
+	}
+	for (unsigned p = 0; p < PLACES; p++)
+		place[p] = TEST_VA + (p * 2 + random64() % 2) * PAGE + (p & 1) * 0x40000000;
+	for (unsigned n = 0; n < spaces; n++)
+		space_begin(n);
+}
+
+#define ROUNDS 4 /* with other pages each */
+static void turns(unsigned n, unsigned changes)
+{
+	u64 first = read_cr3();
+	for (unsigned round = 0; round < ROUNDS; round++) {
+		struct frame f = PROGRAM(run_once);
+		set_up();
+		for (unsigned i = 0; i < n / ROUNDS; i++) {
+			for (unsigned k = random64() % (changes + 1); k; k--)
+				change();
+			if (spaces > 1 && random64() % 3 == 0)
+				switch_to(random64() % spaces);
+			run_and_check(f);
+		}
+		write_cr3(first);
+	}
+}
+
+/* Long between changes, so that an engine comes to know the program; and nothing ever as it was. */
+TEST(seldom)
+{
+	spaces = 1, pcids = false;
+	turns(4000, 1);
+}
+TEST(often)
+{
+	spaces = 1, pcids = false;
+	turns(4000, 6);
+}
+TEST(spaces_take_turns)
+{
+	spaces = SPACES, pcids = false;
+	turns(4000, 2);
+}
+TEST(spaces_with_pcids)
+{
+	if (!HAS_PCID)
+		skip("no PCIDs");
+	write_cr4(CR4_DEFAULT | CR4_PCIDE);
+	spaces = SPACES, pcids = true;
+	turns(4000, 2);
+}
