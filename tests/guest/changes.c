@@ -15,6 +15,7 @@ const char payload[] = "changes";
 #define LOAD 2
 #define STORE 4
 #define CR3_KEEP (1ull << 63)
+#define GLOBAL_PLACES (TEST_VA + 0x40000000) /* every other place, by a page directory of its own */
 
 SNIPPET(run_once, 64,
 	"testl $1, %r8d; jz 1f; call *%rbx; 1: testl $2, %r8d; jz 1f; movq (%rdi), %rdx; 1: testl $4, %r8d; jz 1f\n"
@@ -28,11 +29,12 @@ static struct {
 static u64 place[PLACES];
 static struct {
 	u64 cr3;
-	volatile u64 *entry[PLACES];
+	volatile u64 *entry[PLACES], *global;
 	bool stale; /* its PCID has translations that may not be true any more */
 } space[SPACES];
 static unsigned spaces, now;
 static bool pcids;
+static bool kernel; /* it runs as the kernel does, and every other place is global: the same in all spaces */
 
 static volatile u64 *entry(unsigned p)
 {
@@ -70,9 +72,16 @@ static unsigned page_of(unsigned p)
 	return n;
 }
 
+static bool is_global(unsigned p)
+{
+	return kernel && p & 1;
+}
+
 static void flush(unsigned in, unsigned p)
 {
-	if (in != now)
+	if (is_global(p))
+		invlpg(place[p]);
+	else if (in != now)
 		space[in].stale = true;
 	else if (random64() & 1)
 		invlpg(place[p]);
@@ -98,20 +107,21 @@ static void change(void)
 	}
 }
 
-/* What an access to the place comes to: the error code of a page fault, or 0. */
+#define NO_FAULT ~0ull
+/* What an access to the place comes to: the error code of a page fault, or that. */
 static u64 error_of(u64 e, u64 kind)
 {
-	bool refused = !(e & PTE_U) || (kind == STORE && !(e & PTE_W)) || (kind == CALL && (e & PTE_NX));
+	bool refused = !(kernel || e & PTE_U) || (kind == STORE && !(e & PTE_W)) || (kind == CALL && (e & PTE_NX));
 	if ((e & PTE_P) && !refused)
-		return 0;
-	return PF_U | (e & PTE_P ? PF_P : 0) | (kind == STORE ? PF_W : 0) | (kind == CALL ? PF_I : 0);
+		return NO_FAULT;
+	return (kernel ? 0 : PF_U) | (e & PTE_P ? PF_P : 0) | (kind == STORE ? PF_W : 0) | (kind == CALL ? PF_I : 0);
 }
 
 /* False: it ended in a fault. */
 static bool check_access(const struct trap *t, unsigned p, u64 before, u64 kind)
 {
 	u64 error = error_of(before, kind), address = place[p] + (kind == CALL ? 0 : DATA);
-	if (error) {
+	if (error != NO_FAULT) {
 		CHECK_EQ(t->f.vector, PF);
 		CHECK_EQ(t->f.error, error);
 		CHECK_EQ(t->cr2, address);
@@ -164,9 +174,13 @@ static void space_begin(unsigned n)
 	space[n].cr3 = top | (pcids ? n + 1 : 0);
 	space[n].stale = true;
 	switch_to(n);
+	if (n && kernel)
+		*walk(GLOBAL_PLACES, 3, true) = *space[0].global;
+	space[n].global = walk(GLOBAL_PLACES, 3, true);
 	for (unsigned p = 0; p < PLACES; p++) {
 		space[n].entry[p] = walk(place[p], 1, true);
-		*entry(p) = (u64)page[random64() % PAGES].bytes | PTE_USER;
+		if (!n || !is_global(p))
+			*entry(p) = (u64)page[random64() % PAGES].bytes | PTE_USER | (is_global(p) ? PTE_G : 0);
 	}
 }
 
@@ -179,7 +193,7 @@ static void set_up(void)
 		write_data(n);
 	}
 	for (unsigned p = 0; p < PLACES; p++)
-		place[p] = TEST_VA + (p * 2 + random64() % 2) * PAGE + (p & 1) * 0x40000000;
+		place[p] = (p & 1 ? GLOBAL_PLACES : TEST_VA) + (p * 2 + random64() % 2) * PAGE;
 	for (unsigned n = 0; n < spaces; n++)
 		space_begin(n);
 }
@@ -190,6 +204,8 @@ static void turns(unsigned n, unsigned changes)
 	u64 first = read_cr3();
 	for (unsigned round = 0; round < ROUNDS; round++) {
 		struct frame f = PROGRAM(run_once);
+		if (kernel)
+			f = kernel_frame(f.rip, f.rsp);
 		set_up();
 		for (unsigned i = 0; i < n / ROUNDS; i++) {
 			for (unsigned k = random64() % (changes + 1); k; k--)
@@ -199,30 +215,51 @@ static void turns(unsigned n, unsigned changes)
 			run_and_check(f);
 		}
 		write_cr3(first);
+		write_cr4(read_cr4() & ~CR4_PGE); /* nothing global stays */
+		write_cr4(read_cr4() | CR4_PGE);
 	}
+}
+
+static void test(unsigned in_turns, bool with_pcids, bool as_kernel, unsigned changes)
+{
+	if (with_pcids && !HAS_PCID)
+		skip("no PCIDs");
+	if (with_pcids)
+		write_cr4(CR4_DEFAULT | CR4_PCIDE);
+	spaces = in_turns, pcids = with_pcids, kernel = as_kernel;
+	turns(4000, changes);
 }
 
 /* Long between changes, so that an engine comes to know the program; and nothing ever as it was. */
 TEST(seldom)
 {
-	spaces = 1, pcids = false;
-	turns(4000, 1);
+	test(1, false, false, 1);
 }
 TEST(often)
 {
-	spaces = 1, pcids = false;
-	turns(4000, 6);
+	test(1, false, false, 6);
 }
 TEST(spaces_take_turns)
 {
-	spaces = SPACES, pcids = false;
-	turns(4000, 2);
+	test(SPACES, false, false, 2);
 }
 TEST(spaces_with_pcids)
 {
-	if (!HAS_PCID)
-		skip("no PCIDs");
-	write_cr4(CR4_DEFAULT | CR4_PCIDE);
-	spaces = SPACES, pcids = true;
-	turns(4000, 2);
+	test(SPACES, true, false, 2);
+}
+TEST(kernel_seldom)
+{
+	test(1, false, true, 1);
+}
+TEST(kernel_often)
+{
+	test(1, false, true, 6);
+}
+TEST(kernel_in_spaces)
+{
+	test(SPACES, false, true, 2);
+}
+TEST(kernel_with_pcids)
+{
+	test(SPACES, true, true, 2);
 }
