@@ -263,3 +263,30 @@ TEST(kernel_with_pcids)
 {
 	test(SPACES, true, true, 2);
 }
+
+/*
+ * A page at two places, the second of which is another one's every other time, in spaces that take turns: more than an
+ * engine may know at a time, some of which it knows again.
+ */
+SNIPPET(call_two, 64, "call *%rbx; movl %eax, %edx; call *%rdi; ud2");
+TEST(aliases)
+{
+	u64 first = read_cr3();
+	struct frame f = PROGRAM(call_two);
+	unsigned visits[SPACES] = {0};
+	spaces = SPACES, pcids = kernel = false;
+	set_up();
+	for (unsigned turn = 0; turn < 500; turn++) {
+		unsigned in = random64() % SPACES, n = visits[in]++ % 2;
+		*space[in].entry[0] = (u64)page[0].bytes | PTE_USER;
+		*space[in].entry[1] = (u64)page[n].bytes | PTE_USER;
+		switch_to(in);
+		f.rbx = place[0];
+		f.rdi = place[1];
+		const struct trap *t = run_frame(&f);
+		CHECK_EQ(t->f.vector, UD);
+		CHECK_EQ(t->f.rdx, page[0].number);
+		CHECK_EQ(t->f.rax, page[n].number);
+	}
+	write_cr3(first);
+}

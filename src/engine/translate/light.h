@@ -108,6 +108,7 @@ void tlb_space_changed(struct x86_cpu *cpu);
 void tlb_mode_changed(struct x86_cpu *cpu);
 void jc_flush(struct tr_vcpu *v);       /* empties itlb too */
 void jc_flush_local(struct tr_vcpu *v); /* what is not through global mappings, and all of user code */
+void itlb_flush_user(struct tr_vcpu *v); /* where the quick tables know nothing of user code's pages any more */
 /* Code is executed in linear page `linear`, a piece of one of 2^page_shift bytes: INVLPG of it concerns code. */
 void note_code_at(struct tr_vcpu *v, uint64_t linear, unsigned page_shift);
 /*

@@ -157,8 +157,10 @@ void quick_user_refresh(struct tr_vcpu *v)
 	bool other = v->cpu.cr3 != v->quick_cr3, reuse = !v->engine->no_reuse;
 	if (other && used && reuse)
 		quick_save(v, v->quick_cr3);
-	if (other || !used || !reuse || !pages_stay(v))
+	if (other || !used || !reuse || !pages_stay(v)) {
 		quick_flush(v, false);
+		itlb_flush_user(v); /* what is found there has its place */
+	}
 	if (other && reuse)
 		quick_restore(v, v->cpu.cr3);
 	v->quick_cr3 = v->cpu.cr3;

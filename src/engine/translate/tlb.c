@@ -84,6 +84,11 @@ void jc_flush_local(struct tr_vcpu *v)
 		filter_clear(v, 0);
 }
 
+void itlb_flush_user(struct tr_vcpu *v)
+{
+	itlb_clear(v, MMU_USER);
+}
+
 static void entry_drop(struct tlb_entry *e)
 {
 	atomic_store_explicit(&e->tag_read, TLB_NONE, memory_order_relaxed);
