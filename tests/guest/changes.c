@@ -2,7 +2,6 @@
  * A program's pages changed at random between its runs: others in their place, their rights, their accessed and dirty
  * bits, what is in them. Each run loads, stores and calls; what comes of it follows from the tables as they are.
  */
-/* run: doppel=--debug:eager-direct */
 #include "program.h"
 
 const char payload[] = "changes";

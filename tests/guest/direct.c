@@ -3,7 +3,7 @@
  * Linux' selectors), until something stops it. What stops it, what it must not see, and what others do to its pages
  * meanwhile.
  */
-/* run: cpus=2 doppel=--debug:eager-direct */
+/* run: cpus=2 */
 #include "program.h"
 
 const char payload[] = "direct";

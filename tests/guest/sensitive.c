@@ -2,7 +2,7 @@
  * User code in pages that have CPUID somewhere else, or its like, and run by the processor itself all the same: what
  * they compute, what they read of themselves, and what becomes of them.
  */
-/* run: cpus=2 doppel=--debug:eager-direct */
+/* run: cpus=2 */
 #include "program.h"
 
 const char payload[] = "sensitive";
