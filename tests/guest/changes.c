@@ -29,7 +29,8 @@ static u64 place[PLACES];
 static struct {
 	u64 cr3;
 	volatile u64 *entry[PLACES], *global;
-	bool stale; /* its PCID has translations that may not be true any more */
+	volatile u64 *upper[2]; /* of the page directory: for even places, for odd ones */
+	bool stale;             /* its PCID has translations that may not be true any more */
 } space[SPACES];
 static unsigned spaces, now;
 static bool pcids;
@@ -88,6 +89,35 @@ static void flush(unsigned in, unsigned p)
 		write_cr3(space[now].cr3);
 }
 
+/* Its entry in a page directory has changed: it goes for each place below. */
+static void flush_upper(unsigned in, unsigned odd)
+{
+	for (unsigned p = odd; p < PLACES; p += 2)
+		flush(in, p);
+	for (unsigned n = 0; n < spaces && is_global(odd); n++)
+		space[n].stale |= n != now;
+}
+
+#define RIGHTS (PTE_P | PTE_U | PTE_W | PTE_NX)
+#define ALL_RIGHTS (PTE_P | PTE_U | PTE_W)
+
+/* Some right for many places, which they soon have again. */
+static void change_upper(unsigned in, unsigned how)
+{
+	static const u64 bits[] = {PTE_P, PTE_U, PTE_W, PTE_NX};
+	unsigned odd = random64() & 1;
+	volatile u64 *e = space[in].upper[odd];
+	if (how == 0)
+		*e &= ~PTE_A;
+	else if ((*e & RIGHTS) != ALL_RIGHTS)
+		*e = (*e & ~RIGHTS) | ALL_RIGHTS;
+	else if (how <= 4)
+		*e ^= bits[how - 1];
+	else
+		return;
+	flush_upper(in, odd);
+}
+
 static void change(void)
 {
 	static const u64 bits[] = {PTE_P, PTE_U, PTE_W, PTE_W, PTE_NX, PTE_NX};
@@ -103,11 +133,20 @@ static void change(void)
 	} else if (how < 48) {
 		*e &= how & 1 ? ~PTE_A : ~(PTE_A | PTE_D);
 		flush(in, p);
+	} else {
+		change_upper(in, how - 48);
 	}
 }
 
+/* What both levels let it do there. */
+static u64 rights(unsigned p)
+{
+	u64 e = *entry(p), upper = *space[now].upper[p & 1];
+	return (e & upper & ALL_RIGHTS) | ((e | upper) & PTE_NX);
+}
+
 #define NO_FAULT ~0ull
-/* What an access to the place comes to: the error code of a page fault, or that. */
+/* What an access to a place with such rights comes to: the error code of a page fault, or that. */
 static u64 error_of(u64 e, u64 kind)
 {
 	bool refused = !(kernel || e & PTE_U) || (kind == STORE && !(e & PTE_W)) || (kind == CALL && (e & PTE_NX));
@@ -117,9 +156,9 @@ static u64 error_of(u64 e, u64 kind)
 }
 
 /* False: it ended in a fault. */
-static bool check_access(const struct trap *t, unsigned p, u64 before, u64 kind)
+static bool check_access(const struct trap *t, unsigned p, u64 can, u64 kind)
 {
-	u64 error = error_of(before, kind), address = place[p] + (kind == CALL ? 0 : DATA);
+	u64 error = error_of(can, kind), address = place[p] + (kind == CALL ? 0 : DATA);
 	if (error != NO_FAULT) {
 		CHECK_EQ(t->f.vector, PF);
 		CHECK_EQ(t->f.error, error);
@@ -127,6 +166,7 @@ static bool check_access(const struct trap *t, unsigned p, u64 before, u64 kind)
 		return false;
 	}
 	CHECK(*entry(p) & PTE_A);
+	CHECK(*space[now].upper[p & 1] & PTE_A);
 	CHECK(kind != STORE || *entry(p) & PTE_D);
 	return true;
 }
@@ -141,9 +181,11 @@ static void check_dirty(const u64 *before, unsigned stored)
 static void run_and_check(struct frame f)
 {
 	unsigned call = random64() % PLACES, load = random64() % PLACES, store = random64() % PLACES;
-	u64 before[PLACES], value = random64();
-	for (unsigned p = 0; p < PLACES; p++)
+	u64 before[PLACES], can[PLACES], value = random64();
+	for (unsigned p = 0; p < PLACES; p++) {
 		before[p] = *entry(p);
+		can[p] = rights(p);
+	}
 	f.r8 = random64() & 7;
 	f.rbx = place[call];
 	f.rdi = place[load] + DATA;
@@ -151,11 +193,11 @@ static void run_and_check(struct frame f)
 	f.r10 = value;
 	const struct trap *t = run_frame(&f);
 	bool on = true, stored = false;
-	if (f.r8 & CALL && (on = check_access(t, call, before[call], CALL)))
+	if (f.r8 & CALL && (on = check_access(t, call, can[call], CALL)))
 		CHECK_EQ((u32)t->f.rax, page[page_of(call)].number);
-	if (on && f.r8 & LOAD && (on = check_access(t, load, before[load], LOAD)))
+	if (on && f.r8 & LOAD && (on = check_access(t, load, can[load], LOAD)))
 		CHECK_EQ(t->f.rdx, page[page_of(load)].data);
-	if (on && f.r8 & STORE && (on = stored = check_access(t, store, before[store], STORE))) {
+	if (on && f.r8 & STORE && (on = stored = check_access(t, store, can[store], STORE))) {
 		CHECK_EQ(*(volatile u64 *)(page[page_of(store)].bytes + DATA), value);
 		page[page_of(store)].data = value;
 	}
@@ -176,6 +218,8 @@ static void space_begin(unsigned n)
 	if (n && kernel)
 		*walk(GLOBAL_PLACES, 3, true) = *space[0].global;
 	space[n].global = walk(GLOBAL_PLACES, 3, true);
+	space[n].upper[0] = walk(TEST_VA, 2, true);
+	space[n].upper[1] = walk(GLOBAL_PLACES, 2, true);
 	for (unsigned p = 0; p < PLACES; p++) {
 		space[n].entry[p] = walk(place[p], 1, true);
 		if (!n || !is_global(p))
