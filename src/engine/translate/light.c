@@ -493,6 +493,13 @@ static uint64_t lookup_unshared(struct tr_vcpu *v, uint64_t linear)
 	return block_entry_saved(v->engine, b);
 }
 
+/* block_entry_quick, if the table has it where it is looked for first, else 0. */
+static uint64_t quick_jump_find(const struct tr_vcpu *v, bool kernel, uint64_t linear)
+{
+	const struct quick_jump *e = &v->quick[kernel].jump[linear % QUICK_ENTRIES];
+	return linear % QUICK_ENTRIES && e->minus == -linear ? e->host : 0;
+}
+
 static uint64_t lookup_quick(struct tr_vcpu *v, uint64_t linear)
 {
 	bool kernel = key_ring0(v->key);

@@ -106,8 +106,8 @@ void tlb_flush_page(struct x86_cpu *cpu, uint64_t va, int pcid);
 void tlb_flush_all(struct x86_cpu *cpu, bool global, int pcid);
 void tlb_space_changed(struct x86_cpu *cpu);
 void tlb_mode_changed(struct x86_cpu *cpu);
-void jc_flush(struct tr_vcpu *v);       /* empties itlb too */
-void jc_flush_local(struct tr_vcpu *v); /* what is not through global mappings, and all of user code */
+void jc_flush(struct tr_vcpu *v);        /* empties itlb too */
+void jc_flush_local(struct tr_vcpu *v);  /* what is not through global mappings, and all of user code */
 void itlb_flush_user(struct tr_vcpu *v); /* where the quick tables know nothing of user code's pages any more */
 /* Code is executed in linear page `linear`, a piece of one of 2^page_shift bytes: INVLPG of it concerns code. */
 void note_code_at(struct tr_vcpu *v, uint64_t linear, unsigned page_shift);
@@ -131,7 +131,7 @@ static inline void flags_to_cpu(struct tr_vcpu *v)
 
 static inline void flags_from_cpu(struct tr_vcpu *v)
 {
-	v->saved_flags = (v->cpu.rflags & 0xd5) << 8 | (v->cpu.rflags >> 11 & 1);
+	v->saved_flags = (uint16_t)((v->cpu.rflags & 0xd5) << 8 | (v->cpu.rflags >> 11 & 1));
 }
 
 static inline void set_rip(struct tr_vcpu *v, uint16_t off)

@@ -70,12 +70,6 @@ void quick_jump_fill(struct tr_vcpu *v, bool kernel, uint64_t linear, const stru
 	*e = (struct quick_jump){-linear, (uint64_t)(uintptr_t)block_entry_quick(v->engine, b)};
 }
 
-uint64_t quick_jump_find(const struct tr_vcpu *v, bool kernel, uint64_t linear)
-{
-	const struct quick_jump *e = &v->quick[kernel].jump[linear % QUICK_ENTRIES];
-	return linear % QUICK_ENTRIES && e->minus == -linear ? e->host : 0;
-}
-
 static void show_at(struct tr_vcpu *v, bool kernel, unsigned slot)
 {
 	struct code_place *p = &v->place[slot][kernel];

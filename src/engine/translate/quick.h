@@ -98,7 +98,6 @@ struct quick_turns {
 /* `kernel`: CPL 0's, not user code's. Code with windows is going to run. */
 void quick_begin(struct tr_vcpu *v, bool kernel);
 void quick_jump_fill(struct tr_vcpu *v, bool kernel, uint64_t linear, const struct block *b);
-uint64_t quick_jump_find(const struct tr_vcpu *v, bool kernel, uint64_t linear); /* block_entry_quick, or 0 */
 /*
  * Code of `page` may be executed at `linear` from now on. False: it was executed elsewhere since the last flush, and
  * all that is known must be flushed first.

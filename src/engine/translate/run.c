@@ -222,7 +222,7 @@ bool run_claim_fault(struct host_fault_context *ctx)
 			return true;
 	}
 	if (m.flags_in_host)
-		v->saved_flags = (ctx->rflags & 0xd5) << 8 | (ctx->rflags >> 11 & 1);
+		v->saved_flags = (uint16_t)((ctx->rflags & 0xd5) << 8 | (ctx->rflags >> 11 & 1));
 	if (key_windowed(b->key))
 		v->vpage = v->place[page_of(v->engine, b->page)->slot][key_ring0(b->key)].linear;
 	v->rip_off = m.off;

@@ -104,9 +104,10 @@ struct tr_vcpu {
 	struct x86_cpu cpu; /* first: its general registers are at gs:[0] */
 
 	/* Reached by translated code and the glue, at VCPU_OFF from the GS base. */
-	uint64_t vpage;          /* linear address of the page that the running block's code is in; code with windows
-				    says it when it is left */
-	uint64_t saved_flags;    /* low 16 bits: AH of LAHF in the high byte, OF in the low one */
+	uint64_t vpage;       /* linear address of the page that the running block's code is in; code with windows
+				 says it when it is left */
+	uint16_t saved_flags; /* AH of LAHF in the high byte, OF in the low one; to be loaded by no more than what has
+				 been stored, which would wait for it */
 	_Atomic uint64_t run_on; /* 0: leave at the next poll (any thread sets that), else QUICK_MASK. One word, so that
 				    those that poll agree */
 	_Atomic uint64_t return_mask; /* 0 when run_on is, or at once after, else RETURN_MASK */
