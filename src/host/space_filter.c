@@ -23,7 +23,7 @@ struct filter {
 _Static_assert(sizeof(struct sock_fprog) == 16 && sizeof(struct sock_filter) == 8, "as in Linux");
 
 #define FIELD(name) offsetof(struct seccomp_data, name)
-#define ARG(n) (FIELD(args) + 8 * (n))
+#define ARG(n) (FIELD(args) + sizeof(uint64_t) * (n))
 #define HIGH 4 /* the upper half of a field is there */
 
 static void add(struct filter *f, struct sock_filter insn)

@@ -149,7 +149,7 @@ uint64_t host_spaces_place(const struct host_spaces *from)
 
 struct host_spaces *host_spaces_create(const struct host_shared *mem, const struct host_shared *copies, unsigned most)
 {
-	struct host_spaces *from = calloc(1, sizeof(*from) + most * sizeof(from->space[0]));
+	struct host_spaces *from = calloc(1, sizeof(*from) + most * sizeof(struct host_space *));
 
 	if (!from) {
 		host_fail();

@@ -1,10 +1,15 @@
 /* Copies of pages of code in which some instructions are faults: which of them are whose. See direct.h. */
 #include "engine/translate/direct.h"
 
+#include "host/host.h"
+
 bool direct_copies_init(struct direct_copies *c)
 {
 	*c = (struct direct_copies){0};
-	return host_shared_alloc(&c->pages, DIRECT_COPIES * PAGE_SIZE);
+	if (!host_shared_alloc(&c->pages, DIRECT_COPIES * PAGE_SIZE))
+		return false;
+	host_memory_hide(c->pages.at, c->pages.size); /* guest memory, too */
+	return true;
 }
 
 void direct_copies_destroy(struct direct_copies *c)
