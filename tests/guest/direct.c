@@ -194,11 +194,6 @@ TEST(changed_between)
 /* Another processor's data and code: it waits for a word, and for an instruction to become another. */
 SNIPPET(spin_on_word, 64, "movl $1, (%rdi); 1: cmpl $2, (%rdi); jne 1b; movl $3, (%rdi); ud2");
 SNIPPET(spin_on_code, 64, "movl $1, (%rdi); 1: jmp 1b; movl $3, (%rdi); ud2");
-static void run_there(void *f)
-{
-	enable_for_programs();
-	run_to_end(f);
-}
 static void check_spin(const u8 *begin, const u8 *end, void (*change)(void))
 {
 	if (cpus < 2)

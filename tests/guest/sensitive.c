@@ -19,6 +19,14 @@ static void check_answer(void)
 	CHECK(!memcmp(page_at(USER_DATA), want, sizeof(want)));
 }
 
+/* Where a byte is for the first time from `at` on. */
+static unsigned find(const volatile u8 *code, unsigned at, u8 byte)
+{
+	while (code[at] != byte)
+		at++;
+	return at;
+}
+
 /* In turns with what is not sensitive, before it, behind it, and straight through. */
 SNIPPET(in_turns, 64,
 	"movl $300, %r15d; xorl %r14d, %r14d; 1: movl $100, %r13d; 2: addq %r13, %r14; decl %r13d; jnz 2b\n" ASK
@@ -79,9 +87,7 @@ TEST(reads_itself)
 	invlpg(USER_CODE);
 	struct trap *t = run_to_end(&f);
 	const u8 *code = page_at(USER_CODE), *data = page_at(USER_DATA);
-	unsigned at = 0;
-	while (code[at] != 0x90)
-		at++;
+	unsigned at = find(code, 0, 0x90);
 	u64 want = 0;
 	for (unsigned i = 0; i < 64; i++)
 		want = want * 31 + code[at + i];
@@ -120,9 +126,7 @@ TEST(changed_between)
 {
 	struct frame f = PROGRAM(changing);
 	volatile u8 *code = page_at(USER_CODE);
-	unsigned imm = 0, ask = 0;
-	while (code[imm] != 0x11)
-		imm++;
+	unsigned imm = find(code, 0, 0x11), ask = 0;
 	while (code[ask] != 0x0f || code[ask + 1] != 0xa2)
 		ask++;
 	f.rdi = USER_DATA;
@@ -153,11 +157,6 @@ TEST(changes_itself)
 
 /* Another processor's code, in a page with CPUID: it waits for an instruction to become another. */
 SNIPPET(spin, 64, "movl $1, 64(%rdi); 1: jmp 1b; movl $3, 64(%rdi); nop; nop; " ASK "ud2");
-static void run_there(void *f)
-{
-	enable_for_programs();
-	run_to_end(f);
-}
 TEST(code_of_another)
 {
 	if (cpus < 2)
@@ -193,9 +192,7 @@ TEST(many_pages)
 			u8 *code = page + i * PAGE;
 			memset(code, 0x90, 64);
 			memcpy(code + 16, one_of_many, one_of_many_end - one_of_many);
-			unsigned imm = 16;
-			while (code[imm] != 0x11)
-				imm++;
+			unsigned imm = find(code, 16, 0x11);
 			u32 constant = i * 77 + turn;
 			memcpy(code + imm, &constant, 4);
 			want += 3 * constant;

@@ -20,6 +20,13 @@ static inline struct trap *run_to_end(const struct frame *f)
 	return t;
 }
 
+/* The same on another processor (smp_post). */
+static inline void run_there(void *f)
+{
+	enable_for_programs();
+	run_to_end(f);
+}
+
 /* Where the page that the program has at `va` is. */
 static inline void *page_at(u64 va)
 {
