@@ -103,6 +103,8 @@ struct x86_cpuid_model;
 void x86_decode(struct x86_insn *insn, const uint8_t *p, size_t len, enum x86_mode mode,
 		const struct x86_cpuid_model *model);
 
+#define X86_INSN_MAX 15 /* bytes; what has more is CLS_TOOLONG */
+
 /*
  * How many bytes an instruction in 64-bit mode has by its encoding alone, whether there is such a one or not; more than
  * `len`: not all of them are there. Quicker than x86_decode by far.

@@ -303,7 +303,7 @@ bool code_claim(struct tr_vcpu *v, uint64_t gpa, const uint8_t *before)
 
 bool code_is_claimed(const struct tr_engine *eng, uint64_t gpa)
 {
-	const struct code_page *page = atomic_load(&eng->page[guest_memory_page_index(eng->mem, gpa)]);
+	const struct code_page *page = code_page_at(eng, gpa);
 	return page && page->direct == DIRECT_FIT;
 }
 
@@ -502,7 +502,7 @@ void code_written(struct tr_engine *eng, struct tr_vcpu *self, uint64_t gpa, uin
 	for (uint64_t at = gpa; at < end; at = (at & PAGE_MASK) + PAGE_SIZE) {
 		if (!guest_memory_ptr(eng->mem, at, 1, false))
 			continue;
-		struct code_page *page = atomic_load(&eng->page[guest_memory_page_index(eng->mem, at)]);
+		struct code_page *page = code_page_at(eng, at);
 		if (page)
 			page_written(eng, page, at & ~PAGE_MASK, (unsigned)MIN(end - (at & PAGE_MASK), PAGE_SIZE));
 	}
@@ -514,7 +514,7 @@ void code_written(struct tr_engine *eng, struct tr_vcpu *self, uint64_t gpa, uin
 static void go_by_tlb(struct tr_engine *eng, uint64_t gpa)
 {
 	unsigned off = gpa & ~PAGE_MASK;
-	struct code_page *page = atomic_load(&eng->page[guest_memory_page_index(eng->mem, gpa)]);
+	struct code_page *page = code_page_at(eng, gpa);
 	if (page && !page->by_tlb)
 		page->by_tlb = calloc(PAGE_WORDS, sizeof(*page->by_tlb));
 	if (!page || !page->by_tlb)

@@ -291,6 +291,12 @@ static inline uint32_t code_at(const struct tr_engine *eng, const uint8_t *rw)
 	return (uint32_t)(rw - eng->code.rw);
 }
 
+/* The record of RAM page `gpa`, NULL where nobody has made one. */
+static inline struct code_page *code_page_at(const struct tr_engine *eng, uint64_t gpa)
+{
+	return atomic_load(&eng->page[guest_memory_page_index(eng->mem, gpa)]);
+}
+
 static inline struct block *block_find(const struct tr_engine *eng, struct code_page *page, uint16_t off, uint32_t key)
 {
 	if (!page)
@@ -321,7 +327,7 @@ bool code_is_claimed(const struct tr_engine *eng, uint64_t gpa);
 /* What runs in its place: code_page.copy. */
 static inline unsigned code_copy(const struct tr_engine *eng, uint64_t gpa)
 {
-	const struct code_page *page = atomic_load(&eng->page[guest_memory_page_index(eng->mem, gpa)]);
+	const struct code_page *page = code_page_at(eng, gpa);
 	return page ? page->copy : 0;
 }
 /* Makes `link` jump to `to` from now on. */

@@ -123,7 +123,6 @@ static bool is_prefix(uint8_t byte)
 
 #define FAR 64    /* from so far before */
 #define STARTS 24 /* and the next places: nearly all are in step by then */
-#define INSN_MOST 15
 
 static bool only_prefixes(const uint8_t *code, unsigned from, unsigned to)
 {
@@ -149,7 +148,7 @@ static bool begins(const uint8_t *code, unsigned size, unsigned at)
 /* The same, near the beginning of a page too: `before` is the one before, NULL if it is not known. */
 static bool begins_behind(const uint8_t *before, const uint8_t *page, unsigned at)
 {
-	uint8_t code[2 * FAR + INSN_MOST];
+	uint8_t code[2 * FAR + X86_INSN_MAX];
 	if (!before || at >= FAR)
 		return begins(page, PAGE_SIZE, at);
 	memcpy(code, before + PAGE_SIZE - FAR, FAR);
@@ -193,16 +192,16 @@ bool direct_scan(const uint8_t *page, const uint8_t *before, const struct direct
 /* From the end on: whether an instruction that begins here has a trap in it depends on what is behind. */
 bool direct_trap(uint8_t *copy, const uint8_t *page, const uint8_t *before, const struct direct_host *host)
 {
-	unsigned lowest = PAGE_SIZE + INSN_MOST; /* of the traps so far */
+	unsigned lowest = PAGE_SIZE + X86_INSN_MAX; /* of the traps so far */
 	memcpy(copy, page, PAGE_SIZE);
 	for (unsigned at = PAGE_SIZE; at--;) {
 		bool sensitive = at + 2 < PAGE_SIZE && is_sensitive(page, at, host) && begins_behind(before, page, at);
-		if (!sensitive && (lowest - at >= INSN_MOST || at + x86_length(page + at, PAGE_SIZE - at) <= lowest))
+		if (!sensitive && (lowest - at >= X86_INSN_MAX || at + x86_length(page + at, PAGE_SIZE - at) <= lowest))
 			continue;
 		copy[at] = TRAP;
 		lowest = at;
 	}
-	return lowest >= INSN_MOST;
+	return lowest >= X86_INSN_MAX;
 }
 
 bool direct_scan_join(const uint8_t *page, const uint8_t *next, const struct direct_host *host)

@@ -191,12 +191,10 @@ static enum direct_next fetch_fault(struct tr_vcpu *v, struct window_space *s, u
 	return DIRECT_AGAIN;
 }
 
-#define INSN_MAX 15
-
 /* What a fetch faults at: the instruction, or the page that it goes on in. */
 static bool is_fetch(uint64_t rip, uint64_t va)
 {
-	return va == rip || ((va & ~PAGE_MASK) == 0 && va - rip < INSN_MAX);
+	return va == rip || ((va & ~PAGE_MASK) == 0 && va - rip < X86_INSN_MAX);
 }
 
 enum direct_next direct_fault(struct tr_vcpu *v, struct window_space *s, uint64_t rip, uint64_t va, bool *shown)

@@ -438,7 +438,7 @@ static struct code_page *itlb_fill(struct tr_vcpu *v, struct itlb_entry *e, uint
 	enum verdict r = mmu_translate(&v->cpu, linear, ACC_EXEC | x86_access_mode(&v->cpu), &m);
 	if (r != V_DONE || !guest_memory_ptr(v->engine->mem, m.gpa, 1, false))
 		return NULL;
-	struct code_page *page = atomic_load(&v->engine->page[guest_memory_page_index(v->engine->mem, m.gpa)]);
+	struct code_page *page = code_page_at(v->engine, m.gpa);
 	if (!page)
 		return NULL;
 	execute_at(v, page, linear); /* it may flush: the entry counts from here on */

@@ -458,7 +458,7 @@ static void print_part(const struct report *r, const struct place *place, const 
 /* Each guest instruction, and the host's that it has become; the cold code that they jump to comes last. */
 static void print_block(const struct report *r, const struct place *place)
 {
-	struct code_page *page = atomic_load(&r->eng->page[guest_memory_page_index(r->eng->mem, place->gpa)]);
+	struct code_page *page = code_page_at(r->eng, place->gpa);
 	const struct block *b = block_find(r->eng, page, place->gpa & ~PAGE_MASK, place->key);
 
 	if (!b) {

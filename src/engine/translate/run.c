@@ -43,14 +43,12 @@ static bool run_step(struct tr_vcpu *v)
 	return r != V_EXIT;
 }
 
-#define INSN_MAX 15
-
 /* The RAM page after `linear`'s, where an instruction at `linear` may reach into it and it is there. */
 static uint64_t tail_page(struct tr_vcpu *v, uint64_t linear)
 {
 	struct x86_cpu *cpu = &v->cpu;
 	struct x86_mapping m;
-	if ((linear & ~PAGE_MASK) <= PAGE_SIZE - INSN_MAX)
+	if ((linear & ~PAGE_MASK) <= PAGE_SIZE - X86_INSN_MAX)
 		return CODE_NO_TAIL;
 	linear = (linear & PAGE_MASK) + PAGE_SIZE;
 	if (!x86_canonical(linear) || mmu_translate(cpu, linear, ACC_EXEC | x86_access_mode(cpu), &m) != V_DONE ||
