@@ -1,4 +1,6 @@
-/* Running code in a space and changing what is shown there, by ptrace(2). How the processes come to be: space_start.c.
+/*
+ * Running code in a space and changing what is shown there, by ptrace(2). How the processes come to be: space_start.c,
+ * space_new.c.
  */
 #include "host/space_internal.h"
 
@@ -7,7 +9,6 @@
 #include "host/internal.h"
 #include "host/space_program.h"
 
-#include <cpuid.h>
 #include <elf.h>
 #include <linux/seccomp.h>
 #include <sched.h>
@@ -95,13 +96,16 @@ static void let_kicks(bool through)
 
 /* --- stops */
 
-static bool wait_stop(struct host_space *s, int *status)
-{
-	struct rusage usage;
+#define USAGE_STOPS 8 /* how often it is asked what the process has used: that takes longer than to wait for it */
 
-	if (RETRY_EINTR(wait4(s->pid, status, __WALL, &usage)) != s->pid || !WIFSTOPPED(*status))
+bool space_wait_stop(struct host_space *s, int *status)
+{
+	struct rusage usage, *wanted = s->stops % USAGE_STOPS ? NULL : &usage;
+
+	if (RETRY_EINTR(wait4(s->pid, status, __WALL, wanted)) != s->pid || !WIFSTOPPED(*status))
 		return false;
-	s->page_faults = (uint64_t)usage.ru_minflt;
+	if (wanted)
+		s->page_faults = (uint64_t)usage.ru_minflt;
 	return true;
 }
 
@@ -128,26 +132,6 @@ static bool resume(struct host_space *s, bool calls)
 	return !ptrace(calls ? PTRACE_CONT : PTRACE_SYSEMU, s->pid, NULL, NULL);
 }
 
-static uint64_t routine(const struct host_space *s, const uint8_t *label)
-{
-	return s->from->place + (uint64_t)(label - host_space_program);
-}
-
-static uint64_t control_page(const struct host_space *s)
-{
-	return s->from->place + PAGE_SIZE;
-}
-
-/* Registers for a routine of the program's. */
-static struct user_regs_struct regs_at(const struct host_space *s, const uint8_t *label)
-{
-	return (struct user_regs_struct){.rip = routine(s, label),
-					 .cs = HOST_SPACE_CS,
-					 .ss = HOST_SPACE_SS,
-					 .orig_rax = (uint64_t)-1,
-					 .eflags = 2};
-}
-
 /* Lets a routine go on. The signal that ended it: SIGTRAP where all went well; 0: the process is no more. */
 static int signal_of_routine(struct host_space *s)
 {
@@ -156,7 +140,7 @@ static int signal_of_routine(struct host_space *s)
 	for (;;) {
 		siginfo_t info;
 
-		if (!resume(s, true) || !wait_stop(s, &status))
+		if (!resume(s, true) || !space_wait_stop(s, &status))
 			return 0;
 		if (status >> 16 || ptrace(PTRACE_GETSIGINFO, s->pid, NULL, &info) || info.si_code <= 0)
 			continue; /* somebody has sent it */
@@ -164,175 +148,10 @@ static int signal_of_routine(struct host_space *s)
 	}
 }
 
-static int signal_of_routine_from(struct host_space *s, struct user_regs_struct *regs)
+int space_signal_of_routine(struct host_space *s, struct user_regs_struct *regs)
 {
+	s->seen_regs = false;
 	return ptrace(PTRACE_SETREGS, s->pid, NULL, regs) ? 0 : signal_of_routine(s);
-}
-
-static bool run_routine(struct host_space *s, struct user_regs_struct *regs)
-{
-	return signal_of_routine_from(s, regs) == SIGTRAP;
-}
-
-static bool remote_call(struct host_space *s, long number, uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e,
-			uint64_t f, uint64_t want)
-{
-	struct user_regs_struct regs = regs_at(s, host_space_call);
-
-	regs.rax = (uint64_t)number;
-	regs.rdi = a;
-	regs.rsi = b;
-	regs.rdx = c;
-	regs.r10 = d;
-	regs.r8 = e;
-	regs.r9 = f;
-	return run_routine(s, &regs) && !ptrace(PTRACE_GETREGS, s->pid, NULL, &regs) && regs.rax == want;
-}
-
-/* --- making one */
-
-static bool seize(struct host_space *s)
-{
-	int status;
-
-	return !ptrace(PTRACE_SEIZE, s->pid, NULL, PTRACE_O_EXITKILL | PTRACE_O_TRACESYSGOOD) &&
-	       !ptrace(PTRACE_INTERRUPT, s->pid, NULL, NULL) && wait_stop(s, &status);
-}
-
-static bool learn_xstate(struct host_space *s)
-{
-	struct iovec io = {s->image, sizeof(s->image)};
-
-	if (ptrace(PTRACE_GETREGSET, s->pid, NT_X86_XSTATE, &io) || io.iov_len < HOST_SPACE_XSTATE)
-		return false;
-	s->xstate = io.iov_len;
-	return true;
-}
-
-static bool faults(struct host_space *s, const uint8_t *label)
-{
-	struct user_regs_struct regs = regs_at(s, label);
-
-	return signal_of_routine_from(s, &regs) == SIGSEGV;
-}
-
-/* Linux gives what can only be executed a protection key of its own, whose rights are in the thread's PKRU (pkeys(7)).
- */
-static bool code_faults(struct host_space *s)
-{
-	const uint64_t at = HOST_SPACE_LOWEST, flags = MAP_SHARED | MAP_FIXED;
-	struct user_regs_struct regs = regs_at(s, host_space_read);
-	uint32_t a, b = 0, c, d;
-
-	__cpuid_count(0xd, 9, a, b, c, d); /* PKRU's place in XSAVE's standard format */
-	if (b < HOST_SPACE_XSTATE || b + sizeof(s->pkru) > s->xstate ||
-	    !remote_call(s, SYS_mmap, at, PAGE_SIZE, PROT_EXEC, flags, SPACE_FD_COPIES, 0, at))
-		return false;
-	regs.rdi = at;
-	bool fault = signal_of_routine_from(s, &regs) == SIGSEGV && learn_xstate(s);
-	memcpy(&s->pkru, s->image + b, sizeof(s->pkru));
-	s->pkru_at = fault ? b : 0;
-	return remote_call(s, SYS_munmap, at, PAGE_SIZE, 0, 0, 0, 0, 0) && fault;
-}
-
-static bool stops(struct host_space *s)
-{
-	struct host_space_state state = {
-		.rip = routine(s, host_space_stop), .rflags = 2, .sel = {0, HOST_SPACE_CS, HOST_SPACE_SS, 0, 0, 0}};
-	uint64_t address;
-
-	return host_space_run(s, &state, &address) == HOST_SPACE_INT3;
-}
-
-#define STOPS_TIMED 8
-
-/* There and back: the quickest, for others may want the processor. */
-static uint64_t time_stops(struct host_space *s)
-{
-	uint64_t least = UINT64_MAX;
-
-	for (unsigned i = 0; i < STOPS_TIMED; i++) {
-		uint64_t from = host_now_ns();
-		stops(s);
-		uint64_t took = host_now_ns() - from;
-		least = MIN(least, took);
-	}
-	return least;
-}
-
-#define FAULTS_TIMED 16
-
-/* What it takes Linux to put a page where there is none yet. */
-static uint64_t time_page_faults(void)
-{
-	const size_t size = FAULTS_TIMED * PAGE_SIZE;
-	volatile uint8_t *p = host_memory_alloc(size);
-	uint64_t from = host_thread_time_ns();
-
-	for (size_t i = 0; p && i < size; i += PAGE_SIZE)
-		p[i] = 1;
-	uint64_t took = (host_thread_time_ns() - from) / FAULTS_TIMED;
-	if (p)
-		host_memory_free((void *)p, size);
-	return took;
-}
-
-/* All signals were blocked so far. */
-static bool set_up(struct host_space *s, unsigned index)
-{
-	const uint64_t flags = MAP_SHARED | MAP_FIXED, offset = (uint64_t)index * PAGE_SIZE;
-
-	if (!seize(s) || !learn_xstate(s) ||
-	    !remote_call(s, SYS_rt_sigprocmask, SIG_SETMASK, routine(s, host_space_zeros), 0, 8, 0, 0, 0) ||
-	    !remote_call(s, SYS_mmap, control_page(s), PAGE_SIZE, PROT_READ, flags, SPACE_FD_CONTROL, offset,
-			 control_page(s)) ||
-	    !stops(s))
-		return false;
-	s->faults = (faults(s, host_space_tsc) ? HOST_SPACE_TSC_FAULTS : 0) |
-		    (faults(s, host_space_int80) ? HOST_SPACE_INT80_FAULTS : 0) |
-		    (code_faults(s) ? HOST_SPACE_CODE_FAULTS : 0);
-	return remote_call(s, SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, space_filter_second(s->from->place), 0, 0, 0, 0);
-}
-
-/* The lock is held. */
-static struct host_space *make(struct host_spaces *from)
-{
-	if (from->failed || from->made == from->most)
-		return NULL;
-	struct host_space *s = aligned_alloc(64, sizeof(*s));
-	if (!s)
-		return NULL;
-	unsigned index = from->made + 1;
-	*s = (struct host_space){.cpu = -1,
-				 .pid = spaces_fork(from),
-				 .tracer = (pid_t)syscall(SYS_gettid),
-				 .from = from,
-				 .control = from->control + index * PAGE_SIZE};
-	if (s->pid > 0 && set_up(s, index)) {
-		if (!from->made) {
-			from->page_fault_ns = time_page_faults();
-			from->stop_ns = time_stops(s);
-		}
-		from->space[from->made++] = s;
-		return s;
-	}
-	from->failed |= s->pid > 0; /* this host's rules are against it */
-	free(s);
-	return NULL;
-}
-
-struct host_space *host_space_create(struct host_spaces *from)
-{
-	spaces_start_late(from);
-	host_lock(&from->lock);
-	struct host_space *s = make(from);
-	host_unlock(&from->lock);
-	return s;
-}
-
-unsigned host_space_faults(const struct host_space *s)
-{
-	return s->faults;
 }
 
 /* Linux's clock of a process: its number, negated, and 2 for the time that it has been scheduled (CPUCLOCK_SCHED). */
@@ -354,7 +173,7 @@ uint64_t host_space_system_ns(struct host_space *s)
 
 	s->page_faults_seen = s->page_faults;
 	s->stops_seen = s->stops;
-	return faults * s->from->page_fault_ns + stops * s->from->stop_ns / 2;
+	return faults * s->from->costs.page_fault + stops * s->from->costs.stop / 2;
 }
 
 /* --- what is shown */
@@ -364,14 +183,14 @@ static void control_set(struct host_space *s, size_t at, uint64_t value)
 	memcpy(s->control + at, &value, sizeof(value));
 }
 
-static bool make_changes(struct host_space *s)
+bool space_make_changes(struct host_space *s)
 {
-	struct user_regs_struct regs = regs_at(s, host_space_changes);
+	struct user_regs_struct regs = space_regs_at(s, host_space_changes);
 
-	regs.rbx = control_page(s);
+	regs.rbx = space_control_page(s);
 	s->changes = 0;
 	control_set(s, CONTROL_STOP, 1);
-	return run_routine(s, &regs);
+	return space_signal_of_routine(s, &regs) == SIGTRAP;
 }
 
 bool host_space_change(struct host_space *s, const struct host_space_change *list, unsigned n)
@@ -381,7 +200,7 @@ bool host_space_change(struct host_space *s, const struct host_space_change *lis
 	ENSURE(n <= HOST_SPACE_CHANGES);
 	if (!n)
 		return true;
-	bool made = !s->changes || make_changes(s);
+	bool made = !s->changes || space_make_changes(s);
 	memcpy(s->control, list, n * sizeof(*list));
 	memcpy(s->control + n * sizeof(*list), &last, sizeof(last));
 	control_set(s, CONTROL_END, n * sizeof(*list));
@@ -400,7 +219,7 @@ bool host_space_set_xstate(struct host_space *s, const uint8_t *image)
 	struct iovec io = {s->image, s->xstate};
 	uint64_t header[8] = {0};
 
-	if (s->xstate_seen && !memcmp(s->seen, image, HOST_SPACE_XSTATE))
+	if (s->xstate_seen && !memcmp(s->seen_xstate, image, HOST_SPACE_XSTATE))
 		return true;
 	memcpy(s->image, image, HOST_SPACE_XSTATE);
 	memcpy(&header[0], image + XSTATE_HEADER, sizeof(header[0]));
@@ -426,7 +245,7 @@ bool host_space_get_xstate(struct host_space *s, uint8_t *image)
 	memcpy(&bits, image + XSTATE_HEADER, sizeof(bits));
 	bits &= XSTATE_OURS;
 	memcpy(image + XSTATE_HEADER, &bits, sizeof(bits));
-	memcpy(s->seen, image, HOST_SPACE_XSTATE);
+	memcpy(s->seen_xstate, image, HOST_SPACE_XSTATE);
 	s->xstate_seen = true;
 	return true;
 }
@@ -457,30 +276,70 @@ static void regs_set(struct user_regs_struct *regs, const struct host_space_stat
 		memcpy(reg(regs, sel_place[i]), &state->sel[i], sizeof(uint16_t));
 }
 
-/* Changes first, which go on with what the control page has. */
-static void regs_set_for_changes(struct host_space *s, struct user_regs_struct *regs,
-				 const struct host_space_state *state)
+static bool in_program(const struct host_space *s, uint64_t rip)
+{
+	return rip - s->from->place < PAGE_SIZE;
+}
+
+/* Where the program can go on: it would fault itself, or go on in itself for ever. */
+static bool can_go_on_at(const struct host_space *s, uint64_t rip)
+{
+	return rip < HOST_SPACE_TOP && !in_program(s, rip);
+}
+
+#define TF BIT(8)
+
+/* The process differs from `state` in nothing but what the program loads from its control page. */
+static bool program_can_load(const struct host_space *s, const struct host_space_state *state)
+{
+	return s->seen_regs && !((s->seen.rflags | state->rflags) & TF) && s->seen.fs_base == state->fs_base &&
+	       s->seen.gs_base == state->gs_base && !memcmp(s->seen.sel, state->sel, sizeof(state->sel));
+}
+
+static void control_set_state(struct host_space *s, const struct host_space_state *state)
 {
 	control_set(s, CONTROL_STOP, 0);
 	control_set(s, CONTROL_RIP, state->rip);
 	control_set(s, CONTROL_RFLAGS, state->rflags);
 	memcpy(s->control + CONTROL_REGS, state->gpr, sizeof(state->gpr));
-	regs->rip = routine(s, host_space_changes);
-	regs->rbx = control_page(s);
-	regs->eflags = 2;
 }
 
+static bool put_rip(struct host_space *s, uint64_t rip)
+{
+	return !ptrace(PTRACE_POKEUSER, s->pid, offsetof(struct user, regs.rip), rip);
+}
+
+/* All of them, for whoever runs there first, or comes with selectors and bases of its own. */
 static bool put_regs(struct host_space *s, const struct host_space_state *state, bool changes)
 {
 	struct user_regs_struct regs;
 
 	regs_set(&regs, state);
-	if (changes)
-		regs_set_for_changes(s, &regs, state);
+	if (changes) {
+		regs.rip = space_routine(s, host_space_changes);
+		regs.rbx = space_control_page(s);
+		regs.eflags = 2;
+	}
 	return !ptrace(PTRACE_SETREGS, s->pid, NULL, &regs);
 }
 
-static bool get_regs(const struct host_space *s, struct host_space_state *state, uint64_t *orig_rax)
+/*
+ * The process is to make changes, if there are some, and to run on from `state`. It loads that itself if it can, which
+ * is quicker than to have Linux do it. *program: it begins in our program.
+ */
+static bool put_state(struct host_space *s, const struct host_space_state *state, bool changes, bool *program)
+{
+	bool load = can_go_on_at(s, state->rip) && program_can_load(s, state);
+
+	*program = changes || load;
+	if (*program)
+		control_set_state(s, state);
+	if (load)
+		return put_rip(s, space_routine(s, changes ? host_space_begin : host_space_made));
+	return put_regs(s, state, changes);
+}
+
+static bool get_regs(struct host_space *s, struct host_space_state *state, uint64_t *orig_rax)
 {
 	struct user_regs_struct regs;
 
@@ -495,6 +354,8 @@ static bool get_regs(const struct host_space *s, struct host_space_state *state,
 	state->fs_base = regs.fs_base;
 	state->gs_base = regs.gs_base;
 	*orig_rax = regs.orig_rax;
+	s->seen = *state;
+	s->seen_regs = true;
 	return true;
 }
 
@@ -562,11 +423,11 @@ static bool let_run(struct host_space *s, bool changes, int *status)
 {
 	running = s->pid;
 	let_kicks(true);
-	bool stopped = resume(s, changes) && wait_stop(s, status);
+	bool stopped = resume(s, changes) && space_wait_stop(s, status);
 	let_kicks(false);
 	running = 0;
 	while (stopped && *status >> 16 && has_signals(s))
-		stopped = resume(s, changes) && wait_stop(s, status);
+		stopped = resume(s, changes) && space_wait_stop(s, status);
 	return stopped;
 }
 
@@ -590,24 +451,13 @@ static enum host_space_stop at_program(struct host_space *s, uint64_t rip, bool 
 {
 	if (!kicked)
 		return HOST_SPACE_UNSHOWN;
-	if (rip >= routine(s, host_space_made))
+	if (rip >= space_routine(s, host_space_made))
 		return HOST_SPACE_KICKED;
 	control_set(s, CONTROL_STOP, 1);
 	int sig = signal_of_routine(s);
 	if (!sig)
 		return HOST_SPACE_LOST;
 	return sig == SIGTRAP ? HOST_SPACE_KICKED : HOST_SPACE_UNSHOWN;
-}
-
-static bool in_program(const struct host_space *s, uint64_t rip)
-{
-	return rip - s->from->place < PAGE_SIZE;
-}
-
-/* No place where the program could go on is such an address: it would fault itself. */
-static bool can_go_on_at(uint64_t rip)
-{
-	return rip < HOST_SPACE_TOP;
 }
 
 enum host_space_stop host_space_run(struct host_space *s, struct host_space_state *state, uint64_t *address)
@@ -620,14 +470,14 @@ enum host_space_stop host_space_run(struct host_space *s, struct host_space_stat
 	*address = 0;
 	s->xstate_seen = false;
 	s->stops++;
-	if (s->changes && !can_go_on_at(state->rip) && !make_changes(s))
+	if (s->changes && !can_go_on_at(s, state->rip) && !space_make_changes(s))
 		return HOST_SPACE_UNSHOWN;
-	bool changes = s->changes;
+	bool changes = s->changes, program;
 	s->changes = 0;
-	if (!put_regs(s, state, changes) || !let_run(s, changes, &status) || !get_regs(s, &now, &orig_rax) ||
+	if (!put_state(s, state, changes, &program) || !let_run(s, changes, &status) || !get_regs(s, &now, &orig_rax) ||
 	    !get_info(s, status, &info))
 		return HOST_SPACE_LOST;
-	if (changes && in_program(s, now.rip))
+	if (program && in_program(s, now.rip))
 		return at_program(s, now.rip, somebody_stopped(&info, status));
 	*state = now;
 	if (WSTOPSIG(status) == (SIGTRAP | 0x80))

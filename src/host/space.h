@@ -52,6 +52,13 @@ struct host_space *host_space_create(struct host_spaces *from);
  */
 enum { HOST_SPACE_TSC_FAULTS = 1, HOST_SPACE_INT80_FAULTS = 2, HOST_SPACE_CODE_FAULTS = 4 };
 unsigned host_space_faults(const struct host_space *s);
+/* What it takes here, in ns, as has been tried out. */
+struct host_space_costs {
+	uint64_t stop;       /* there and back, with nothing in between */
+	uint64_t show;       /* one page, in a list of many */
+	uint64_t page_fault; /* Linux's, for a page that nobody has touched yet */
+};
+const struct host_space_costs *host_space_costs(const struct host_space *s);
 /* Time that a processor has spent on it since this was asked before, in ns. */
 uint64_t host_space_time_ns(struct host_space *s);
 /* How much of that was Linux's, about: for stops, and for pages that were shown and had not been touched yet. */

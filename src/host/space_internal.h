@@ -1,4 +1,4 @@
-/* Between space.c, space_start.c and confine.c. */
+/* Between space.c, space_new.c, space_start.c and confine.c. */
 #ifndef DOPPEL_HOST_SPACE_INTERNAL_H
 #define DOPPEL_HOST_SPACE_INTERNAL_H
 
@@ -7,11 +7,13 @@
 #include "host/thread.h"
 
 #include <sys/types.h>
+#include <sys/user.h>
 
 extern const uint8_t host_space_program[], host_space_program_end[];
 /* Routines in it. */
-extern const uint8_t host_space_call[], host_space_changes[], host_space_changed[], host_space_made[], host_space_tsc[],
-	host_space_int80[], host_space_stop[], host_space_read[], host_space_zeros[];
+extern const uint8_t host_space_call[], host_space_begin[], host_space_changes[], host_space_changed[],
+	host_space_made[], host_space_tsc[], host_space_int80[], host_space_stop[], host_space_read[],
+	host_space_zeros[];
 /* What depends on the place where it stays. */
 extern const uint8_t host_space_place[], host_space_filters[];
 
@@ -30,8 +32,10 @@ struct host_space {
 	uint64_t page_faults, page_faults_seen; /* Linux's own, that nobody hears of */
 	uint64_t stops, stops_seen;
 	unsigned changes; /* that wait in the control page */
+	bool seen_regs;
+	struct host_space_state seen; /* if so: its registers, where it stopped */
 	bool xstate_seen;
-	uint8_t seen[HOST_SPACE_XSTATE]; /* if so: what its state is */
+	uint8_t seen_xstate[HOST_SPACE_XSTATE]; /* if so: what its state is */
 	_Alignas(64) uint8_t image[XSTATE_MOST];
 };
 
@@ -41,7 +45,7 @@ struct host_spaces {
 	uint64_t place;
 	struct host_mutex lock; /* what follows; one thread asks at a time */
 	unsigned most, made;
-	uint64_t page_fault_ns, stop_ns; /* what they take here, as the first space has found out */
+	struct host_space_costs costs; /* as the first space has found out */
 	bool tried, failed;
 	pid_t pid; /* of the first process, or 0 */
 	int asked, control_fd, program;
@@ -50,6 +54,37 @@ struct host_spaces {
 	int reading;      /* its end of the pipe */
 	struct host_space *space[];
 };
+
+/* A routine of the program's. */
+static inline uint64_t space_routine(const struct host_space *s, const uint8_t *label)
+{
+	return s->from->place + (uint64_t)(label - host_space_program);
+}
+
+/* Where the process has it. */
+static inline uint64_t space_control_page(const struct host_space *s)
+{
+	return s->from->place + PAGE_SIZE;
+}
+
+/* Registers for a routine of the program's. */
+static inline struct user_regs_struct space_regs_at(const struct host_space *s, const uint8_t *label)
+{
+	return (struct user_regs_struct){.rip = space_routine(s, label),
+					 .cs = HOST_SPACE_CS,
+					 .ss = HOST_SPACE_SS,
+					 .orig_rax = (uint64_t)-1,
+					 .eflags = 2};
+}
+
+/*
+ * space.c: lets it go on from `regs`. The signal that ended it: SIGTRAP where all went well; 0: the process is no more.
+ */
+int space_signal_of_routine(struct host_space *s, struct user_regs_struct *regs);
+/* Waits until it stops, for wait4's status. False: the process is no more. */
+bool space_wait_stop(struct host_space *s, int *status);
+/* Makes the changes that wait. False: the host would not. */
+bool space_make_changes(struct host_space *s);
 
 /*
  * space_filter.c: the filters of system calls, into an image of the program that stays at `place`: the first, and the

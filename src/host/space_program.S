@@ -137,6 +137,8 @@ forked:
 	 * with the list before anything else runs: each change in it has been made already, and to make it once more, and all behind
 	 * it, changes nothing.
 	 */
+	export	host_space_begin /* from the first one on */
+	lea	host_space_program + 4096(%rip), %rbx
 	export	host_space_changes
 	mov	CHANGE_AT(%rbx), %rdi
 	mov	CHANGE_LEN(%rbx), %rsi

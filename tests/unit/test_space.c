@@ -116,6 +116,10 @@ SPACE_TEST(run_and_fault)
 	CHECK_EQ(value, 42);
 	CHECK(host_space_time_ns(space) > 0);
 	CHECK(host_space_system_ns(space) > 0);
+	const struct host_space_costs *c = host_space_costs(space);
+	printf("# a stop takes %llu ns, a page %llu, a page fault %llu\n", (unsigned long long)c->stop,
+	       (unsigned long long)c->show, (unsigned long long)c->page_fault);
+	CHECK(c->stop && c->show && c->page_fault);
 
 	/* Read only, and then not there. */
 	CHECK(change(DATA, PAGE_SIZE, HOST_SPACE_READ, PAGE_SIZE));
