@@ -5,17 +5,14 @@
 #include "engine/translate/window_space.h"
 #include "host/host.h"
 
-#define AFTER_NS 10000000u   /* of running with windows */
-#define AFTER_PAGE_NS 60000u /* and for each page that it has there: twice what it takes to show it anew */
+#define AFTER_NS 10000000u /* of running with windows, and twice what it takes to show anew what it has there */
 #define SAMPLE_NS 8000000u
-#define FAULTS_START 4         /* page faults from one sample to the next: more do not let it pay */
-#define FAULTS_STOP 64         /* and with so many it costs */
+#define STOPS_START 8          /* if stops are to cost more than an eighth of the time, it does not pay */
 #define CREDIT_NS 20000000u    /* of gain, to begin with */
 #define HALF_NS 400000000u     /* so much time is looked at, older one counts half */
 #define PATIENCE_NS 500000000u /* until the next try, doubled each time */
 #define PATIENCE_MOST_NS 16000000000u
 #define RETRY_NS 1000000000u
-#define IN_VAIN_MOST 2 /* doublings of how long it must have run, one for each time in a row that it did not pay */
 
 /* A stretch of it. */
 struct stretch {
@@ -24,6 +21,11 @@ struct stretch {
 	bool unfit; /* the host would not show what is to be shown: what it shows is not known */
 	bool lost;
 };
+
+void direct_init(struct tr_vcpu *v)
+{
+	v->direct.costs = (struct host_space_costs){.stop = 20000, .show = 20000, .page_fault = 10000};
+}
 
 /* --- who gets a process */
 
@@ -37,11 +39,26 @@ static struct host_space *process_get(struct tr_vcpu *v)
 	struct host_space *process = host_space_create(v->engine->spaces);
 	if (process) {
 		v->engine->direct_host.faults = host_space_faults(process); /* as of all of them */
+		v->direct.costs = *host_space_costs(process);
 		d->made++;
 	} else {
 		d->retry = __builtin_ia32_rdtsc() + ns_to_tsc(v, RETRY_NS);
 	}
 	return process;
+}
+
+/* What the process has run since this was asked before, in ns. */
+static uint64_t time_taken(struct tr_vcpu *v, struct host_space *process)
+{
+	uint64_t ran = host_space_time_ns(process);
+	atomic_fetch_add_explicit(&v->direct.time_ns, ran, memory_order_relaxed);
+	return ran;
+}
+
+/* What it takes to show a process what the windows show. */
+static uint64_t show_all_ns(const struct tr_vcpu *v, const struct window_space *s)
+{
+	return s->count * v->direct.costs.show;
 }
 
 static void start(struct tr_vcpu *v, struct window_space *s)
@@ -54,8 +71,12 @@ static void start(struct tr_vcpu *v, struct window_space *s)
 	apart_clear(s);
 	window_unlock(&v->windows.lock);
 	s->apart_new = !v->engine->eager_direct;
-	s->account.gain = ns_to_tsc(v, CREDIT_NS);
+	s->account.gain = s->account.credit = ns_to_tsc(v, CREDIT_NS + 2 * show_all_ns(v, s));
 	s->account.cost = 0;
+	s->account.stretches = 0;
+	s->account.program = direct_program(v->engine->mem, v->cpu.cr3);
+	time_taken(v, process); /* by others who had it */
+	host_space_system_ns(process);
 }
 
 /* The process goes to others, and this address space is translated for a while. */
@@ -64,8 +85,8 @@ static void stop(struct tr_vcpu *v, struct window_space *s)
 	struct direct_account *a = &s->account;
 	a->patience = a->patience ? MIN(a->patience * 2, ns_to_tsc(v, PATIENCE_MOST_NS)) : ns_to_tsc(v, PATIENCE_NS);
 	a->refused_until = __builtin_ia32_rdtsc() + a->patience;
+	a->gain = 0; /* for what is learned of it */
 	v->direct.refused++;
-	v->direct.in_vain = MIN(v->direct.in_vain + 1, IN_VAIN_MOST);
 	window_lock(&v->windows.lock);
 	apart_clear(s);
 	apart_release(v, s);
@@ -82,14 +103,26 @@ static struct window_space *space_here(const struct tr_vcpu *v)
 	return s;
 }
 
-/* Page faults of user code from sample to sample, older ones for less; in sixteenths. */
-static bool sample_faults(struct tr_vcpu *v, uint64_t tsc)
+/*
+ * What user code does that stops a process, or would. A page fault is a stop and a page to be shown, and costs as much
+ * again by the way through the guest's kernel.
+ */
+static uint64_t stops_cost(const struct tr_vcpu *v, struct direct_stops since)
+{
+	const struct host_space_costs *c = &v->direct.costs;
+	uint64_t faults = v->direct.made_by_user.page_faults - since.page_faults;
+	uint64_t returns = v->direct.made_by_user.call_returns - since.call_returns;
+	return faults * 2 * (c->stop + c->show + c->page_fault) + returns * c->stop;
+}
+
+/* False: it is too early. */
+static bool sample_stops(struct tr_vcpu *v, uint64_t tsc)
 {
 	struct direct *d = &v->direct;
 	if (tsc - d->sampled < ns_to_tsc(v, SAMPLE_NS))
 		return false;
-	d->fault_rate = (d->fault_rate + 16 * (d->page_faults - d->sampled_faults)) / 2;
-	d->sampled_faults = d->page_faults;
+	d->stops_cost = (d->stops_cost + stops_cost(v, d->sampled_stops)) / 2;
+	d->sampled_stops = d->made_by_user;
 	d->sampled = tsc;
 	return true;
 }
@@ -97,19 +130,22 @@ static bool sample_faults(struct tr_vcpu *v, uint64_t tsc)
 /* It has run for so long that it may go on for as long as it takes to pay. */
 static bool runs_long(const struct tr_vcpu *v, const struct window_space *s, uint64_t tsc)
 {
-	uint64_t after = ns_to_tsc(v, AFTER_NS + (uint64_t)s->count * AFTER_PAGE_NS) << v->direct.in_vain;
-	return tsc - s->since > after && tsc > s->account.refused_until;
+	uint64_t after = ns_to_tsc(v, AFTER_NS + 2 * show_all_ns(v, s));
+	if (tsc - s->since <= after || tsc <= s->account.refused_until)
+		return false;
+	return tsc - s->since >
+	       after << direct_program_failures(&v->direct.programs, direct_program(v->engine->mem, v->cpu.cr3));
 }
 
 void direct_sample(struct tr_vcpu *v)
 {
 	struct window_space *s = space_here(v);
 	uint64_t tsc = __builtin_ia32_rdtsc();
-	if (!v->engine->spaces || !sample_faults(v, tsc) || !s)
+	if (!v->engine->spaces || !sample_stops(v, tsc) || !s)
 		return;
-	if (s->apart && v->direct.fault_rate > 16 * FAULTS_STOP && !v->engine->eager_direct)
+	if (s->apart && v->direct.stops_cost > SAMPLE_NS && !v->engine->eager_direct)
 		stop(v, s);
-	else if (!s->apart && v->direct.fault_rate < 16 * FAULTS_START && runs_long(v, s, tsc))
+	else if (!s->apart && v->direct.stops_cost < SAMPLE_NS / STOPS_START && runs_long(v, s, tsc))
 		start(v, s);
 }
 
@@ -122,25 +158,35 @@ void direct_eagerly(struct tr_vcpu *v)
 }
 
 /*
- * After a stretch in which the process has run for `ran`, of which `system` was Linux' own, and this thread for `here`,
+ * After stretches in which the process has run for `ran`, of which `system` was Linux' own, and this thread for `here`,
  * in ns. By itself it ran twice as fast as translated, or nearly: that is the gain. All the rest went into stops and
  * what is shown, and costs half as much again by what follows. Time that neither had a processor is nobody's doing.
  */
-static void account(struct tr_vcpu *v, struct window_space *s, const struct stretch *r, uint64_t ran, uint64_t system,
-		    uint64_t here)
+static void account(struct tr_vcpu *v, struct window_space *s, uint64_t ran, uint64_t system, uint64_t here)
 {
 	struct direct_account *a = &s->account;
-	v->direct.stops += r->stops;
 	system = MIN(system, ran);
 	a->gain += ns_to_tsc(v, ran - system);
 	a->cost += ns_to_tsc(v, (here + system) / 2 * 3);
 	if (a->gain + a->cost > ns_to_tsc(v, HALF_NS)) {
-		v->direct.in_vain = 0;
+		direct_program_judge(&v->direct.programs, &s->account);
 		a->gain /= 2;
 		a->cost /= 2;
+		a->credit /= 2;
 	}
-	if (r->unfit || (a->cost > a->gain && !v->engine->eager_direct))
-		stop(v, s);
+}
+
+#define MEASURED 8 /* of so many stretches, one: to read the clocks takes a tenth of the time of one that is short */
+
+/* Those since it was measured before, this one among them; 0: it is not to be. The first, which shows all, alone. */
+static unsigned stretches_measured(struct window_space *s)
+{
+	if (s->apart_new)
+		return 1;
+	if (++s->account.stretches < MEASURED)
+		return 0;
+	s->account.stretches = 0;
+	return MEASURED;
 }
 
 /* --- running */
@@ -256,7 +302,8 @@ enum direct_next direct_run(struct tr_vcpu *v)
 		stop(v, s);
 		return DIRECT_AGAIN;
 	}
-	uint64_t since = host_thread_time_ns();
+	unsigned measured = stretches_measured(s);
+	uint64_t since = measured ? host_thread_time_ns() : 0;
 	struct stretch r = {.lost = !host_space_set_xstate(process, v->cpu.xsave)};
 	enum direct_next next = DIRECT_AGAIN;
 	direct_state_get(&v->cpu, &r.state);
@@ -268,9 +315,12 @@ enum direct_next direct_run(struct tr_vcpu *v)
 	vcpu_code_leave(v);
 	if (r.lost || !host_space_get_xstate(process, v->cpu.xsave))
 		return lose(v, s);
-	uint64_t ran = host_space_time_ns(process);
-	atomic_fetch_add_explicit(&v->direct.time_ns, ran, memory_order_relaxed);
-	account(v, s, &r, ran, host_space_system_ns(process), host_thread_time_ns() - since);
+	v->direct.stops += r.stops;
+	if (measured)
+		account(v, s, time_taken(v, process), host_space_system_ns(process),
+			(host_thread_time_ns() - since) * measured);
+	if (r.unfit || (s->account.cost > s->account.gain && !v->engine->eager_direct))
+		stop(v, s);
 	struct x86_exception exc = v->cpu.exc;
 	if (direct_state_put(&v->cpu, &r.state) != V_DONE)
 		return DIRECT_RAISE;

@@ -24,6 +24,20 @@
 struct tr_engine;
 struct tr_vcpu;
 
+/* What user code does that stops it where it runs directly. */
+struct direct_stops {
+	uint64_t page_faults, call_returns; /* SYSRET */
+};
+
+/* Programs for which it did not pay, by direct_program: two for which there is one place take turns. */
+#define DIRECT_PROGRAMS 64
+struct direct_programs {
+	struct {
+		uint64_t page;
+		unsigned failures; /* in a row */
+	} known[DIRECT_PROGRAMS];
+};
+
 /* Of a virtual CPU. */
 struct direct {
 	_Atomic(struct host_space *) running;
@@ -31,14 +45,16 @@ struct direct {
 	uint64_t later;                         /* but not before this time-stamp */
 	struct host_space *idle[WINDOW_SPACES]; /* processes that no address space has */
 	unsigned idle_count, made;
-	uint64_t retry;                       /* none could be had; not before this time-stamp */
-	uint64_t page_faults, sampled_faults; /* of user code: now, and at the last sample */
-	uint64_t sampled, fault_rate;         /* that time-stamp; how many from sample to sample, in sixteenths */
-	unsigned in_vain;                     /* so often in a row it did not pay, at most IN_VAIN_MOST */
-	_Atomic uint64_t time_ns;             /* that its processes have run */
+	uint64_t retry;                                  /* none could be had; not before this time-stamp */
+	struct host_space_costs costs;                   /* a guess, until it has had one */
+	struct direct_stops made_by_user, sampled_stops; /* now, and at the last sample */
+	uint64_t sampled, stops_cost; /* that time-stamp; what they are to cost from sample to sample, in ns */
+	struct direct_programs programs;
+	_Atomic uint64_t time_ns;                                  /* that its processes have run */
 	uint64_t stops, calls, faults, exceptions, kicks, refused; /* statistics */
 };
 
+void direct_init(struct tr_vcpu *v);
 /* Whether user code in this state, of this key, can run directly. General registers only. */
 bool direct_fits(const struct tr_vcpu *v, uint32_t key);
 /* The state as a process has it, and back. V_INJECT: user code has loaded a selector that it may not have. */
@@ -60,6 +76,17 @@ enum direct_next direct_run(struct tr_vcpu *v);
 void direct_sample(struct tr_vcpu *v);
 /* At once, for tests. */
 void direct_eagerly(struct tr_vcpu *v);
+
+/*
+ * direct_program.c: which program the address space at hand has, as a guest-physical page that is its own, or 0. A
+ * guess: other programs may come to have that page, and one may have several.
+ */
+uint64_t direct_program(const struct guest_memory *mem, uint64_t cr3);
+/* How many times in a row it did not pay, at most DIRECT_FAILURES. */
+#define DIRECT_FAILURES 4
+unsigned direct_program_failures(const struct direct_programs *p, uint64_t page);
+/* Learns by the account of one that runs directly, or did until now. */
+void direct_program_judge(struct direct_programs *p, const struct direct_account *a);
 
 /* Any thread, after it has asked for attention (run_on): what runs directly does not look. */
 void direct_kick_slowly(struct tr_vcpu *v);

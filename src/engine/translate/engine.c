@@ -178,6 +178,7 @@ static struct engine_vcpu *vcpu_create(struct engine *e, unsigned index, struct 
 	poll_clear(v);
 	v->jump_any = (uint64_t)(uintptr_t)eng->glue_jump_any;
 	window_vcpu_init(v);
+	direct_init(v);
 	v->cpu.id = index;
 	v->cpu.mem = eng->mem;
 	v->cpu.model = eng->model;

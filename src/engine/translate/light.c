@@ -160,6 +160,7 @@ static uint64_t carry_out(struct tr_vcpu *v, const struct call_insn *call,
 uint64_t light_system(struct tr_vcpu *v, uint64_t at)
 {
 	const struct call_insn *call = record(v->engine, (uint32_t)at);
+	v->direct.made_by_user.call_returns += call->insn.mnemonic == ZYDIS_MNEMONIC_SYSRET;
 	if (call->insn.mnemonic == ZYDIS_MNEMONIC_SYSRET && (v->cpu.gpr[R11] & FL_TF)) {
 		set_rip(v, call->off);
 		return light_leave(v, TRX_STEP); /* which knows the trap that is due */

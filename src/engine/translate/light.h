@@ -161,7 +161,7 @@ static inline void poll_clear(struct tr_vcpu *v)
 /* Of user code: who has many does better translated (direct.h). */
 static inline void count_fault(struct tr_vcpu *v)
 {
-	v->direct.page_faults += v->cpu.cpl == 3 && v->cpu.exc.vector == X86_PF;
+	v->direct.made_by_user.page_faults += v->cpu.cpl == 3 && v->cpu.exc.vector == X86_PF;
 }
 
 /* After poll_set by another thread: what runs directly does not look. */

@@ -61,7 +61,9 @@ struct window_page {
 
 /* Whether it pays to run an address space's user code directly. */
 struct direct_account {
-	uint64_t gain, cost; /* ticks; both are halved from time to time */
+	uint64_t gain, cost, credit; /* ticks; halved from time to time. The gain that it began with is the credit */
+	uint64_t program;            /* direct_program, when it began */
+	unsigned stretches;          /* that have not been measured */
 	uint64_t refused_until, patience;
 };
 

@@ -57,6 +57,7 @@ void apart_release(struct tr_vcpu *v, struct window_space *s)
 {
 	if (!s->apart)
 		return;
+	direct_program_judge(&v->direct.programs, &s->account);
 	v->direct.idle[v->direct.idle_count++] = s->apart;
 	s->apart = NULL;
 }
