@@ -24,10 +24,10 @@ run: build cloud
 	$(BUILD)/doppel run --kernel "$(GUESTS)/cloud/vmlinuz" --initrd "$(GUESTS)/cloud/initrd.gz" \
 		--append "console=ttyS0 quiet" --memory $(MEMORY) --cpus $(CPUS)
 
-# Ends with 'N passed, N failed'. GROUP: unit, fuzz, diff, guest or system; TEST: a part of a test's name.
+# Ends with 'N passed, N failed'. GROUP: unit, fuzz, diff, guest or system; TEST: a part of a test's name; FUZZ_SECONDS: for each fuzz target.
 test: build
 	@tools/setup run test
-	tools/run-tests --build $(BUILD) --group $(GROUP) $(if $(TEST),--test $(TEST))
+	tools/run-tests --build $(BUILD) --group $(GROUP) $(if $(TEST),--test $(TEST)) $(if $(FUZZ_SECONDS),--fuzz-seconds $(FUZZ_SECONDS))
 
 # libFuzzer on one target (a fuzz_NAME.c of tests/fuzz) for TIME seconds. New inputs go to build-fuzz/corpus/TARGET, a finding's to
 # build-fuzz/finding-TARGET-*; ARGS are libFuzzer's.
