@@ -339,6 +339,15 @@ static bool put_state(struct host_space *s, const struct host_space_state *state
 	return put_regs(s, state, changes);
 }
 
+/*
+ * At a system call whose number looks like an error: Linux would take it for one after which the call is to be made
+ * again, unless all registers are set.
+ */
+static bool may_call_again(const struct user_regs_struct *regs)
+{
+	return regs->orig_rax != (uint64_t)-1 && regs->rax != (uint64_t)-ENOSYS;
+}
+
 static bool get_regs(struct host_space *s, struct host_space_state *state, uint64_t *orig_rax)
 {
 	struct user_regs_struct regs;
@@ -355,7 +364,7 @@ static bool get_regs(struct host_space *s, struct host_space_state *state, uint6
 	state->gs_base = regs.gs_base;
 	*orig_rax = regs.orig_rax;
 	s->seen = *state;
-	s->seen_regs = true;
+	s->seen_regs = !may_call_again(&regs);
 	return true;
 }
 

@@ -440,6 +440,25 @@ SPACE_TEST(no_system_call_behind_changes)
 	CHECK_EQ(state.rip, 0x8000000000000000);
 }
 
+/* syscall; ud2: a number like that of Linux' own errors, after which calls are made again (ERESTARTSYS) */
+SPACE_TEST(no_call_is_made_again)
+{
+	if (!SET_UP("\x0f\x05\x0f\x0b"))
+		return;
+	for (unsigned i = 0; i < 2; i++) {
+		if (i)
+			have_changes();
+		state.rip = CODE;
+		state.gpr[0] = (uint64_t)-512;
+		CHECK_EQ(run(NULL), HOST_SPACE_CALL);
+		CHECK_EQ(state.rip, CODE);
+		CHECK_EQ(state.gpr[0], (uint64_t)-512);
+		state.rip = CODE + 2;
+		CHECK_EQ(run(NULL), HOST_SPACE_EXCEPTION);
+		CHECK_EQ(state.rip, CODE + 2);
+	}
+}
+
 /* movl (%rdi), %eax; ud2 */
 SPACE_TEST(kicked_with_changes)
 {
