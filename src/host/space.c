@@ -187,7 +187,6 @@ bool space_make_changes(struct host_space *s)
 {
 	struct user_regs_struct regs = space_regs_at(s, host_space_changes);
 
-	regs.rbx = space_control_page(s);
 	s->changes = 0;
 	control_set(s, CONTROL_STOP, 1);
 	return space_signal_of_routine(s, &regs) == SIGTRAP;
@@ -317,7 +316,6 @@ static bool put_regs(struct host_space *s, const struct host_space_state *state,
 	regs_set(&regs, state);
 	if (changes) {
 		regs.rip = space_routine(s, host_space_changes);
-		regs.rbx = space_control_page(s);
 		regs.eflags = 2;
 	}
 	return !ptrace(PTRACE_SETREGS, s->pid, NULL, &regs);
@@ -335,7 +333,7 @@ static bool put_state(struct host_space *s, const struct host_space_state *state
 	if (*program)
 		control_set_state(s, state);
 	if (load)
-		return put_rip(s, space_routine(s, changes ? host_space_begin : host_space_made));
+		return put_rip(s, space_routine(s, changes ? host_space_changes : host_space_made));
 	return put_regs(s, state, changes);
 }
 

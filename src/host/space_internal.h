@@ -11,9 +11,8 @@
 
 extern const uint8_t host_space_program[], host_space_program_end[];
 /* Routines in it. */
-extern const uint8_t host_space_call[], host_space_begin[], host_space_changes[], host_space_changed[],
-	host_space_made[], host_space_tsc[], host_space_int80[], host_space_stop[], host_space_read[],
-	host_space_zeros[];
+extern const uint8_t host_space_call[], host_space_changes[], host_space_changed[], host_space_made[], host_space_tsc[],
+	host_space_int80[], host_space_stop[], host_space_read[], host_space_zeros[];
 /* What depends on the place where it stays. */
 extern const uint8_t host_space_place[], host_space_filters[];
 

@@ -86,22 +86,6 @@ static bool stops(struct host_space *s)
 	return host_space_run(s, &state, &address) == HOST_SPACE_INT3;
 }
 
-#define STOPS_TIMED 8
-
-/* There and back: the quickest, for others may want the processor. */
-static uint64_t time_stops(struct host_space *s)
-{
-	uint64_t least = UINT64_MAX;
-
-	for (unsigned i = 0; i < STOPS_TIMED; i++) {
-		uint64_t from = host_now_ns();
-		stops(s);
-		uint64_t took = host_now_ns() - from;
-		least = MIN(least, took);
-	}
-	return least;
-}
-
 #define SHOWN_TIMED 32
 
 /* Pages by themselves, and all gone. */
@@ -120,19 +104,18 @@ static bool show_and_hide(struct host_space *s)
 	return host_space_change(s, list, ARRAY_LEN(list)) && space_make_changes(s);
 }
 
-#define SHOWS_TIMED 3
-
-static uint64_t time_shows(struct host_space *s)
+/* The quickest of `n`, in ns, for others may want the processor. */
+static uint64_t least_time(struct host_space *s, bool (*what)(struct host_space *s), unsigned n)
 {
 	uint64_t least = UINT64_MAX;
 
-	for (unsigned i = 0; i < SHOWS_TIMED; i++) {
+	for (unsigned i = 0; i < n; i++) {
 		uint64_t from = host_now_ns();
-		show_and_hide(s);
+		what(s);
 		uint64_t took = host_now_ns() - from;
 		least = MIN(least, took);
 	}
-	return least / SHOWN_TIMED;
+	return least;
 }
 
 #define FAULTS_TIMED 16
@@ -185,8 +168,9 @@ static struct host_space *make(struct host_spaces *from)
 				 .control = from->control + index * PAGE_SIZE};
 	if (s->pid > 0 && set_up(s, index)) {
 		if (!from->made)
-			from->costs = (struct host_space_costs){
-				.stop = time_stops(s), .show = time_shows(s), .page_fault = time_page_faults()};
+			from->costs = (struct host_space_costs){.stop = least_time(s, stops, 8),
+								.show = least_time(s, show_and_hide, 3) / SHOWN_TIMED,
+								.page_fault = time_page_faults()};
 		from->space[from->made++] = s;
 		return s;
 	}

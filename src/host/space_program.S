@@ -132,14 +132,14 @@ forked:
 	int3
 
 	/*
-	 * Changes, from RBX on, and then INT3, or what is to run. The call is the only one that the second filter leaves to those who run
-	 * code that is not ours, and they may come here by themselves, with registers of their own. So what was called for is compared
-	 * with the list before anything else runs: each change in it has been made already, and to make it once more, and all behind
-	 * it, changes nothing.
+	 * The changes in the control page, and then INT3, or what is to run. The call is the only one that the second filter leaves to those
+	 * who run code that is not ours, and they may come here by themselves, with registers of their own. So what was called for is
+	 * compared with the list before anything else runs: each change in it has been made already, and to make it once more, and all
+	 * behind it, changes nothing.
 	 */
-	export	host_space_begin /* from the first one on */
-	lea	host_space_program + 4096(%rip), %rbx
 	export	host_space_changes
+	lea	host_space_program + 4096(%rip), %rbx
+change:
 	mov	CHANGE_AT(%rbx), %rdi
 	mov	CHANGE_LEN(%rbx), %rsi
 	test	%rsi, %rsi
@@ -178,7 +178,7 @@ forked:
 	jne	3f
 	add	$CHANGE_SIZE, %rbx
 	cmp	$-4096, %rax
-	jbe	host_space_changes
+	jbe	change
 3:
 	ud2
 

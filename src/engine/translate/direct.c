@@ -130,11 +130,10 @@ static bool sample_stops(struct tr_vcpu *v, uint64_t tsc)
 /* It has run for so long that it may go on for as long as it takes to pay. */
 static bool runs_long(const struct tr_vcpu *v, const struct window_space *s, uint64_t tsc)
 {
+	uint64_t program = direct_program(v->engine->mem, v->cpu.cr3);
 	uint64_t after = ns_to_tsc(v, AFTER_NS + 2 * show_all_ns(v, s));
-	if (tsc - s->since <= after || tsc <= s->account.refused_until)
-		return false;
-	return tsc - s->since >
-	       after << direct_program_failures(&v->direct.programs, direct_program(v->engine->mem, v->cpu.cr3));
+	after <<= direct_program_failures(&v->direct.programs, program);
+	return tsc - s->since > after && tsc > s->account.refused_until;
 }
 
 void direct_sample(struct tr_vcpu *v)

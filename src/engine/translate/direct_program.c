@@ -5,30 +5,16 @@
  */
 #include "engine/translate/direct.h"
 
-#include "bus/memory.h"
+#include "engine/translate/window_space.h"
 
-#define ENTRY_PRESENT 1u
-#define ENTRY_LARGE 0x80u
-#define ENTRY_PAGE 0x000ffffffffff000ull
-#define ENTRIES 512u
 #define LEVELS 4u
-
-/* The first entry in use, 0: there is none. */
-static uint64_t first_entry(const struct guest_memory *mem, uint64_t table, unsigned n)
-{
-	const uint64_t *entry = guest_memory_ptr(mem, table & ENTRY_PAGE, PAGE_SIZE, false);
-	for (unsigned i = 0; entry && i < n; i++)
-		if (entry[i] & ENTRY_PRESENT)
-			return entry[i];
-	return 0;
-}
 
 uint64_t direct_program(const struct guest_memory *mem, uint64_t cr3)
 {
-	uint64_t entry = first_entry(mem, cr3, ENTRIES / 2);
+	uint64_t entry = table_first_entry(mem, cr3, ENTRIES / 2);
 	for (unsigned level = 1; level < LEVELS && entry && !(entry & ENTRY_LARGE); level++)
-		entry = first_entry(mem, entry, ENTRIES);
-	return entry & ENTRY_PAGE;
+		entry = table_first_entry(mem, entry, ENTRIES);
+	return entry & ENTRY_TABLE;
 }
 
 static unsigned place(uint64_t page)

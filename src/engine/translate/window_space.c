@@ -1,12 +1,6 @@
 /* The pages of one address space that are shown, and the host addresses where. Compiled for general registers only. */
 #include "engine/translate/window_space.h"
 
-/* Entries of the upper two tables. */
-#define ENTRY_PRESENT 1
-#define ENTRY_USER 4
-#define ENTRY_TABLE 0x000ffffffffff000ull
-#define ENTRIES 512
-
 /*
  * By all VMs, because the host bounds the number of mappings of a process, 65530 unless it was told otherwise; a page
  * in the middle of nothing makes two.
@@ -113,17 +107,19 @@ static void slot_give(struct window_slots *slots, uint64_t at)
 	window_unlock(&slots->lock);
 }
 
-/* Kernels prepare tables of the second level for what may come, and leave them empty. */
-static bool empty(struct tr_vcpu *v, uint64_t entry)
+uint64_t table_first_entry(const struct guest_memory *mem, uint64_t table, unsigned n)
 {
-	const uint64_t *table = guest_memory_ptr(v->engine->mem, entry & ENTRY_TABLE, PAGE_SIZE, false);
-	for (unsigned i = 0; table && i < ENTRIES; i++)
-		if (table[i] & ENTRY_PRESENT)
-			return false;
-	return true;
+	const uint64_t *entry = guest_memory_ptr(mem, table & ENTRY_TABLE, PAGE_SIZE, false);
+	for (unsigned i = 0; entry && i < n; i++)
+		if (entry[i] & ENTRY_PRESENT)
+			return entry[i];
+	return 0;
 }
 
-/* For a kernel its own half first; what it shares the other with is user code's. */
+/*
+ * For a kernel its own half first; what it shares the other with is user code's. Kernels prepare tables of the second
+ * level for what may come, and leave them empty.
+ */
 static bool wanted(struct tr_vcpu *v, const struct window_space *s, uint64_t va, uint64_t entry)
 {
 	bool user = entry & ENTRY_USER, own = s->regions && region_start(s->guest[0]) >> 63;
@@ -131,7 +127,7 @@ static bool wanted(struct tr_vcpu *v, const struct window_space *s, uint64_t va,
 		return false;
 	if (!space_is_kernel(s))
 		return user;
-	return (va >> 63 || !user || !own) && !empty(v, entry);
+	return (va >> 63 || !user || !own) && table_first_entry(v->engine->mem, entry, ENTRIES);
 }
 
 bool space_regions_add(struct tr_vcpu *v, struct window_space *s)

@@ -46,6 +46,15 @@ static inline uint64_t window_offset(const struct guest_memory *mem, uint64_t gp
 	return (uint64_t)(r->host + (gpa - r->gpa) - mem->shared.at);
 }
 
+/* The guest's page tables, where they are read without a walk. */
+#define ENTRY_PRESENT 1u
+#define ENTRY_USER 4u
+#define ENTRY_LARGE 0x80u
+#define ENTRY_TABLE 0x000ffffffffff000ull
+#define ENTRIES 512u
+/* The first entry in use of the first `n` in the table that an entry, or CR3, leads to; 0: there is none. */
+uint64_t table_first_entry(const struct guest_memory *mem, uint64_t table, unsigned n);
+
 #define WINDOW_ROW 16 /* pages that are shown at once at most */
 
 static inline bool space_is_kernel(const struct window_space *s)
