@@ -11,7 +11,6 @@
 
 #include <elf.h>
 #include <linux/seccomp.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -109,26 +108,9 @@ bool space_wait_stop(struct host_space *s, int *status)
 	return true;
 }
 
-/*
- * It runs on the processor of the thread that waits for it. The others may sleep, and to wake one takes longer than
- * most stops do.
- */
-static void stay_near(struct host_space *s)
-{
-	int cpu = sched_getcpu();
-	cpu_set_t set;
-
-	if (cpu < 0 || cpu >= CPU_SETSIZE || cpu == s->cpu)
-		return;
-	CPU_ZERO(&set);
-	CPU_SET((unsigned)cpu, &set);
-	if (!sched_setaffinity(s->pid, sizeof(set), &set))
-		s->cpu = cpu;
-}
-
 static bool resume(struct host_space *s, bool calls)
 {
-	stay_near(s);
+	space_stay_near(s);
 	return !ptrace(calls ? PTRACE_CONT : PTRACE_SYSEMU, s->pid, NULL, NULL);
 }
 

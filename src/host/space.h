@@ -103,6 +103,8 @@ enum host_space_stop {
 };
 /* Runs it from `state`, and says there where it stopped. */
 enum host_space_stop host_space_run(struct host_space *s, struct host_space_state *state, uint64_t *address);
+/* This thread, kept on a processor together with the processes that it runs, is not to run any for a while. */
+void host_space_roam(void);
 /* Any thread: it stops soon, or at once when it is run next, unless changes come first. */
 void host_space_kick(struct host_space *s);
 

@@ -1,4 +1,4 @@
-/* Between space.c, space_new.c, space_start.c and confine.c. */
+/* Between the files space*.c and confine.c. */
 #ifndef DOPPEL_HOST_SPACE_INTERNAL_H
 #define DOPPEL_HOST_SPACE_INTERNAL_H
 
@@ -20,7 +20,7 @@ extern const uint8_t host_space_place[], host_space_filters[];
 
 struct host_space {
 	pid_t pid, tracer;
-	int cpu;          /* that it is to run on, -1: any */
+	int cpu;          /* that it is kept on, -1: none */
 	uint8_t *control; /* its control page */
 	size_t xstate;    /* how much Linux wants at a time */
 	uint32_t pkru;    /* what keeps code from being read, at `pkru_at` in that, where it does; else that is 0 */
@@ -91,6 +91,9 @@ bool space_make_changes(struct host_space *s);
  */
 void space_filters_write(uint8_t *image, uint64_t place);
 uint64_t space_filter_second(uint64_t place);
+
+/* space_near.c: before its process is let run. */
+void space_stay_near(struct host_space *s);
 
 /* space_start.c: this process may start no more from now on. Those that wait for it are started, if they may be. */
 void spaces_start_all(bool may);

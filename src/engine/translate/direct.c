@@ -136,11 +136,28 @@ static bool runs_long(const struct tr_vcpu *v, const struct window_space *s, uin
 	return tsc - s->since > after && tsc > s->account.refused_until;
 }
 
+void direct_rest(struct tr_vcpu *v)
+{
+	if (v->direct.kept)
+		host_space_roam();
+	v->direct.kept = false;
+}
+
+static void rest_if_unused(struct tr_vcpu *v)
+{
+	if (v->direct.stops == v->direct.kept_for)
+		direct_rest(v);
+	v->direct.kept_for = v->direct.stops;
+}
+
 void direct_sample(struct tr_vcpu *v)
 {
 	struct window_space *s = space_here(v);
 	uint64_t tsc = __builtin_ia32_rdtsc();
-	if (!v->engine->spaces || !sample_stops(v, tsc) || !s)
+	if (!v->engine->spaces || !sample_stops(v, tsc))
+		return;
+	rest_if_unused(v);
+	if (!s)
 		return;
 	if (s->apart && v->direct.stops_cost > SAMPLE_NS && !v->engine->eager_direct)
 		stop(v, s);
@@ -315,6 +332,7 @@ enum direct_next direct_run(struct tr_vcpu *v)
 	if (r.lost || !host_space_get_xstate(process, v->cpu.xsave))
 		return lose(v, s);
 	v->direct.stops += r.stops;
+	v->direct.kept = true;
 	if (measured)
 		account(v, s, time_taken(v, process), host_space_system_ns(process),
 			(host_thread_time_ns() - since) * measured);

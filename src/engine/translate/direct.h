@@ -50,6 +50,8 @@ struct direct {
 	struct direct_stops made_by_user, sampled_stops; /* now, and at the last sample */
 	uint64_t sampled, stops_cost; /* that time-stamp; what they are to cost from sample to sample, in ns */
 	struct direct_programs programs;
+	bool kept;         /* the thread is, where its processes run */
+	uint64_t kept_for; /* stops, at the last sample */
 	_Atomic uint64_t time_ns;                                  /* that its processes have run */
 	uint64_t stops, calls, faults, exceptions, kicks, refused; /* statistics */
 };
@@ -74,6 +76,8 @@ enum direct_next direct_fault(struct tr_vcpu *v, struct window_space *s, uint64_
 enum direct_next direct_run(struct tr_vcpu *v);
 /* An interrupt has been taken: decides whether the address space at hand gets a process. */
 void direct_sample(struct tr_vcpu *v);
+/* Nothing runs directly for a while: the thread is halted, or at other things. */
+void direct_rest(struct tr_vcpu *v);
 /* At once, for tests. */
 void direct_eagerly(struct tr_vcpu *v);
 

@@ -178,6 +178,8 @@ enum x86_exit_kind run(struct tr_vcpu *v)
 		settle_writes(v);
 		must_step = false;
 		if (!on) {
+			if (cpu->exit.kind == EXIT_HLT)
+				direct_rest(v);
 			v->stats.exits[cpu->exit.kind]++;
 			tlb_mode_changed(cpu);
 			return cpu->exit.kind;
