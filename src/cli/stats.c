@@ -55,6 +55,7 @@ void print_stats(doppel_vm *vm)
 	count("  other exceptions", s.direct_exceptions);
 	count("  kicks", s.direct_kicks);
 	count("  address spaces refused", s.direct_refused);
+	count("  bursts of page faults and system calls", s.direct_bursts);
 	count("blocks looked up", s.dispatches);
 	count("helper calls", s.helper_calls);
 	count("instructions by the slow path", s.single_steps);

@@ -43,7 +43,8 @@ struct engine_stats {
 	uint64_t time_user, time_kernel; /* the parts of time_translated, by samples; 0 without them */
 	/* User code run directly (translate/direct.h): how long, stops, and why. */
 	uint64_t time_direct, direct_stops, direct_calls, direct_faults, direct_exceptions, direct_kicks,
-		direct_refused; /* address spaces that it did not pay for */
+		direct_refused, /* address spaces that it did not pay for */
+		direct_bursts;  /* of page faults and system calls, for which it was not done */
 };
 
 /* Where samples were taken. */

@@ -125,9 +125,9 @@ static const struct kept {
 	CALL(unlink, OTHERS | NEED(CLIENTS)),
 
 	/* Profiles. */
-	CALL(timer_create, EVERYONE | NEED(PROFILE)),
-	CALL(timer_settime, EVERYONE | NEED(PROFILE)),
-	CALL(timer_delete, EVERYONE | NEED(PROFILE)),
+	CALL(timer_create, EVERYONE | NEED(PROFILE) | NEED(SPACES)),
+	CALL(timer_settime, EVERYONE | NEED(PROFILE) | NEED(SPACES)),
+	CALL(timer_delete, EVERYONE | NEED(PROFILE) | NEED(SPACES)),
 	CALL_IF(newfstatat, EVERYONE | NEED(PROFILE), BITS_ON, 3, AT_EMPTY_PATH), /* perf's map, buffered */
 	CALL(fstat, EVERYONE | NEED(PROFILE)),
 

@@ -469,6 +469,7 @@ void doppel_vm_stats(doppel_vm *vm, doppel_stats *stats, size_t size)
 		.direct_exceptions = e->direct_exceptions,
 		.direct_kicks = e->direct_kicks,
 		.direct_refused = e->direct_refused,
+		.direct_bursts = e->direct_bursts,
 		.dispatches = e->dispatches,
 		.helper_calls = e->helper_calls,
 		.single_steps = e->single_steps,

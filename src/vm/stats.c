@@ -119,9 +119,9 @@ static void put_cpu(struct text *t, const struct vm_stats *s)
 		       miss[TLB_MISS_KERNEL_WRITE]));
 	PUT_GROUP(t, "windows", ",\n   ", LIST("faults", "shown", "hidden", "given_up"),
 		  LIST(e->window_faults, e->window_shown, e->window_hidden, e->window_given_up));
-	PUT_GROUP(t, "direct", ",\n   ", LIST("stops", "calls", "faults", "exceptions", "kicks", "refused"),
+	PUT_GROUP(t, "direct", ",\n   ", LIST("stops", "calls", "faults", "exceptions", "kicks", "refused", "bursts"),
 		  LIST(e->direct_stops, e->direct_calls, e->direct_faults, e->direct_exceptions, e->direct_kicks,
-		       e->direct_refused));
+		       e->direct_refused, e->direct_bursts));
 	PUT_GROUP(t, "events", "", LIST("interrupts", "tlb_flushes", "dispatches", "helper_calls", "single_steps"),
 		  LIST(s->interrupts, e->tlb_flushes, e->dispatches, e->helper_calls, e->single_steps));
 }

@@ -1,6 +1,5 @@
-/* Names of guest code, perf's map and the sampler. */
+/* Names of guest code, and perf's map. */
 #include "engine/symbols.h"
-#include "host/guest_signals.h"
 #include "host/host.h"
 #include "host/profile.h"
 #include "unit/unit.h"
@@ -99,28 +98,6 @@ TEST(perf_map)
 	CHECK_MEM(text, expect, len);
 	free(text);
 	unlink(path);
-}
-
-static void on_sample(void *opaque, uint64_t pc)
-{
-	if (pc)
-		++*(volatile unsigned *)opaque;
-}
-
-TEST(sampler)
-{
-	volatile unsigned n = 0;
-
-	REQUIRE(host_guest_signals_thread_enter());
-	REQUIRE(host_sampler_enter(on_sample, (void *)(uintptr_t)&n, 1000000));
-	while (n < 10)
-		;
-	host_sampler_leave();
-	unsigned before = n;
-	host_sleep_ns(5000000);
-	CHECK_EQ(n, before);
-	host_sampler_leave();
-	host_guest_signals_thread_leave();
 }
 
 UNIT_MAIN()

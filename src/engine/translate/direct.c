@@ -7,7 +7,7 @@
 
 #define AFTER_NS 10000000u /* of running with windows, and twice what it takes to show anew what it has there */
 #define SAMPLE_NS 8000000u
-#define STOPS_START 8          /* if stops are to cost more than an eighth of the time, it does not pay */
+#define STOPS_START 3          /* if stops are to cost more than a third of the time, it does not pay */
 #define CREDIT_NS 20000000u    /* of gain, to begin with */
 #define HALF_NS 400000000u     /* so much time is looked at, older one counts half */
 #define PATIENCE_NS 500000000u /* until the next try, doubled each time */
@@ -22,9 +22,15 @@ struct stretch {
 	bool lost;
 };
 
+static void learn_costs(struct tr_vcpu *v, const struct host_space_costs *c)
+{
+	v->direct.costs = *c;
+	v->direct.quiet = ns_to_tsc(v, 2 * c->stop + c->show);
+}
+
 void direct_init(struct tr_vcpu *v)
 {
-	v->direct.costs = (struct host_space_costs){.stop = 20000, .show = 20000, .page_fault = 10000};
+	learn_costs(v, &(struct host_space_costs){.stop = 20000, .show = 5000, .page_fault = 2000});
 }
 
 /* --- who gets a process */
@@ -39,7 +45,7 @@ static struct host_space *process_get(struct tr_vcpu *v)
 	struct host_space *process = host_space_create(v->engine->spaces);
 	if (process) {
 		v->engine->direct_host.faults = host_space_faults(process); /* as of all of them */
-		v->direct.costs = *host_space_costs(process);
+		learn_costs(v, host_space_costs(process));
 		d->made++;
 	} else {
 		d->retry = __builtin_ia32_rdtsc() + ns_to_tsc(v, RETRY_NS);
@@ -59,6 +65,14 @@ static uint64_t time_taken(struct tr_vcpu *v, struct host_space *process)
 static uint64_t show_all_ns(const struct tr_vcpu *v, const struct window_space *s)
 {
 	return s->count * v->direct.costs.show;
+}
+
+/* The first one tells what they take here: before it is known nobody can say whether it pays. */
+static void try_out(struct tr_vcpu *v)
+{
+	struct host_space *process = v->direct.made ? NULL : process_get(v);
+	if (process)
+		v->direct.idle[v->direct.idle_count++] = process;
 }
 
 static void start(struct tr_vcpu *v, struct window_space *s)
@@ -136,6 +150,13 @@ static bool runs_long(const struct tr_vcpu *v, const struct window_space *s, uin
 	return tsc - s->since > after && tsc > s->account.refused_until;
 }
 
+static void consider(struct tr_vcpu *v, struct window_space *s)
+{
+	try_out(v);
+	if (v->direct.stops_cost < SAMPLE_NS / STOPS_START)
+		start(v, s);
+}
+
 void direct_rest(struct tr_vcpu *v)
 {
 	if (v->direct.kept)
@@ -161,8 +182,8 @@ void direct_sample(struct tr_vcpu *v)
 		return;
 	if (s->apart && v->direct.stops_cost > SAMPLE_NS && !v->engine->eager_direct)
 		stop(v, s);
-	else if (!s->apart && v->direct.stops_cost < SAMPLE_NS / STOPS_START && runs_long(v, s, tsc))
-		start(v, s);
+	else if (!s->apart && v->direct.stops_cost < SAMPLE_NS && runs_long(v, s, tsc))
+		consider(v, s);
 }
 
 void direct_eagerly(struct tr_vcpu *v)
@@ -254,6 +275,7 @@ static enum direct_next stopped(struct tr_vcpu *v, struct window_space *s, struc
 		return direct_fault(v, s, r->state.rip, address, go_on);
 	case HOST_SPACE_CALL:
 		d->calls++;
+		direct_event(v);
 		return DIRECT_STEP;
 	case HOST_SPACE_UNSHOWN:
 		r->unfit = true;

@@ -53,7 +53,14 @@ struct direct {
 	bool kept;         /* the thread is, where its processes run */
 	uint64_t kept_for; /* stops, at the last sample */
 	_Atomic uint64_t time_ns;                                  /* that its processes have run */
-	uint64_t stops, calls, faults, exceptions, kicks, refused; /* statistics */
+	uint64_t event, gap; /* time-stamp of the last page fault or call; ticks since the one before */
+	uint64_t quiet;      /* ticks after which another is one by itself */
+	bool alarm;          /* there is one */
+	bool burst;          /* translated, though it has a process: they come in a burst */
+	volatile bool rang;
+	unsigned burst_rings;
+	uint64_t burst_returns;                                            /* call_returns, when it was last looked at */
+	uint64_t stops, calls, faults, exceptions, kicks, refused, bursts; /* statistics */
 };
 
 void direct_init(struct tr_vcpu *v);
@@ -76,6 +83,14 @@ enum direct_next direct_fault(struct tr_vcpu *v, struct window_space *s, uint64_
 enum direct_next direct_run(struct tr_vcpu *v);
 /* An interrupt has been taken: decides whether the address space at hand gets a process. */
 void direct_sample(struct tr_vcpu *v);
+/* direct_burst.c: on the virtual CPU's own thread, before the first run and after the last. */
+void direct_thread_enter(struct tr_vcpu *v);
+void direct_thread_leave(struct tr_vcpu *v);
+/* The instruction that stopped it has been carried out: runs translated from now on, if that was one of a burst. */
+void direct_burst_begin(struct tr_vcpu *v);
+/* Somebody has asked for attention: whether the burst is over. */
+void direct_burst_look(struct tr_vcpu *v);
+
 /* Nothing runs directly for a while: the thread is halted, or at other things. */
 void direct_rest(struct tr_vcpu *v);
 /* At once, for tests. */

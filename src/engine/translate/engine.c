@@ -39,6 +39,7 @@ static const struct debug_switch {
 	{"no-reuse", SWITCH(no_reuse)},
 	{"no-decode-cache", SWITCH(no_decode_cache)},
 	{"no-direct", SWITCH(no_direct)},
+	{"no-burst", SWITCH(no_burst)},
 	{"eager-direct", SWITCH(eager_direct)},
 };
 
@@ -207,6 +208,7 @@ static bool thread_enter(struct engine_vcpu *ev)
 	if (!host_guest_signals_thread_enter() || !host_set_gs_base(v->self))
 		return false;
 	tr_current = v;
+	direct_thread_enter(v);
 	return profile_thread_enter(v);
 }
 
@@ -214,6 +216,7 @@ static void thread_leave(struct engine_vcpu *ev)
 {
 	struct tr_vcpu *v = (struct tr_vcpu *)ev;
 	profile_thread_leave(v);
+	direct_thread_leave(v);
 	tr_current = NULL;
 	host_set_gs_base(0);
 	host_guest_signals_thread_leave();
@@ -287,6 +290,7 @@ static void vcpu_stats(struct engine_vcpu *ev, struct engine_stats *out)
 	out->direct_exceptions = v->direct.exceptions;
 	out->direct_kicks = v->direct.kicks;
 	out->direct_refused = v->direct.refused;
+	out->direct_bursts = v->direct.bursts;
 	profile_times(v, out);
 }
 
@@ -323,6 +327,7 @@ static void stats(struct engine *e, struct engine_stats *out)
 		out->direct_exceptions += one.direct_exceptions;
 		out->direct_kicks += one.direct_kicks;
 		out->direct_refused += one.direct_refused;
+		out->direct_bursts += one.direct_bursts;
 	}
 }
 

@@ -4,6 +4,7 @@
 #include "engine/translate/light.h"
 #include "host/confine.h"
 #include "host/profile.h"
+#include "host/thread_timer.h"
 
 #include <inttypes.h>
 #include <stdarg.h>
@@ -185,7 +186,10 @@ bool profile_thread_enter(struct tr_vcpu *v)
 		return true;
 	if (!p->cpu[v->index])
 		p->cpu[v->index] = calloc(1, sizeof(struct samples));
-	return p->cpu[v->index] && host_sampler_enter(on_sample, v, SAMPLE_NS);
+	if (!p->cpu[v->index] || !host_thread_timer_enter(HOST_TIMER_SAMPLE, on_sample, v))
+		return false;
+	host_thread_timer_set(HOST_TIMER_SAMPLE, SAMPLE_NS, SAMPLE_NS);
+	return true;
 }
 
 void profile_thread_leave(struct tr_vcpu *v)
@@ -194,7 +198,7 @@ void profile_thread_leave(struct tr_vcpu *v)
 
 	if (!p)
 		return;
-	host_sampler_leave();
+	host_thread_timer_leave(HOST_TIMER_SAMPLE);
 	if (!p->shifted)
 		p->shifted = symbols_shift(p->symbols, v->cpu.lstar, &p->shift);
 }

@@ -133,9 +133,13 @@ static bool run_some(struct tr_vcpu *v)
 /* User code by itself, and then the instruction that it stopped at. False: the monitor is needed. */
 static bool run_direct(struct tr_vcpu *v)
 {
+	v->direct.gap = UINT64_MAX;
 	switch (direct_run(v)) {
-	case DIRECT_STEP:
-		return run_step(v);
+	case DIRECT_STEP: {
+		bool on = run_step(v);
+		direct_burst_begin(v);
+		return on;
+	}
 	case DIRECT_RAISE:
 		return deliver(v);
 	default:
@@ -155,6 +159,7 @@ static enum x86_exit_kind interrupted(struct tr_vcpu *v)
 	v->noshare = false;
 	window_sample(v);
 	direct_sample(v);
+	direct_burst_look(v);
 	v->cpu.exit = (struct x86_exit){.kind = EXIT_INTERRUPTED};
 	return EXIT_INTERRUPTED;
 }

@@ -270,7 +270,7 @@ static uint32_t mode_key(const struct x86_cpu *cpu)
 
 static bool direct_is_due(const struct tr_vcpu *v, uint32_t key)
 {
-	return direct_fits(v, key) && __builtin_ia32_rdtsc() >= v->direct.later;
+	return !v->direct.burst && direct_fits(v, key) && __builtin_ia32_rdtsc() >= v->direct.later;
 }
 
 /*

@@ -23,6 +23,11 @@ static inline uint64_t ns_to_tsc(const struct tr_vcpu *v, uint64_t ns)
 	return (uint64_t)((__uint128_t)ns * v->engine->model->tsc_hz / 1000000000);
 }
 
+static inline uint64_t tsc_to_ns(const struct tr_vcpu *v, uint64_t ticks)
+{
+	return (uint64_t)((__uint128_t)ticks * 1000000000 / v->engine->model->tsc_hz);
+}
+
 /* By what the address space at hand is told: window_space.cr3. */
 static inline uint64_t space_of(const struct x86_cpu *cpu)
 {
