@@ -7,7 +7,9 @@
 
 #define AFTER_NS 10000000u /* of running with windows, and twice what it takes to show anew what it has there */
 #define SAMPLE_NS 8000000u
-#define STOPS_START 3          /* if stops are to cost more than a third of the time, it does not pay */
+/* Of the time, what stops may cost: translated, from when on it pays to begin; and directly, for it to pay. */
+#define STOPS_BEGIN_NS (SAMPLE_NS / 2)
+#define STOPS_MOST_NS (SAMPLE_NS / 4 * 3)
 #define CREDIT_NS 20000000u    /* of gain, to begin with */
 #define HALF_NS 400000000u     /* so much time is looked at, older one counts half */
 #define PATIENCE_NS 500000000u /* until the next try, doubled each time */
@@ -153,7 +155,7 @@ static bool runs_long(const struct tr_vcpu *v, const struct window_space *s, uin
 static void consider(struct tr_vcpu *v, struct window_space *s)
 {
 	try_out(v);
-	if (v->direct.stops_cost < SAMPLE_NS / STOPS_START)
+	if (v->direct.stops_cost < STOPS_BEGIN_NS)
 		start(v, s);
 }
 
@@ -180,8 +182,8 @@ void direct_sample(struct tr_vcpu *v)
 	rest_if_unused(v);
 	if (!s)
 		return;
-	if (s->apart && v->direct.stops_cost > SAMPLE_NS && !v->engine->eager_direct)
-		stop(v, s);
+	if (s->apart && v->direct.stops_cost > STOPS_MOST_NS && !v->engine->eager_direct)
+		v->direct.later = tsc + ns_to_tsc(v, SAMPLE_NS);
 	else if (!s->apart && v->direct.stops_cost < SAMPLE_NS && runs_long(v, s, tsc))
 		consider(v, s);
 }
@@ -196,15 +198,15 @@ void direct_eagerly(struct tr_vcpu *v)
 
 /*
  * After stretches in which the process has run for `ran`, of which `system` was Linux' own, and this thread for `here`,
- * in ns. By itself it ran twice as fast as translated, or nearly: that is the gain. All the rest went into stops and
- * what is shown, and costs half as much again by what follows. Time that neither had a processor is nobody's doing.
+ * in ns. By itself it ran two and a half times as fast as translated, or nearly: that is the gain. All the rest went
+ * into stops and what is shown. Time that neither had a processor is nobody's doing.
  */
 static void account(struct tr_vcpu *v, struct window_space *s, uint64_t ran, uint64_t system, uint64_t here)
 {
 	struct direct_account *a = &s->account;
 	system = MIN(system, ran);
-	a->gain += ns_to_tsc(v, ran - system);
-	a->cost += ns_to_tsc(v, (here + system) / 2 * 3);
+	a->gain += ns_to_tsc(v, (ran - system) / 2 * 3);
+	a->cost += ns_to_tsc(v, here + system);
 	if (a->gain + a->cost > ns_to_tsc(v, HALF_NS)) {
 		direct_program_judge(&v->direct.programs, &s->account);
 		a->gain /= 2;
