@@ -37,8 +37,8 @@ static inline uint64_t region_start(uint8_t region)
 
 #define WINDOW_SPACES 3  /* address spaces of a CPU that have windows */
 #define WINDOW_REGIONS 8 /* of an address space */
-#define WINDOW_PAGES 8192
-#define WINDOW_HASH 16384
+#define WINDOW_PAGES 24576
+#define WINDOW_HASH 32768
 #define WINDOW_PENDING 64
 #define WINDOW_LOCALS 32 /* pages of CPL 0's that are not global: each load of CR3 looks through them */
 
@@ -85,7 +85,7 @@ struct window_space {
 	unsigned locals;  /* pages that are not global */
 	struct window_local local[WINDOW_LOCALS];
 	uint64_t pieces[REGION_COUNT / 64]; /* regions with pages that are parts of larger ones of the guest's */
-	unsigned regions, count, holes, pendings;
+	unsigned regions, count, holes, unseen, pendings; /* regions; pages, among them unseen ones; … */
 	uint64_t pending[WINDOW_PENDING]; /* shown, and dropped from the TLB since user code ran: to be compared as well
 					   */
 	uint8_t guest[WINDOW_REGIONS];    /* region's number */
@@ -152,7 +152,7 @@ struct window_slots {
 	uint64_t at[WINDOW_SLOTS];
 	uint64_t limbo; /* a region in which nothing ever is, for those without windows */
 };
-#define WINDOW_PAGES_ALL 24000 /* of the process */
+#define WINDOW_PAGES_ALL 24000 /* of the process, seen */
 
 bool window_init(struct tr_engine *eng);
 void window_destroy(struct tr_engine *eng);

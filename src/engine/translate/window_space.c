@@ -195,7 +195,10 @@ bool space_locals_known(const struct window_space *s, int pcid)
 
 static void forget(struct tr_vcpu *v, struct window_space *s, struct window_page *p)
 {
-	atomic_fetch_sub(&pages_shown, 1u + p->holes);
+	if (p->va & WINDOW_UNSEEN)
+		s->unseen--;
+	else
+		atomic_fetch_sub(&pages_shown, 1u + p->holes);
 	s->holes -= p->holes;
 	if (p->va & WINDOW_LOCAL)
 		*local_of(s, p) = s->local[--s->locals];
@@ -245,7 +248,7 @@ static void hide_all(struct tr_vcpu *v, struct window_space *s)
 	space_forget(s);
 	apart_clear(s);
 	v->windows.hidden += s->count;
-	s->count = s->holes = s->locals = 0;
+	s->count = s->holes = s->unseen = s->locals = 0;
 	for (unsigned i = 0; i < ARRAY_LEN(s->pieces); i++)
 		s->pieces[i] = 0;
 	for (unsigned i = 0; i < WINDOW_HASH; i++)
@@ -320,9 +323,20 @@ static bool free_of_code(const struct guest_memory *mem, uint64_t gpa, uint64_t 
 	return true;
 }
 
+static bool all_are_full(void)
+{
+	return atomic_load(&pages_shown) >= WINDOW_PAGES_ALL;
+}
+
+/* First those that this virtual CPU does not use at the moment. */
 static void make_room(struct tr_vcpu *v, struct window_space *s, unsigned pages)
 {
-	if (s->count + pages > WINDOW_PAGES || atomic_load(&pages_shown) >= WINDOW_PAGES_ALL)
+	for (unsigned i = 0; i < WINDOW_SPACES && all_are_full(); i++) {
+		struct window_space *other = v->windows.space[i];
+		if (other && other != s && other != v->windows.now)
+			hide_all(v, other);
+	}
+	if (s->count + pages > WINDOW_PAGES || all_are_full())
 		hide_all(v, s);
 }
 
@@ -362,8 +376,12 @@ static struct window_page *add_shown(struct tr_vcpu *v, struct window_space *s, 
 		page_add(s, page + i * size, gpa + i * size);
 	if (page & WINDOW_LOCAL) /* alone: pages_in_a_row */
 		local_add(s, page & PAGE_MASK, x86_pcid(&v->cpu));
+	if (page & WINDOW_UNSEEN) {
+		s->unseen += n;
+		return first;
+	}
 	atomic_fetch_add(&pages_shown, n);
-	v->windows.shown += page & WINDOW_UNSEEN ? 0 : n - 1; /* one is counted */
+	v->windows.shown += n - 1; /* one is counted */
 	return first;
 }
 
@@ -478,6 +496,8 @@ static bool see(struct tr_vcpu *v, struct window_space *s, struct window_page *p
 	if (!show_page(v, s, p->va & PAGE_MASK, PAGE_SIZE, p->gpa, p->va & WINDOW_WRITABLE))
 		return false;
 	p->va &= ~WINDOW_UNSEEN;
+	s->unseen--;
+	atomic_fetch_add(&pages_shown, 1);
 	return true;
 }
 
@@ -530,5 +550,5 @@ bool space_protect(struct tr_vcpu *v, struct window_space *s, uint64_t gpa)
 
 void space_forget(const struct window_space *s)
 {
-	atomic_fetch_sub(&pages_shown, s->count + s->holes);
+	atomic_fetch_sub(&pages_shown, s->count - s->unseen + s->holes);
 }
