@@ -5,8 +5,8 @@
 #include "engine/translate/window_space.h"
 #include "host/host.h"
 
-#define AFTER_NS 10000000u /* of running with windows, and twice what it takes to show anew what it has there */
-#define SAMPLE_NS 8000000u
+#define AFTER_NS 3000000u /* of running with windows, and twice what it takes to show anew what it has there */
+#define SAMPLE_NS 3500000u
 /* Of the time, what stops may cost: translated, from when on it pays to begin; and directly, for it to pay. */
 #define STOPS_BEGIN_NS (SAMPLE_NS / 2)
 #define STOPS_MOST_NS (SAMPLE_NS / 4 * 3)
