@@ -10,7 +10,8 @@ enum host_timer_use { HOST_TIMER_SAMPLE, HOST_TIMER_ALARM, HOST_TIMER_USES };
 /* In a signal handler, with what the thread's program counter is: it may do no more than count, or set a word. */
 typedef void (*host_timer_fn)(void *opaque, uint64_t pc);
 
-/* On this thread, which has an alternate signal stack. False: the host would not; the reason is in host_error_text(). */
+/* On this thread, which has an alternate signal stack. False: the host would not; the reason is in host_error_text().
+ */
 bool host_thread_timer_enter(enum host_timer_use use, host_timer_fn fn, void *opaque);
 /* After `first_ns` of real time, and then each `period_ns`, unless that is 0. Both 0: not any more. */
 void host_thread_timer_set(enum host_timer_use use, uint64_t first_ns, uint64_t period_ns);

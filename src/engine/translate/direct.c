@@ -12,7 +12,7 @@
 #define STOPS_MOST_NS (SAMPLE_NS / 4 * 3)
 #define CREDIT_NS 20000000u    /* of gain, to begin with */
 #define HALF_NS 400000000u     /* so much time is looked at, older one counts half */
-#define PATIENCE_NS 500000000u /* until the next try, doubled each time */
+#define PATIENCE_NS 200000000u /* until the next try, doubled each time */
 #define PATIENCE_MOST_NS 16000000000u
 #define RETRY_NS 1000000000u
 
@@ -27,7 +27,8 @@ struct stretch {
 static void learn_costs(struct tr_vcpu *v, const struct host_space_costs *c)
 {
 	v->direct.costs = *c;
-	v->direct.quiet = ns_to_tsc(v, 2 * c->stop + c->show);
+	v->direct.stop = ns_to_tsc(v, c->stop);
+	v->direct.quiet = 3 * v->direct.stop;
 }
 
 void direct_init(struct tr_vcpu *v)
@@ -263,6 +264,21 @@ static enum direct_next stepped(struct x86_cpu *cpu)
 	return DIRECT_RAISE;
 }
 
+/* The guest's kernel will see to it. */
+static enum direct_next for_guest(struct direct *d)
+{
+	d->soon = d->ran < d->stop;
+	d->ran = 0;
+	return DIRECT_STEP;
+}
+
+static enum direct_next at_fault(struct tr_vcpu *v, struct window_space *s, struct stretch *r, uint64_t address,
+				 bool *shown)
+{
+	enum direct_next next = direct_fault(v, s, r->state.rip, address, shown);
+	return next == DIRECT_STEP && !*shown ? for_guest(&v->direct) : next;
+}
+
 static enum direct_next stopped(struct tr_vcpu *v, struct window_space *s, struct stretch *r, enum host_space_stop why,
 				uint64_t address, bool *go_on)
 {
@@ -274,11 +290,10 @@ static enum direct_next stopped(struct tr_vcpu *v, struct window_space *s, struc
 		return DIRECT_AGAIN;
 	case HOST_SPACE_FAULT:
 		d->faults++;
-		return direct_fault(v, s, r->state.rip, address, go_on);
+		return at_fault(v, s, r, address, go_on);
 	case HOST_SPACE_CALL:
 		d->calls++;
-		direct_event(v);
-		return DIRECT_STEP;
+		return for_guest(d);
 	case HOST_SPACE_UNSHOWN:
 		r->unfit = true;
 		return DIRECT_AGAIN;
@@ -308,7 +323,10 @@ static enum direct_next run_on(struct tr_vcpu *v, struct window_space *s, struct
 		r->unfit = !direct_settle(v, s);
 		if (r->unfit || poll_wanted(v)) /* once more: it may have taken kicks that came meanwhile */
 			break;
+		uint64_t since = __builtin_ia32_rdtsc();
 		enum host_space_stop why = host_space_run(s->apart, &r->state, &address);
+		uint64_t took = __builtin_ia32_rdtsc() - since;
+		v->direct.ran += took - MIN(took, v->direct.stop);
 		r->stops++;
 		next = stopped(v, s, r, why, address, &go_on);
 	}
@@ -344,6 +362,7 @@ enum direct_next direct_run(struct tr_vcpu *v)
 	}
 	unsigned measured = stretches_measured(s);
 	uint64_t since = measured ? host_thread_time_ns() : 0;
+	v->direct.soon = false;
 	struct stretch r = {.lost = !host_space_set_xstate(process, v->cpu.xsave)};
 	enum direct_next next = DIRECT_AGAIN;
 	direct_state_get(&v->cpu, &r.state);

@@ -50,16 +50,19 @@ struct direct {
 	struct direct_stops made_by_user, sampled_stops; /* now, and at the last sample */
 	uint64_t sampled, stops_cost; /* that time-stamp; what they are to cost from sample to sample, in ns */
 	struct direct_programs programs;
-	bool kept;         /* the thread is, where its processes run */
-	uint64_t kept_for; /* stops, at the last sample */
-	_Atomic uint64_t time_ns;                                  /* that its processes have run */
-	uint64_t event, gap; /* time-stamp of the last page fault or call; ticks since the one before */
-	uint64_t quiet;      /* ticks after which another is one by itself */
-	bool alarm;          /* there is one */
-	bool burst;          /* translated, though it has a process: they come in a burst */
+	bool kept;                /* the thread is, where its processes run */
+	uint64_t kept_for;        /* stops, at the last sample */
+	_Atomic uint64_t time_ns; /* that its processes have run */
+	uint64_t event;           /* time-stamp of the last page fault */
+	uint64_t stop;            /* what one takes here, in ticks */
+	uint64_t quiet; /* ticks of translated code, and the guest's kernel, after which another is one by itself */
+	uint64_t ran;   /* ticks that it has run since it was stopped by one, or by a call */
+	bool soon;      /* and then that was soon after the one before */
+	bool alarm;     /* there is one */
+	bool burst;     /* translated, though it has a process: they come in a burst */
 	volatile bool rang;
 	unsigned burst_rings;
-	uint64_t burst_returns;                                            /* call_returns, when it was last looked at */
+	uint64_t burst_returns; /* call_returns, when it was last looked at */
 	uint64_t stops, calls, faults, exceptions, kicks, refused, bursts; /* statistics */
 };
 

@@ -46,10 +46,11 @@ static void set_alarm(const struct tr_vcpu *v, uint64_t ticks)
 void direct_burst_begin(struct tr_vcpu *v)
 {
 	struct direct *d = &v->direct;
-	/* Of the time between two, one stop was a part, and what the guest's kernel did. */
-	if (!d->alarm || d->burst || d->gap > 2 * d->quiet)
+	if (!d->alarm || !d->soon)
 		return;
 	d->burst = true;
+	d->soon = false;
+	d->event = __builtin_ia32_rdtsc();
 	d->bursts++;
 	d->burst_rings = 0;
 	d->burst_returns = d->made_by_user.call_returns;

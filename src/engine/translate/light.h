@@ -159,23 +159,17 @@ static inline void poll_clear(struct tr_vcpu *v)
 }
 
 /*
- * Something that would stop user code that runs directly. False: it is one of a burst, as far as the last one tells,
- * and would not (direct_burst.c).
+ * Of user code: who has many does better translated (direct.h). Not those that come soon after another: they are of a
+ * burst, and would stop nobody (direct_burst.c).
  */
-static inline bool direct_event(struct tr_vcpu *v)
-{
-	struct direct *d = &v->direct;
-	uint64_t before = d->event;
-	d->event = __builtin_ia32_rdtsc();
-	d->gap = d->event - before;
-	return d->gap > d->quiet;
-}
-
-/* Of user code: who has many does better translated (direct.h). */
 static inline void count_fault(struct tr_vcpu *v)
 {
-	if (v->cpu.cpl == 3 && v->cpu.exc.vector == X86_PF)
-		v->direct.made_by_user.page_faults += direct_event(v);
+	struct direct *d = &v->direct;
+	if (v->cpu.cpl != 3 || v->cpu.exc.vector != X86_PF)
+		return;
+	uint64_t before = d->event;
+	d->event = __builtin_ia32_rdtsc();
+	d->made_by_user.page_faults += d->event - before > d->quiet;
 }
 
 /* After poll_set by another thread: what runs directly does not look. */

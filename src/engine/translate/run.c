@@ -133,7 +133,6 @@ static bool run_some(struct tr_vcpu *v)
 /* User code by itself, and then the instruction that it stopped at. False: the monitor is needed. */
 static bool run_direct(struct tr_vcpu *v)
 {
-	v->direct.gap = UINT64_MAX;
 	switch (direct_run(v)) {
 	case DIRECT_STEP: {
 		bool on = run_step(v);
