@@ -9,6 +9,10 @@ from linux import PROMPT, READY, Checks, Machine, ended_well, verdict
 c = Checks()
 COUNT = "awk 'BEGIN { for (i = 0; i < 6000000; i++) s += i % 7; print s }'"
 SUM = '17999997'
+# Memory that comes and goes: page faults in bursts.
+GROW = ("awk 'BEGIN { for (r = 0; r < 60; r++) { s = \"x\"; for (i = 0; i < 20; i++) s = s s; n += length(s); "
+        "for (i = 0; i < 100000; i++) t += i % 7 } print n, t }'")
+GROWN = '62914560 17999700'
 
 
 def of(pid):
@@ -53,6 +57,13 @@ def computes(m):
     return None if answer == SUM else 'awk says %r' % answer
 
 
+def grows(m):
+    why = computes(m)
+    answer = m.command(GROW).strip().split('\n')[-1]  # behind the end of what was typed
+    m.send('poweroff -f')
+    return why or (None if answer == GROWN else 'awk says %r' % answer) or ended_well(m)
+
+
 def stats(m):
     return json.loads(m.said[m.said.index('{'):])['total']
 
@@ -78,6 +89,8 @@ else:
     total = stats(m)
     c.check('direct', None if total['time']['direct'] > 100e6 and total['direct']['stops'] else 'it was translated: %s' % total)
     c.check('direct_processes_end', gone(m.children))
+    m = Machine('direct_bursts', options=('--stats=json',))
+    c.check('direct_bursts', verdict(grows, m) or (None if stats(m)['direct']['bursts'] else 'there were none: %s' % stats(m)))
     m = Machine('direct_killed')
     c.check('direct_killed', verdict(killed, m))
     c.check('direct_processes_are_killed', gone(m.children))

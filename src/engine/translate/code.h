@@ -218,7 +218,7 @@ struct tr_engine {
 	/* Debug switches. */
 	bool step_only, eager_window, mixed_window, no_link, no_share, no_inline, no_window, no_kernel_window, no_pdep,
 		no_lazy_flags, no_carry, no_trace, no_loop, no_return, no_copy, no_string, no_reuse, no_decode_cache;
-	bool no_direct, no_burst, eager_direct;
+	bool no_direct, no_burst, eager_direct, eager_burst;
 	struct direct_host direct_host;
 	struct window_slots slots;
 	struct host_spaces *spaces; /* where user code runs directly; NULL: nowhere */

@@ -265,9 +265,10 @@ static enum direct_next stepped(struct x86_cpu *cpu)
 }
 
 /* The guest's kernel will see to it. */
-static enum direct_next for_guest(struct direct *d)
+static enum direct_next for_guest(struct tr_vcpu *v)
 {
-	d->soon = d->ran < d->stop;
+	struct direct *d = &v->direct;
+	d->soon = d->ran < d->stop || v->engine->eager_burst;
 	d->ran = 0;
 	return DIRECT_STEP;
 }
@@ -276,7 +277,7 @@ static enum direct_next at_fault(struct tr_vcpu *v, struct window_space *s, stru
 				 bool *shown)
 {
 	enum direct_next next = direct_fault(v, s, r->state.rip, address, shown);
-	return next == DIRECT_STEP && !*shown ? for_guest(&v->direct) : next;
+	return next == DIRECT_STEP && !*shown ? for_guest(v) : next;
 }
 
 static enum direct_next stopped(struct tr_vcpu *v, struct window_space *s, struct stretch *r, enum host_space_stop why,
@@ -293,7 +294,7 @@ static enum direct_next stopped(struct tr_vcpu *v, struct window_space *s, struc
 		return at_fault(v, s, r, address, go_on);
 	case HOST_SPACE_CALL:
 		d->calls++;
-		return for_guest(d);
+		return for_guest(v);
 	case HOST_SPACE_UNSHOWN:
 		r->unfit = true;
 		return DIRECT_AGAIN;

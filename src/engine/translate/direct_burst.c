@@ -23,8 +23,9 @@ static void ring(void *opaque, uint64_t pc)
 
 void direct_thread_enter(struct tr_vcpu *v)
 {
-	v->direct.alarm = v->engine->spaces && !v->engine->no_burst && !v->engine->eager_direct &&
-			  host_thread_timer_enter(HOST_TIMER_ALARM, ring, v);
+	const struct tr_engine *eng = v->engine;
+	bool wanted = eng->spaces && !eng->no_burst && (!eng->eager_direct || eng->eager_burst);
+	v->direct.alarm = wanted && host_thread_timer_enter(HOST_TIMER_ALARM, ring, v);
 }
 
 void direct_thread_leave(struct tr_vcpu *v)

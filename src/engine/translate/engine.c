@@ -41,6 +41,7 @@ static const struct debug_switch {
 	{"no-direct", SWITCH(no_direct)},
 	{"no-burst", SWITCH(no_burst)},
 	{"eager-direct", SWITCH(eager_direct)},
+	{"eager-burst", SWITCH(eager_burst)},
 };
 
 /* Sets the switches in a list with commas between them; profile.c has more of them. */
