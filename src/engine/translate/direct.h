@@ -84,12 +84,24 @@ bool direct_settle(struct tr_vcpu *v, struct window_space *s);
 enum direct_next direct_fault(struct tr_vcpu *v, struct window_space *s, uint64_t rip, uint64_t va, bool *shown);
 /* Runs user code directly, from the state at hand; `due` was true. */
 enum direct_next direct_run(struct tr_vcpu *v);
+/*
+ * direct_pay.c: around each run, its account; whether it has gained more than it has cost; and if not: the process goes
+ * to others, and this address space is translated for a while.
+ */
+struct direct_measure {
+	unsigned stretches; /* that it stands for; 0: it is not measured */
+	uint64_t since;     /* the thread's processor time, in ns */
+};
+struct direct_measure direct_measure_begin(struct window_space *s);
+void direct_measure_end(struct tr_vcpu *v, struct window_space *s, struct direct_measure m);
+bool direct_pays(const struct tr_vcpu *v, const struct window_space *s);
+void direct_stop(struct tr_vcpu *v, struct window_space *s);
 /* An interrupt has been taken: decides whether the address space at hand gets a process. */
 void direct_sample(struct tr_vcpu *v);
 /* direct_burst.c: on the virtual CPU's own thread, before the first run and after the last. */
 void direct_thread_enter(struct tr_vcpu *v);
 void direct_thread_leave(struct tr_vcpu *v);
-/* The instruction that stopped it has been carried out: runs translated from now on, if that was one of a burst. */
+/* The instruction that stopped it soon after another has been carried out: it runs translated from now on. */
 void direct_burst_begin(struct tr_vcpu *v);
 /* Somebody has asked for attention: whether the burst is over. */
 void direct_burst_look(struct tr_vcpu *v);

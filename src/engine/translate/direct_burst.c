@@ -1,8 +1,8 @@
 /*
  * Bursts: page faults and system calls that come one soon after the other, as where a program fills memory that it has
  * got. A stop takes longer than what lies between them takes translated. So from the second in a row the program runs
- * translated, until it has been quiet for as long as a stop takes: what came soon is expected to come soon again, and
- * what did not, not. An alarm tells of that, for code that is quiet meets nothing else.
+ * translated, until it has been quiet for as long as a few stops take: what came soon is expected to come soon again,
+ * and what did not, not. An alarm tells of that, for code that is quiet meets nothing else.
  */
 #include "engine/translate/direct.h"
 
@@ -47,7 +47,7 @@ static void set_alarm(const struct tr_vcpu *v, uint64_t ticks)
 void direct_burst_begin(struct tr_vcpu *v)
 {
 	struct direct *d = &v->direct;
-	if (!d->alarm || !d->soon)
+	if (!d->alarm)
 		return;
 	d->burst = true;
 	d->soon = false;
@@ -65,7 +65,7 @@ void direct_burst_look(struct tr_vcpu *v)
 		return;
 	uint64_t tsc = __builtin_ia32_rdtsc();
 	d->rang = false;
-	if (d->burst_returns != d->made_by_user.call_returns)
+	if (d->burst_returns != d->made_by_user.call_returns) /* nobody has noted when */
 		d->event = tsc;
 	d->burst_returns = d->made_by_user.call_returns;
 	d->burst_rings++;

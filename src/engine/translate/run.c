@@ -136,7 +136,8 @@ static bool run_direct(struct tr_vcpu *v)
 	switch (direct_run(v)) {
 	case DIRECT_STEP: {
 		bool on = run_step(v);
-		direct_burst_begin(v);
+		if (v->direct.soon)
+			direct_burst_begin(v);
 		return on;
 	}
 	case DIRECT_RAISE:
