@@ -124,7 +124,7 @@ static const struct kept {
 	CALL(getsockname, OTHERS | NEED(CLIENTS)), /* the socket's name, to remove it */
 	CALL(unlink, OTHERS | NEED(CLIENTS)),
 
-	/* Profiles. */
+	/* Profiles; threads' own timers (thread_timer.h) also without them. */
 	CALL(timer_create, EVERYONE | NEED(PROFILE) | NEED(SPACES)),
 	CALL(timer_settime, EVERYONE | NEED(PROFILE) | NEED(SPACES)),
 	CALL(timer_delete, EVERYONE | NEED(PROFILE) | NEED(SPACES)),

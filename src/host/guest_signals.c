@@ -2,9 +2,9 @@
 #include "host/guest_signals.h"
 
 #include "host/internal.h"
+#include "host/signal_internal.h"
 #include "host/terminal.h"
 
-#include <signal.h>
 #include <sys/auxv.h>
 #include <sys/mman.h>
 #include <ucontext.h>
@@ -119,24 +119,7 @@ __attribute__((used)) void host_guest_signal(int sig, siginfo_t *info, void *uc)
 	errno = error;
 }
 
-/*
- * The kernel's first instruction in us: it clears DF and TF but not AC, which may be the guest's, and C code is free to
- * access memory unaligned. GS is the guest's here as well; C code uses FS only. Vector and x87 state are fresh, the
- * frame has the guest's.
- */
-void host_guest_signal_entry(int sig, siginfo_t *info, void *uc);
-__asm__(".pushsection .text\n"
-	".hidden host_guest_signal_entry\n"
-	".globl host_guest_signal_entry\n"
-	".type host_guest_signal_entry, @function\n"
-	"host_guest_signal_entry:\n"
-	"	endbr64\n"
-	"	pushfq\n"
-	"	andl $~0x40000, (%rsp)\n"
-	"	popfq\n"
-	"	jmp host_guest_signal\n"
-	".size host_guest_signal_entry, . - host_guest_signal_entry\n"
-	".popsection\n");
+SIGNAL_ENTRY(host_guest_signal_entry, host_guest_signal);
 
 bool host_guest_signals_init(host_fault_handler handler)
 {

@@ -7,11 +7,11 @@
 #include "host/confine.h"
 #include "host/host.h"
 #include "host/internal.h"
+#include "host/signal_internal.h"
 #include "host/space_program.h"
 
 #include <elf.h>
 #include <linux/seccomp.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -86,11 +86,7 @@ void spaces_catch_kicks(void)
 
 static void let_kicks(bool through)
 {
-	sigset_t set;
-
-	sigemptyset(&set);
-	sigaddset(&set, KICK);
-	pthread_sigmask(through ? SIG_UNBLOCK : SIG_BLOCK, &set, NULL);
+	signal_mask_one(KICK, through ? SIG_UNBLOCK : SIG_BLOCK);
 }
 
 /* --- stops */

@@ -1,10 +1,9 @@
 #include "host/thread_timer.h"
 
 #include "host/internal.h"
+#include "host/signal_internal.h"
 
 #include <errno.h>
-#include <pthread.h>
-#include <signal.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <ucontext.h>
@@ -28,29 +27,7 @@ __attribute__((used)) void host_timer_signal(int sig, siginfo_t *info, void *uc)
 	errno = error;
 }
 
-/* AC may be the guest's: see host_guest_signal_entry. */
-void host_timer_signal_entry(int sig, siginfo_t *info, void *uc);
-__asm__(".pushsection .text\n"
-	".hidden host_timer_signal_entry\n"
-	".globl host_timer_signal_entry\n"
-	".type host_timer_signal_entry, @function\n"
-	"host_timer_signal_entry:\n"
-	"	endbr64\n"
-	"	pushfq\n"
-	"	andl $~0x40000, (%rsp)\n"
-	"	popfq\n"
-	"	jmp host_timer_signal\n"
-	".size host_timer_signal_entry, . - host_timer_signal_entry\n"
-	".popsection\n");
-
-static void let_through(int sig, int how)
-{
-	sigset_t set;
-
-	sigemptyset(&set);
-	sigaddset(&set, sig);
-	pthread_sigmask(how, &set, NULL);
-}
+SIGNAL_ENTRY(host_timer_signal_entry, host_timer_signal);
 
 bool host_thread_timer_enter(enum host_timer_use use, host_timer_fn fn, void *opaque)
 {
@@ -64,7 +41,7 @@ bool host_thread_timer_enter(enum host_timer_use use, host_timer_fn fn, void *op
 		return !host_fail();
 	timers[use].fn = fn;
 	timers[use].opaque = opaque;
-	let_through(signal_of[use], SIG_UNBLOCK);
+	signal_mask_one(signal_of[use], SIG_UNBLOCK);
 	return true;
 }
 
@@ -84,7 +61,7 @@ void host_thread_timer_leave(enum host_timer_use use)
 {
 	if (!timers[use].fn)
 		return;
-	let_through(signal_of[use], SIG_BLOCK);
+	signal_mask_one(signal_of[use], SIG_BLOCK);
 	timer_delete(timers[use].timer);
 	timers[use].fn = NULL;
 }

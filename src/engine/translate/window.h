@@ -85,7 +85,8 @@ struct window_space {
 	unsigned locals;  /* pages that are not global */
 	struct window_local local[WINDOW_LOCALS];
 	uint64_t pieces[REGION_COUNT / 64]; /* regions with pages that are parts of larger ones of the guest's */
-	unsigned regions, count, holes, unseen, pendings; /* regions; pages, among them unseen ones; … */
+	unsigned regions, count, holes, pendings;
+	unsigned unseen;                  /* of its `count` pages: WINDOW_UNSEEN */
 	uint64_t pending[WINDOW_PENDING]; /* shown, and dropped from the TLB since user code ran: to be compared as well
 					   */
 	uint8_t guest[WINDOW_REGIONS];    /* region's number */
