@@ -138,6 +138,17 @@ static bool comparable(const struct x86_insn *insn, const uint8_t *bytes, size_t
 	return !(insn->cls == CLS_SPECIAL && insn->flags & INSN_FPU && insn->flags & INSN_MEM);
 }
 
+/*
+ * Intel's processors sometimes fetch what is behind the 15th byte before they say that there are too many: a page
+ * fault.
+ */
+#define FETCHED 32
+
+static bool ends_with_page(const struct x86_insn *insn, uint64_t at)
+{
+	return insn->cls == CLS_TOOLONG && !model.amd && at + FETCHED > PAGE_SIZE;
+}
+
 /* --- The slow path --- */
 
 enum outcome { ENDED, CUT, GIVEN_UP };
@@ -171,7 +182,7 @@ static enum outcome trace(struct diff_case *c, struct diff_result *r)
 			if (insn.cls != CLS_INVALID)
 				break;
 		}
-		if (!comparable(&insn, page + at, len, c->undefined[0])) {
+		if (ends_with_page(&insn, at) || !comparable(&insn, page + at, len, c->undefined[0])) {
 			c->code[page + at - code] = INT3;
 			return CUT;
 		}

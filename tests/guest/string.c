@@ -228,8 +228,18 @@ TEST(overlap)
 
 /*
  * Overlap through two mappings of the same page. A processor tells overlap by linear addresses, so that its fast string
- * operations may have read a byte before the store that reaches it by the other mapping, or after; never anything else.
+ * operations may have read a byte before the store that reaches it by the other mapping, or after. Intel's, which store
+ * some bytes of a line twice, may bring one from up to a line and one byte further back; never anything else.
  */
+#define LINE 64
+static bool may_be_there(const u8 *before, unsigned i)
+{
+	u8 is = src_pages[100 + i];
+	for (unsigned back = 0; back <= LINE + 1 && back < i; back++)
+		if (is == before[i - 1 - back])
+			return true;
+	return is == src_pages[99 + i];
+}
 TEST(overlap_aliased)
 {
 	static u8 before[5001];
@@ -242,7 +252,7 @@ TEST(overlap_aliased)
 	CHECK_EQ(src_pages[100], before[0]);
 	CHECK_EQ(src_pages[101], before[0]);
 	for (unsigned i = 1; i <= 5000; i++)
-		CHECK(src_pages[100 + i] == src_pages[99 + i] || src_pages[100 + i] == before[i - 1]);
+		CHECK(may_be_there(before, i));
 }
 
 /* A fault is mended by the handler and the instruction goes on; every page is asked for once. */

@@ -218,10 +218,26 @@ TEST(nops)
 	CHECK(!(D64("\x0f\x1f\x44\x00\x00").flags & INSN_MEM));
 }
 
+/* With REX.B it is XCHG R8, RAX on AMD's processors all the same. */
 TEST(pause_is_not_xchg)
 {
-	CHECK_EQ(D64("\xf3\x90").gpr_write, 0);
-	CHECK_EQ(D64("\xf3\x41\x90").gpr_write, BIT(RAX) | BIT(R8));
+	struct x86_cpuid_model amd = {.amd = true}, intel = {.amd = false};
+
+	CHECK_EQ(decode_mode(MODE_64, &amd, "\xf3\x90", 2).gpr_write, 0);
+	CHECK_EQ(decode_mode(MODE_64, &intel, "\xf3\x90", 2).gpr_write, 0);
+	CHECK_EQ(decode_mode(MODE_64, &amd, "\xf3\x41\x90", 3).gpr_write, BIT(RAX) | BIT(R8));
+	CHECK_EQ(decode_mode(MODE_64, &intel, "\xf3\x41\x90", 3).gpr_write, 0);
+	CHECK_EQ(decode_mode(MODE_64, &intel, "\x41\x90", 2).gpr_write, BIT(RAX) | BIT(R8));
+}
+
+/* MOVSXD R8W, [RAX]: what it reads. */
+TEST(movsxd_of_words)
+{
+	struct x86_cpuid_model amd = {.amd = true}, intel = {.amd = false};
+
+	CHECK_EQ(decode_mode(MODE_64, &amd, "\x66\x44\x63\x00", 4).mem_size, 4);
+	CHECK_EQ(decode_mode(MODE_64, &intel, "\x66\x44\x63\x00", 4).mem_size, 2);
+	CHECK_EQ(decode_mode(MODE_64, &intel, "\x44\x63\x00", 3).mem_size, 4);
 }
 
 TEST(alignment)

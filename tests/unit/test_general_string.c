@@ -59,17 +59,22 @@ TEST(rep_movs_chunks)
 
 TEST(rep_zero)
 {
+	struct x86_cpuid_model amd = {.amd = true};
 	struct x86_test *t = t_long();
 
 	GPR(t, RSI) = GPR(t, RDI) = 0x800000000000;
 	GPR(t, RCX) = 0;
 	CHECK_EQ(GEN(t, "\xf3\xa4"), V_DONE);
 	CHECK_EQ(t->cpu.rip, CODE + 2);
-	GPR(t, RCX) = 0x100000000;
-	GPR(t, RDI) = 0x500000000;
-	CHECK_EQ(GEN(t, "\x67\xf3\xaa"), V_DONE); /* ECX is 0: nothing, not even zero-extension */
-	CHECK_EQ(GPR(t, RCX), 0x100000000);
-	CHECK_EQ(GPR(t, RDI), 0x500000000);
+	for (unsigned i = 0; i < 2; i++) {
+		t->cpu.model = i ? &amd : NULL;
+		GPR(t, RCX) = 0x100000000;
+		GPR(t, RDI) = 0x500000000;
+		CHECK_EQ(GEN(t, "\x67\xf3\xaa"), V_DONE); /* ECX is 0: nothing but Intel's zero-extension */
+		CHECK_EQ(GPR(t, RCX), i ? 0x100000000 : 0);
+		CHECK_EQ(GPR(t, RDI), 0x500000000);
+	}
+	t->cpu.model = NULL;
 	t_free(t);
 }
 

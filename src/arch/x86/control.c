@@ -29,7 +29,7 @@ static enum verdict check_paging_on(struct x86_cpu *cpu)
 		if (!(cpu->cr4 & CR4_PAE) || cpu->seg[SEG_CS].attr & SEG_ATTR_L)
 			return raise_gp(cpu, 0);
 		/* Intel's look at TR too (SDM Vol. 2, MOV to control registers; not APM Vol. 2 14.6.1). */
-		return !is_amd(cpu) && !(cpu->seg[SEG_TR].attr & 8) ? raise_gp(cpu, 0) : V_DONE;
+		return !x86_is_amd(cpu) && !(cpu->seg[SEG_TR].attr & 8) ? raise_gp(cpu, 0) : V_DONE;
 	}
 	if (cpu->cr4 & CR4_PAE && !pdptes_good(cpu, cpu->cr3))
 		return raise_gp(cpu, 0);
@@ -143,7 +143,7 @@ enum verdict write_cr4(struct x86_cpu *cpu, uint64_t value)
 
 uint64_t efer_allowed(const struct x86_cpu *cpu)
 {
-	return EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE | (is_amd(cpu) ? EFER_AUTOIBRS : 0);
+	return EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE | (x86_is_amd(cpu) ? EFER_AUTOIBRS : 0);
 }
 
 enum verdict write_efer(struct x86_cpu *cpu, uint64_t value)

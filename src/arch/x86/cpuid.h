@@ -95,7 +95,7 @@ void x86_cpuid_tell_tsc(struct x86_cpuid_model *model, uint64_t tsc_hz);
  */
 typedef void x86_cpuid_fn(uint32_t leaf, uint32_t subleaf, uint32_t out[4]);
 const char *x86_host_lacks(x86_cpuid_fn *cpuid);
-bool x86_host_is_amd(void); /* or Hygon's */
+bool x86_host_is_amd(void);   /* or Hygon's */
 uint32_t x86_host_xcr0(void); /* what its system has set in XCR0; 0 without XSAVE */
 bool x86_host_has_evex(void);
 /* The same, and then says that we are a hypervisor that offers these. 0: says nothing. */
@@ -106,6 +106,13 @@ void x86_cpuid(const struct x86_cpu *cpu, uint32_t leaf, uint32_t subleaf, uint3
 static inline bool x86_has(const struct x86_cpuid_model *m, enum x86_feature f)
 {
 	return m->features & BIT(f);
+}
+
+/* Where processors differ and no manual chooses, the guest's is as AMD's; else as Intel's. Seen on Zen 3, Zen 5 and
+ * Emerald Rapids. */
+static inline bool x86_is_amd(const struct x86_cpu *cpu)
+{
+	return cpu->model && cpu->model->amd;
 }
 
 #endif

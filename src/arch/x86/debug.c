@@ -46,7 +46,7 @@ enum verdict x86_before_instruction(struct x86_cpu *cpu)
 	 */
 	if (cpu->shadow != 2)
 		cpu->db_pending = 0;
-	else if (!is_amd(cpu))
+	else if (!x86_is_amd(cpu))
 		return V_DONE;
 	if (!(cpu->dr7 & DR7_ENABLED) || (cpu->rflags & FL_RF))
 		return V_DONE;

@@ -156,8 +156,12 @@ static void take_corrections(struct x86_insn *insn, const ZydisDecodedInstructio
 		take_amd_branch(insn, zi);
 	switch (insn->mnemonic) {
 	case ZYDIS_MNEMONIC_PAUSE:
-		if (insn->opreg) /* F3 41 90 is XCHG R8, RAX all the same */
+		if (insn->opreg && amd) /* F3 41 90 is XCHG R8, RAX all the same; Intel's pause */
 			take_xchg(insn);
+		break;
+	case ZYDIS_MNEMONIC_MOVSXD: /* from 16 bits to 16 (SDM Vol. 2 MOVSXD); AMD's read 32 */
+		if (insn->opsize == 2 && insn->mem_size && !amd)
+			insn->mem_size = 2;
 		break;
 	case ZYDIS_MNEMONIC_VPTEST: /* the other flags become 0 */
 	case ZYDIS_MNEMONIC_VTESTPS:

@@ -1,4 +1,5 @@
 /* Near branches: JMP, Jcc, CALL, RET, LOOPcc, JrCXZ (SDM Vol. 1 7.3.8, Vol. 2). */
+#include "arch/x86/cpuid.h"
 #include "arch/x86/gen.h"
 
 /* Condition code `cc` of Jcc, SETcc, CMOVcc (SDM Vol. 1 appendix B). */
@@ -87,13 +88,16 @@ static enum verdict call(struct x86_cpu *cpu, const struct x86_insn *insn, uint6
 	unsigned stack = gen_stack_size(cpu);
 	uint64_t sp = zext(cpu->gpr[RSP] - insn->opsize, stack);
 	enum verdict v = gen_probe_write(cpu, SEG_SS, sp, insn->opsize); /* the stack's faults come first */
-	if (v == V_DONE)
-		v = check_target(cpu, target, insn->opsize, &rip);
 	if (v != V_DONE)
 		return v;
-	v = gen_write(cpu, SEG_SS, sp, next_rip(cpu, insn), insn->opsize);
+	enum verdict target_good = check_target(cpu, target, insn->opsize, &rip);
+	if (target_good != V_DONE && x86_is_amd(cpu))
+		return target_good;
+	v = gen_write(cpu, SEG_SS, sp, next_rip(cpu, insn), insn->opsize); /* Intel's have done so before they fault */
 	if (v != V_DONE && v != V_EXIT)
 		return v;
+	if (target_good != V_DONE)
+		return target_good;
 	gen_set_reg(cpu, RSP, sp, stack);
 	cpu->rip = rip;
 	return v;

@@ -1,4 +1,5 @@
 /* Unprivileged instructions that are not to be copied: XLAT, BOUND, direction flag, cache hints, decimal adjustment. */
+#include "arch/x86/cpuid.h"
 #include "arch/x86/gen.h"
 
 /* The host's own comparison gives the flags. LAHF has SF ZF AF PF CF in RFLAGS' own places. */
@@ -40,17 +41,22 @@ static enum verdict xlat(struct x86_cpu *cpu, const struct x86_insn *insn)
 	return gen_retire(cpu, insn, V_DONE);
 }
 
-/* BOUND: two signed words in memory, lower and upper bound, both inclusive. */
+/*
+ * BOUND: two signed words in memory, lower and upper bound, both inclusive. Intel's processors look at the upper one
+ * only where the lower one holds, which tells when they are in two pages.
+ */
 static enum verdict bound(struct x86_cpu *cpu, const struct x86_insn *insn)
 {
 	unsigned size = insn->opsize;
 	uint64_t lower, upper, off = x86_effective_address(cpu, insn);
 	enum verdict v = gen_read(cpu, insn->seg, off, &lower, size);
+	int64_t index = sext(cpu->gpr[insn->reg], size);
+	if (v == V_DONE && index < sext(lower, size) && !x86_is_amd(cpu))
+		return x86_raise(cpu, X86_BR);
 	if (v == V_DONE)
 		v = gen_read(cpu, insn->seg, zext(off + size, insn->addrsize), &upper, size);
 	if (v != V_DONE)
 		return v;
-	int64_t index = sext(cpu->gpr[insn->reg], size);
 	if (index < sext(lower, size) || index > sext(upper, size))
 		return x86_raise(cpu, X86_BR);
 	return gen_retire(cpu, insn, V_DONE);

@@ -74,18 +74,17 @@ static enum verdict pusha(struct x86_cpu *cpu, const struct x86_insn *insn)
 }
 
 /*
- * Where a fault comes on the way, AMD's processors have put into their registers what they have read by then (seen on
- * Zen 3); the manuals do not say.
+ * Where a fault comes on the way, processors have put into their registers what they have read by then (seen on AMD's
+ * Zen 3 and Intel's Emerald Rapids); the manuals do not say.
  */
 static enum verdict popa(struct x86_cpu *cpu, const struct x86_insn *insn)
 {
-	bool keeps = cpu->model && cpu->model->amd;
 	unsigned stack = gen_stack_size(cpu), n = 0;
 	uint64_t size = insn->opsize, value[8], sp = zext(cpu->gpr[RSP], stack);
 	enum verdict v = V_DONE;
 	while (n < 8 && (v = gen_read(cpu, SEG_SS, zext(sp + n * size, stack), &value[n], (unsigned)size)) == V_DONE)
 		n++;
-	for (unsigned i = 0; i < n && (n == 8 || keeps); i++) {
+	for (unsigned i = 0; i < n; i++) {
 		if (7 - i != RSP)
 			gen_set_reg(cpu, 7 - i, value[i], (unsigned)size);
 	}

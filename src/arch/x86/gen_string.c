@@ -4,6 +4,7 @@
  */
 #include "arch/x86/gen.h"
 
+#include "arch/x86/cpuid.h"
 #include "arch/x86/debug.h"
 
 #define STRING_MAX 4096 /* elements a call */
@@ -62,13 +63,12 @@ static uint64_t quantum(const struct x86_cpu *cpu, uint64_t count)
 	return x86_debug_active(cpu) ? 1 : MIN(count, STRING_MAX);
 }
 
-static enum verdict repeat(struct x86_cpu *cpu, const struct x86_insn *insn, const struct gen_string_op *op)
+/* Some elements. *more: the instruction is not through. */
+static enum verdict some(struct x86_cpu *cpu, const struct gen_string_op *op, bool *more)
 {
-	uint64_t count = zext(cpu->gpr[RCX], op->addrsize);
-	if (!count)
-		return gen_retire(cpu, insn, V_DONE);
 	enum verdict v = V_DONE;
 	bool each = x86_data_breakpoints_armed(cpu) || gen_alignment_checked(cpu);
+	uint64_t count = zext(cpu->gpr[RCX], op->addrsize);
 	uint64_t n = each ? 0 : gen_string_bulk(cpu, op, quantum(cpu, count));
 	if (!n) {
 		v = one(cpu, op);
@@ -78,8 +78,50 @@ static enum verdict repeat(struct x86_cpu *cpu, const struct x86_insn *insn, con
 	}
 	count -= n;
 	gen_set_reg(cpu, RCX, count, op->addrsize);
-	bool stop = op->compare && !(cpu->rflags & FL_ZF) == !op->stop_zf;
-	return count && !stop ? v : gen_retire(cpu, insn, v);
+	*more = count && !(op->compare && !(cpu->rflags & FL_ZF) == !op->stop_zf);
+	return v;
+}
+
+/*
+ * A fault in the middle of CMPS or SCAS leaves Intel's processors with the flags from before the instruction (SDM Vol.
+ * 2 REP): so whether one comes next is found out at once.
+ */
+static enum verdict repeat_comparing(struct x86_cpu *cpu, const struct gen_string_op *op, bool *more)
+{
+	uint64_t before = cpu->rflags;
+	uint64_t count = cpu->gpr[RCX];
+	enum verdict v = some(cpu, op, more);
+	if (x86_is_amd(cpu) || x86_debug_active(cpu))
+		return v;
+	while (v == V_DONE && *more && count - cpu->gpr[RCX] < STRING_MAX)
+		v = some(cpu, op, more);
+	if (v == V_INJECT)
+		cpu->rflags = before;
+	return v;
+}
+
+/* On Intel's processors registers are as wide as the address says from the beginning, even if nothing more comes of it.
+ */
+static void narrow(struct x86_cpu *cpu, const struct gen_string_op *op)
+{
+	cpu->gpr[RCX] = (uint32_t)cpu->gpr[RCX];
+	if (op->opcode == 0xa5)
+		cpu->gpr[RSI] = (uint32_t)cpu->gpr[RSI];
+	if (op->opcode == 0xa5 || (op->dst && cpu->gpr[RCX]))
+		cpu->gpr[RDI] = (uint32_t)cpu->gpr[RDI];
+}
+
+static enum verdict repeat(struct x86_cpu *cpu, const struct x86_insn *insn, const struct gen_string_op *op)
+{
+	bool more = true;
+	if (op->addrsize == 4 && insn->mode == MODE_64 && !x86_is_amd(cpu))
+		narrow(cpu, op);
+	if (!zext(cpu->gpr[RCX], op->addrsize))
+		return gen_retire(cpu, insn, V_DONE);
+	enum verdict v = op->compare ? repeat_comparing(cpu, op, &more) : some(cpu, op, &more);
+	if (v != V_DONE && !(v == V_EXIT && cpu->exit.write))
+		return v;
+	return more ? v : gen_retire(cpu, insn, v);
 }
 
 enum verdict gen_string(struct x86_cpu *cpu, const struct x86_insn *insn)

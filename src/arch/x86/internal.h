@@ -52,11 +52,6 @@ static inline unsigned iopl(const struct x86_cpu *cpu)
 	return (cpu->rflags & FL_IOPL) >> 12;
 }
 
-static inline bool is_amd(const struct x86_cpu *cpu)
-{
-	return cpu->model && cpu->model->amd;
-}
-
 static inline bool cpu_has(const struct x86_cpu *cpu, enum x86_feature f)
 {
 	return cpu->model && x86_has(cpu->model, f);

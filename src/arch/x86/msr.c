@@ -187,7 +187,7 @@ static const struct msr msrs[] = {
 
 static const struct msr *find(const struct x86_cpu *cpu, uint32_t n)
 {
-	unsigned other = is_amd(cpu) ? MSR_INTEL : MSR_AMD;
+	unsigned other = x86_is_amd(cpu) ? MSR_INTEL : MSR_AMD;
 
 	for (unsigned i = 0; i < ARRAY_LEN(msrs); i++)
 		if (n >= msrs[i].first && n <= msrs[i].last && msrs[i].vendor != other)

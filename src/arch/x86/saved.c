@@ -107,7 +107,7 @@ static bool vectors_good(const struct x86_cpu *cpu)
 	for (unsigned i = XSTATE_AT + sizeof(xstate); i < XSTATE_END; i++)
 		if (cpu->xsave[i])
 			return false;
-	return !(mxcsr & ~(0xffff | (is_amd(cpu) ? MXCSR_MM : 0))) && !(xstate & ~allowed);
+	return !(mxcsr & ~(0xffff | (x86_is_amd(cpu) ? MXCSR_MM : 0))) && !(xstate & ~allowed);
 }
 
 static bool pieces_good(unsigned count, unsigned next, const struct x86_mmio_piece *piece)

@@ -98,7 +98,7 @@ enum verdict sys_syscall(struct x86_cpu *cpu, const struct x86_insn *insn)
 {
 	if (!(cpu->efer & EFER_SCE) || real_mode(cpu))
 		return raise_ud(cpu);
-	if (insn->mode != MODE_64 && !is_amd(cpu))
+	if (insn->mode != MODE_64 && !x86_is_amd(cpu))
 		return raise_ud(cpu);
 	return x86_long_mode(cpu) ? syscall_long(cpu, insn) : syscall_legacy(cpu, insn);
 }
@@ -110,12 +110,12 @@ enum verdict sys_sysret(struct x86_cpu *cpu, const struct x86_insn *insn)
 	bool wide = insn->mode == MODE_64 && insn->flags & INSN_REXW;
 	unsigned base = cpu->star >> 48;
 
-	if (!(cpu->efer & EFER_SCE) || real_mode(cpu) || (insn->mode != MODE_64 && !is_amd(cpu)))
+	if (!(cpu->efer & EFER_SCE) || real_mode(cpu) || (insn->mode != MODE_64 && !x86_is_amd(cpu)))
 		return raise_ud(cpu);
 	if (cpu->cpl)
 		return raise_gp(cpu, 0);
 	/* Intel faults here, still at CPL 0; AMD at the target, at CPL 3. */
-	if (wide && !is_amd(cpu) && !x86_canonical(cpu->gpr[RCX]))
+	if (wide && !x86_is_amd(cpu) && !x86_canonical(cpu->gpr[RCX]))
 		return raise_gp(cpu, 0);
 	if (x86_long_mode(cpu))
 		cpu->rflags = (cpu->gpr[R11] & SYSRET_FLAGS) | FL_FIXED1;
@@ -131,7 +131,7 @@ enum verdict sys_sysenter(struct x86_cpu *cpu, const struct x86_insn *insn)
 	bool wide = x86_long_mode(cpu);
 	unsigned cs = cpu->sysenter_cs & 0xfffc;
 
-	if (is_amd(cpu) && wide)
+	if (x86_is_amd(cpu) && wide)
 		return raise_ud(cpu);
 	if (real_mode(cpu) || !cs)
 		return raise_gp(cpu, 0);
@@ -147,7 +147,7 @@ enum verdict sys_sysexit(struct x86_cpu *cpu, const struct x86_insn *insn)
 	bool wide = insn->mode == MODE_64 && insn->flags & INSN_REXW;
 	unsigned base = cpu->sysenter_cs & 0xfffc;
 
-	if (is_amd(cpu) && x86_long_mode(cpu))
+	if (x86_is_amd(cpu) && x86_long_mode(cpu))
 		return cpu->cpl ? raise_gp(cpu, 0) : raise_ud(cpu);
 	if (real_mode(cpu) || cpu->cpl || !base)
 		return raise_gp(cpu, 0);

@@ -23,7 +23,7 @@ static enum verdict read_far_ptr(struct x86_cpu *cpu, const struct x86_insn *ins
 	const uint8_t *p = raw;
 	uint64_t linear;
 
-	if (size == 8 && is_amd(cpu))
+	if (size == 8 && x86_is_amd(cpu))
 		size = 4; /* AMD has no 16:64 pointers: REX.W is ignored */
 	if (insn->opcode == 0xff) {
 		if (modrm_is_reg(insn))

@@ -100,7 +100,7 @@ enum verdict sys_load_far(struct x86_cpu *cpu, const struct x86_insn *insn)
 	}
 	if (modrm_is_reg(insn))
 		return raise_ud(cpu);
-	if (size == 8 && is_amd(cpu))
+	if (size == 8 && x86_is_amd(cpu))
 		size = 4; /* AMD has no 16:64 pointers: REX.W is ignored */
 	TRY(operand_linear(cpu, insn, 0, size + 2, ACC_READ, &linear));
 	TRY(check_alignment(cpu, linear, size));

@@ -10,6 +10,7 @@
 #include "host/guest_signals.h"
 
 #include <string.h>
+#include <Zydis/Mnemonic.h>
 
 /* The thunk that runs on this thread, for the fault handler. */
 static _Thread_local struct thunk *running;
@@ -176,7 +177,7 @@ static enum verdict probe_environment(struct x86_cpu *cpu, const struct thunk_op
 {
 	enum verdict v;
 
-	if (!cpu->model || !cpu->model->amd)
+	if (!x86_is_amd(cpu))
 		return V_DONE;
 	v = thunk_probe(cpu, op->linear, op->size == 14 || op->size == 94 ? 2 : 4, op->write);
 	return v == V_DONE ? thunk_probe(cpu, op->linear + op->size - 1, 1, op->write) : v;
@@ -241,24 +242,87 @@ static enum verdict check_pending(struct thunk *t, struct x86_cpu *cpu, const st
 	return t->fault >= 0 ? raise_host_fault(cpu, t->fault) : V_DONE;
 }
 
-/*
- * AMD's processors check alignment before pages. Where a page fault is due, a run on the bounce buffer, without effect,
- * tells whether the host finds the operand misaligned.
- */
-static enum verdict alignment_or_page_fault(struct thunk *t, struct x86_cpu *cpu, const struct x86_insn *insn,
-					    const struct thunk_slot *s, const struct thunk_operand *op)
+/* A run on the bounce buffer, without effect on the guest: what it comes to is in t->fault and t->xsave. */
+static void rehearse(struct thunk *t, struct x86_cpu *cpu, const struct x86_insn *insn, const struct thunk_slot *s,
+		     struct thunk_operand *op)
 {
-	struct thunk_operand probe = *op;
-
-	if (cpu->exc.vector != X86_PF || !thunk_checks_alignment(cpu) || !cpu->model || !cpu->model->amd)
-		return V_INJECT;
-	probe.host = t->bounce + (op->linear & 63);
-	memset(probe.host, 0, op->size);
-	load_registers(t, cpu, insn, s, &probe);
+	op->host = t->bounce + (op->linear & 63);
+	memset(op->host, 0, op->size);
+	load_registers(t, cpu, insn, s, op);
 	memcpy(t->xsave, cpu->xsave, sizeof(t->xsave));
 	t->run.xsave = t->xsave;
 	run(t);
-	return t->fault == HOST_FAULT_BUS ? raise_host_fault(cpu, t->fault) : V_INJECT;
+}
+
+/* On Intel's processors MMX's stores have brought TOP to 0 when they fault, and no more. */
+static void zero_top(uint8_t *xsave)
+{
+	unsigned top = xsave[XS_FSW + 1] >> 3 & 7;
+	uint8_t old[8 * 16];
+
+	memcpy(old, xsave + XS_ST(0), sizeof(old));
+	for (unsigned i = 0; i < 8; i++)
+		memcpy(xsave + XS_ST((i + top) & 7), old + (size_t)i * 16, 16);
+	xsave[XS_FSW + 1] &= (uint8_t) ~(7u << 3);
+}
+
+/* VCVTPS2PH has converted: its flags are in MXCSR, and an exception that is not masked comes first. */
+static enum verdict leave_conversion(struct thunk *t, struct x86_cpu *cpu)
+{
+	memcpy(cpu->xsave + XS_MXCSR, t->xsave + XS_MXCSR, 4);
+	return t->fault == HOST_FAULT_SIMD ? raise_host_fault(cpu, t->fault) : V_INJECT;
+}
+
+/* Exceptions that keep an x87 store from memory if they are not masked: all but inexact results. */
+#define FSW_NO_STORE 0x1f
+
+/*
+ * Where an x87 store meets such an exception, that waits, and nothing is stored, so nothing faults. Stores of ten bytes
+ * have written the first eight where only the others are in a page that faults.
+ */
+static enum verdict leave_x87(struct thunk *t, struct x86_cpu *cpu, const struct x86_insn *insn,
+			      const struct thunk_slot *s, const struct thunk_operand *op)
+{
+	struct x86_exception fault = cpu->exc;
+
+	if (t->fault >= 0)
+		return V_INJECT;
+	if (t->xsave[XS_FSW] & ~t->xsave[XS_FCW] & FSW_NO_STORE) {
+		correct_x87_pointers(t, cpu, insn, t->xsave, op);
+		memcpy(cpu->xsave, t->xsave, sizeof(t->xsave));
+		store_registers(t, cpu, insn, s);
+		return thunk_retire(cpu, insn, V_DONE);
+	}
+	if (op->size == 10 && fault.vector == X86_PF && thunk_probe(cpu, op->linear, 8, true) == V_DONE)
+		thunk_write(cpu, op->linear, op->host, 8);
+	cpu->exc = fault;
+	return V_INJECT;
+}
+
+/*
+ * A fault of the operand is due. Alignment comes before pages: a rehearsal tells whether the host finds it misaligned.
+ * And Intel's processors leave traces: so far have they come by then.
+ */
+static enum verdict operand_fault(struct thunk *t, struct x86_cpu *cpu, const struct x86_insn *insn,
+				  const struct thunk_slot *s, struct thunk_operand *op)
+{
+	struct x86_exception fault = cpu->exc;
+	bool page = fault.vector == X86_PF, mmx = (insn->flags & INSN_FPU) && insn->map;
+	bool traces = !x86_is_amd(cpu) && op->write && (insn->flags & (INSN_FPU | INSN_AVX)) && insn->cls == CLS_PLAIN;
+
+	t->fault = -1;
+	if (traces || (page && thunk_checks_alignment(cpu)))
+		rehearse(t, cpu, insn, s, op);
+	cpu->exc = fault;
+	if (traces && mmx)
+		zero_top(cpu->xsave);
+	if (page && t->fault == HOST_FAULT_BUS)
+		return raise_host_fault(cpu, t->fault);
+	if (traces && insn->mnemonic == ZYDIS_MNEMONIC_VCVTPS2PH)
+		return leave_conversion(t, cpu);
+	if (traces && (insn->flags & INSN_FPU) && !mmx && waits(insn))
+		return leave_x87(t, cpu, insn, s, op);
+	return V_INJECT;
 }
 
 static enum verdict step_host(struct thunk *t, struct x86_cpu *cpu, const struct x86_insn *insn)
@@ -274,7 +338,7 @@ static enum verdict step_host(struct thunk *t, struct x86_cpu *cpu, const struct
 	if (insn->flags & INSN_MEM) {
 		v = open_operand(t, cpu, insn, &op);
 		if (v != V_DONE)
-			return v == V_INJECT ? alignment_or_page_fault(t, cpu, insn, s, &op) : v;
+			return v == V_INJECT ? operand_fault(t, cpu, insn, s, &op) : v;
 	}
 	load_registers(t, cpu, insn, s, &op);
 	t->run.xsave = pick_xsave(t, cpu, insn, &op);

@@ -13,6 +13,7 @@
 
 #ifndef __ASSEMBLER__
 
+#include "arch/x86/cpuid.h"
 #include "engine/translate/thunk.h"
 
 #define THUNK_SLOTS 512

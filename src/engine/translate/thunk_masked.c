@@ -121,7 +121,17 @@ static enum verdict masked_store(struct x86_cpu *cpu, const struct masked *m)
 	return result;
 }
 
-/* These check all of the operand, whatever the mask says, as they may (SDM Vol. 2 MASKMOVDQU) and AMD's do. */
+/* Both halves of 16 bytes, the upper one first, as CR2 shows of Intel's. */
+static enum verdict byte_probe(struct x86_cpu *cpu, const struct masked *m, uint64_t linear)
+{
+	enum verdict v = V_DONE;
+
+	if (!x86_is_amd(cpu) && m->count == 16)
+		v = thunk_probe(cpu, linear + 8, 8, true);
+	return v == V_DONE ? thunk_probe(cpu, linear, m->count, true) : v;
+}
+
+/* These check all of the operand, whatever the mask says, as they may (SDM Vol. 2 MASKMOVDQU) and do. */
 static enum verdict byte_store(struct x86_cpu *cpu, const struct masked *m)
 {
 	uint64_t linear;
@@ -130,7 +140,7 @@ static enum verdict byte_store(struct x86_cpu *cpu, const struct masked *m)
 	if (v == V_DONE && thunk_checks_alignment(cpu) && (linear & 7))
 		return x86_raise_error(cpu, X86_AC, 0);
 	if (v == V_DONE)
-		v = thunk_probe(cpu, linear, m->count, true);
+		v = byte_probe(cpu, m, linear);
 	return v == V_DONE ? masked_store(cpu, m) : v;
 }
 
@@ -196,6 +206,7 @@ enum verdict thunk_masked(struct thunk *t, struct x86_cpu *cpu, const struct x86
 struct gather {
 	struct vector index, mask, data;
 	unsigned size, index_size, count;
+	bool some; /* has been fetched */
 };
 
 static void gather_shape(const struct x86_insn *insn, struct gather *g)
@@ -215,33 +226,51 @@ static enum verdict gather_element(struct x86_cpu *cpu, const struct x86_insn *i
 	memcpy(&index, g->index.b + (size_t)i * g->index_size, g->index_size);
 	off = x86_effective_address(cpu, insn) + (uint64_t)sext(index, g->index_size) * insn->scale;
 	v = thunk_linear(cpu, insn->seg, zext(off, insn->addrsize), g->size, false, &linear);
-	return v == V_DONE ? thunk_read(cpu, linear, g->data.b + (size_t)i * g->size, g->size) : v;
+	if (v == V_DONE)
+		v = thunk_read(cpu, linear, g->data.b + (size_t)i * g->size, g->size);
+	g->some |= v == V_DONE;
+	return v;
 }
 
 /* What has been fetched goes to the registers; when all has been, their upper parts become zero. */
 static void gather_commit(struct x86_cpu *cpu, const struct x86_insn *insn, struct gather *g, bool whole)
 {
-	unsigned bytes = g->count * g->size;
+	unsigned bytes = g->count * g->size, vector = insn->vexl ? 32 : 16;
 
 	if (whole) {
 		memset(g->data.b + bytes, 0, sizeof(g->data.b) - bytes);
 		memset(g->mask.b + bytes, 0, sizeof(g->mask.b) - bytes);
+	} else if (g->some && !x86_is_amd(cpu)) {
+		memset(g->data.b + vector, 0, sizeof(g->data.b) - vector);
 	}
 	set_vector(cpu, insn->reg, &g->data);
 	set_vector(cpu, insn->vvvv, &g->mask);
 }
 
+/* Each element of the mask becomes all ones or zero; what lies behind the `bytes` of the vectors goes. */
+static void spread_mask(struct gather *g, unsigned bytes)
+{
+	for (unsigned i = 0; i * g->size < bytes; i++)
+		memset(g->mask.b + (size_t)i * g->size, element_on(&g->mask, i, g->size) ? 0xff : 0, g->size);
+	memset(g->mask.b + bytes, 0, sizeof(g->mask.b) - bytes);
+}
+
+/* Where an element faults, Intel's processors have spread the mask before (SDM Vol. 2 VGATHERDPS); AMD's leave it. */
 enum verdict thunk_gather(struct x86_cpu *cpu, const struct x86_insn *insn)
 {
+	bool spreads = !x86_is_amd(cpu);
 	struct gather g;
 	enum verdict v = V_DONE;
 	unsigned i;
 
 	thunk_xsave_fill(cpu->xsave);
 	gather_shape(insn, &g);
+	g.some = false;
 	get_vector(cpu, (unsigned)insn->index, &g.index);
 	get_vector(cpu, insn->vvvv, &g.mask);
 	get_vector(cpu, insn->reg, &g.data);
+	if (spreads)
+		spread_mask(&g, insn->vexl ? 32 : 16);
 	for (i = 0; i < g.count; i++) {
 		if (element_on(&g.mask, i, g.size))
 			v = gather_element(cpu, insn, &g, i);
@@ -249,7 +278,7 @@ enum verdict thunk_gather(struct x86_cpu *cpu, const struct x86_insn *insn)
 			break;
 		memset(g.mask.b + (size_t)i * g.size, 0, g.size);
 	}
-	if (v == V_DONE || (v == V_INJECT && i > 0))
+	if (v == V_DONE || (v == V_INJECT && (spreads || i > 0)))
 		gather_commit(cpu, insn, &g, v == V_DONE);
 	return v == V_DONE ? thunk_retire(cpu, insn, v) : v;
 }

@@ -2,7 +2,6 @@
  * Saving and restoring vector state: FXSAVE, FXRSTOR and the XSAVE family (SDM Vol. 1 10.5 and ch. 13). The guest's
  * state is an area in standard format already; these move it between that and the guest's own formats.
  */
-#include "arch/x86/cpuid.h"
 #include "engine/translate/thunk_internal.h"
 
 #include <string.h>
@@ -106,20 +105,20 @@ static enum verdict save_begin(struct x86_cpu *cpu, const struct x86_insn *insn,
 	s->op.write = write;
 	off = x86_effective_address(cpu, insn);
 	v = thunk_linear(cpu, insn->seg, off, size, write, &s->op.linear);
-	if (v == V_INJECT && align == 16)
+	if (v == V_INJECT && (align == 16 || !x86_is_amd(cpu)))
 		return v;
 	linear = off + x86_operand_base(cpu, insn);
 	if (!(linear & (align - 1)))
 		return v;
 	if (align == 16 && (linear & 3) && thunk_checks_alignment(cpu)) /* FXSAVE's own choice (SDM Vol. 2) */
 		return x86_raise_error(cpu, X86_AC, 0);
-	return x86_raise_error(cpu, X86_GP, 0); /* for XSAVE comes before #SS */
+	return x86_raise_error(cpu, X86_GP, 0); /* for XSAVE comes before #SS on AMD's */
 }
 
 /* AMD's processors look at the last byte before the others (but for XSAVE's first), and CR2 shows it. */
 static enum verdict probe_end(struct x86_cpu *cpu, const struct save *s)
 {
-	if (!cpu->model || !cpu->model->amd)
+	if (!x86_is_amd(cpu))
 		return V_DONE;
 	return thunk_probe(cpu, s->op.linear + s->op.size - 1, 1, s->op.write);
 }

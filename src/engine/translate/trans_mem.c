@@ -110,7 +110,8 @@ static void load_delta(struct trans *t)
  */
 static bool slow_fault(const struct x86_insn *insn)
 {
-	return insn->flags & (INSN_ALIGN | INSN_FPU | INSN_LOCK) || insn->mnemonic == ZYDIS_MNEMONIC_XCHG;
+	return insn->flags & (INSN_ALIGN | INSN_FPU | INSN_LOCK) || insn->mnemonic == ZYDIS_MNEMONIC_XCHG ||
+	       insn->mnemonic == ZYDIS_MNEMONIC_VCVTPS2PH;
 }
 
 struct host_mem mem_check(struct trans *t, unsigned size, bool write)
