@@ -43,6 +43,7 @@ PARTS = {
         'no-reuse': 'known code kept over a flush that changed none of it',
         'no-pdep': 'entries of indirect jumps found by PDEP',
         'no-decode-cache': 'decoded instructions kept',
+        'no-at-once': 'writes to the local APIC that are no exits',
     }, off='no-direct'),
     'pv': Part('KVM\'s paravirtual interface, two CPUs', 2, ('fork-exec', 'pipe', 'futex', 'make-j2', 'boot'), {
         'pv=none': 'all of it (`--pv none`)',

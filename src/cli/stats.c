@@ -59,4 +59,5 @@ void print_stats(doppel_vm *vm)
 	count("blocks looked up", s.dispatches);
 	count("helper calls", s.helper_calls);
 	count("instructions by the slow path", s.single_steps);
+	count("writes to the local APIC without an exit", s.at_once);
 }

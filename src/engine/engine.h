@@ -21,6 +21,13 @@ struct engine_config {
 		*debug; /* comma-separated switches that turn mechanisms off, or NULL (docs/translator.md lists them) */
 	const char *symbols; /* a file with the names of the guest's code, or NULL */
 	bool profile;        /* sample what code the guest spends its time in: time_user, time_kernel, ops->hot */
+	/*
+	 * What of the monitor's work can be done at once, without an end of run(): an engine may ask so of an exit that
+	 * is a write, on the vcpu's thread, before it makes it one. True: it is done (exit->fault: refused). NULL:
+	 * nothing is.
+	 */
+	bool (*at_once)(void *opaque, unsigned vcpu, struct x86_exit *exit);
+	void *opaque;
 };
 
 enum tlb_miss_kind {
@@ -37,6 +44,7 @@ struct engine_stats {
 	uint64_t exits[EXIT_KINDS];
 	uint64_t blocks, guest_bytes, host_bytes, flushes, invalidations;
 	uint64_t tlb_misses, tlb_flushes, dispatches, helper_calls, single_steps;
+	uint64_t at_once; /* writes that were no exits, for the monitor did them at once */
 	uint64_t tlb_miss[TLB_MISS_KINDS];
 	uint64_t window_faults, window_shown, window_hidden,
 		window_given_up;         /* pages of windows (translate/window.h) */

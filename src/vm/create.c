@@ -95,6 +95,8 @@ static bool make_engine(struct vm *vm, const struct vm_config *config, struct er
 		.debug = config->debug,
 		.symbols = config->symbols,
 		.profile = config->profile,
+		.at_once = vcpu_exit_at_once,
+		.opaque = vm,
 	};
 
 	vm->engine = vm->ops->create(&engine, err);

@@ -472,6 +472,7 @@ void doppel_vm_stats(doppel_vm *vm, doppel_stats *stats, size_t size)
 		.direct_bursts = e->direct_bursts,
 		.dispatches = e->dispatches,
 		.helper_calls = e->helper_calls,
+		.at_once = e->at_once,
 		.single_steps = e->single_steps,
 		.time_user = e->time_user,
 		.time_kernel = e->time_kernel,

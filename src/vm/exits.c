@@ -132,6 +132,52 @@ static void (*const handler[EXIT_KINDS])(struct vcpu *v) = {
 	[EXIT_HLT] = handle_hlt,      [EXIT_SHUTDOWN] = handle_shutdown,
 };
 
+static bool is_apic_register(const struct x86_exit *exit)
+{
+	uint64_t n = exit->addr;
+
+	switch (exit->kind) {
+	case EXIT_CR8:
+		return true;
+	case EXIT_MSR:
+		return n == MSR_IA32_TSC_DEADLINE || (n >= MSR_X2APIC_FIRST && n <= MSR_X2APIC_LAST);
+	case EXIT_MMIO:
+		return (n & PAGE_MASK) == APIC_MMIO_BASE;
+	default:
+		return false;
+	}
+}
+
+static void write_apic(struct lapic *apic, struct x86_exit *exit)
+{
+	if (exit->kind == EXIT_CR8)
+		lapic_set_cr8(apic, exit->data & 15);
+	else if (exit->kind == EXIT_MMIO)
+		lapic_mmio_write(apic, exit->addr - APIC_MMIO_BASE, exit->len, exit->data);
+	else
+		exit->fault = !lapic_msr_write(apic, (uint32_t)exit->addr, exit->data);
+}
+
+/*
+ * The local APIC's registers concern nobody but its processor, and whom it interrupts. What would have been seen to on
+ * the way out and back is: an end of interrupt that was left to the guest, when time is due next, and what can be
+ * delivered now.
+ */
+bool vcpu_exit_at_once(void *opaque, unsigned index, struct x86_exit *exit)
+{
+	struct vm *vm = opaque;
+	struct vcpu *v = &vm->vcpu[index];
+
+	if (!exit->write || v->measure.on || !is_apic_register(exit))
+		return false;
+	pv_leave_guest(v);
+	write_apic(v->lapic, exit);
+	v->cpu->tsc_due = clock_due_tsc(vm->clock);
+	if (lapic_pending(v->lapic) != LAPIC_NONE)
+		vm->ops->kick(v->engine);
+	return true;
+}
+
 void vcpu_handle_exit(struct vcpu *v)
 {
 	enum x86_exit_kind kind = v->cpu->exit.kind;

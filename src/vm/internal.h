@@ -145,6 +145,8 @@ bool vcpu_interrupt_first(struct vcpu *v, uint64_t tsc);
 
 /* exits.c: acts on cpu->exit. */
 void vcpu_handle_exit(struct vcpu *v);
+/* struct engine_config's at_once; opaque is the VM. */
+bool vcpu_exit_at_once(void *opaque, unsigned index, struct x86_exit *exit);
 
 /*
  * hold.c: pausing. vm_park is called by a processor's thread that has seen REQ_PAUSE and returns when it may go on.

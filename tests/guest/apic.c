@@ -211,6 +211,56 @@ TEST(eoi_order)
 	apic_write(APIC_TPR, 0);
 }
 
+/*
+ * An interrupt that waits for the end of another, or for a lower priority of the task's, comes with the write that lets
+ * it: before what is a few instructions behind, with IF set.
+ */
+static volatile unsigned seen_at[2];
+static bool uncovers(struct frame *f)
+{
+	(void)f;
+	apic_icr(0, ICR_SELF | ICR_ASSERT | 0x50);
+	sti();
+	asm volatile("nop; nop; nop" : : : "memory");
+	seen_at[0] = count[0];
+	apic_write(APIC_EOI, 0);
+	asm volatile("nop; nop; nop" : : : "memory");
+	seen_at[1] = count[0];
+	cli();
+	return true;
+}
+static void lower_priority(unsigned way)
+{
+	if (way)
+		write_cr8(0);
+	else
+		apic_write(APIC_TPR, 0);
+	asm volatile("nop; nop; nop" : : : "memory");
+}
+TEST(writes_uncover)
+{
+	for (unsigned i = 0; i < 40; i++) {
+		set_up();
+		set_handler(0x90, uncovers);
+		apic_set_x2(i % 2 && HAS_X2APIC);
+		apic_icr(0, ICR_SELF | ICR_ASSERT | 0x90);
+		open_window();
+		CHECK_EQ(seen_at[0], 0);
+		CHECK_EQ(seen_at[1], 1);
+		apic_write(APIC_TPR, 0x60);
+		sti();
+		apic_icr(0, ICR_SELF | ICR_ASSERT | 0x50);
+		asm volatile("nop; nop; nop" : : : "memory");
+		CHECK_EQ(count[0], 1);
+		lower_priority(i / 2 % 2);
+		CHECK_EQ(count[0], 2);
+		cli();
+		CHECK_EQ(apic_read(APIC_ISR + 0x20) | apic_read(APIC_IRR + 0x20), 0);
+	}
+	apic_set_x2(false);
+	apic_enable();
+}
+
 /* ---- other processors ---- */
 static void wait_with_interrupts(void *arg)
 {

@@ -208,6 +208,51 @@ TEST(sizes)
 	CHECK_EQ(CATCH(XSAVE("xsave64", area, 7)), UD);
 }
 
+/* Writes to the local APIC, as an interrupt's handler makes them, say nothing of vector state. */
+static void write_apic(unsigned way)
+{
+	switch (way) {
+	case 0:
+		apic_write(APIC_EOI, 0);
+		break;
+	case 1:
+		apic_write(APIC_TIMER_INIT, 100000000);
+		break;
+	case 2:
+		write_cr8(0);
+		break;
+	default:
+		if (HAS_DEADLINE)
+			wrmsr(MSR_TSC_DEADLINE, 0);
+	}
+}
+TEST(apic_writes)
+{
+	u32 want = 0x5fa1, mxcsr;
+	u16 cw, sw;
+	if (HAS_AVX)
+		xsave_on(7);
+	apic_enable();
+	for (unsigned i = 0; i < 24; i++) {
+		apic_set_x2(i >= 12 && HAS_X2APIC);
+		make_pattern(7 + i);
+		HAS_AVX ? load_ymm() : load_xmm();
+		load_x87();
+		asm volatile("ldmxcsr %0" : : "m"(want));
+		write_apic(i % 4);
+		asm volatile("fnstcw %0; fnstsw %1; stmxcsr %2; fninit" : "=m"(cw), "=m"(sw), "=m"(mxcsr));
+		HAS_AVX ? store_ymm() : store_xmm();
+		check_xmm(HAS_AVX ? 32 : 16);
+		CHECK_EQ(mxcsr, want);
+		CHECK_EQ(cw, 0x27f);
+		CHECK_EQ(sw >> 11 & 7, 3);
+	}
+	mxcsr = 0x1f80;
+	asm volatile("ldmxcsr %0" : : "m"(mxcsr));
+	apic_set_x2(false);
+	apic_enable();
+}
+
 /* Faults in the middle of saving and restoring change nothing. */
 TEST(page_faults)
 {

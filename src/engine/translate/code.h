@@ -217,13 +217,16 @@ struct tr_engine {
 	const uint8_t *glue_miss;               /* R10: linear address; R11: description; R9: where to resume */
 	/* Debug switches. */
 	bool step_only, eager_window, mixed_window, no_link, no_share, no_inline, no_window, no_kernel_window, no_pdep,
-		no_lazy_flags, no_carry, no_trace, no_loop, no_return, no_copy, no_string, no_reuse, no_decode_cache;
+		no_lazy_flags, no_carry, no_trace, no_loop, no_return, no_copy, no_string, no_reuse, no_decode_cache,
+		no_at_once;
 	bool no_direct, no_burst, eager_direct, eager_burst;
 	struct direct_host direct_host;
 	struct window_slots slots;
 	struct host_spaces *spaces; /* where user code runs directly; NULL: nowhere */
 	struct direct_copies copies;
 	struct profile *profile; /* NULL when nobody asked */
+	bool (*at_once)(void *monitor, unsigned vcpu, struct x86_exit *exit); /* struct engine_config's; or NULL */
+	void *monitor;
 	struct engine_stats stats;
 };
 

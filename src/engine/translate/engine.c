@@ -38,6 +38,7 @@ static const struct debug_switch {
 	{"no-string", SWITCH(no_string)},
 	{"no-reuse", SWITCH(no_reuse)},
 	{"no-decode-cache", SWITCH(no_decode_cache)},
+	{"no-at-once", SWITCH(no_at_once)},
 	{"no-direct", SWITCH(no_direct)},
 	{"no-burst", SWITCH(no_burst)},
 	{"eager-direct", SWITCH(eager_direct)},
@@ -133,6 +134,8 @@ static struct engine *create(const struct engine_config *config, struct error *e
 		free(eng);
 		return NULL;
 	}
+	eng->at_once = eng->no_at_once ? NULL : config->at_once;
+	eng->monitor = config->opaque;
 	eng->eager_window |= eng->mixed_window || eng->eager_direct;
 	eng->no_pdep |= host_pdep_is_slow();
 	eng->no_window |= !host_has_bmi2() || !window_init(eng);
@@ -317,6 +320,7 @@ static void stats(struct engine *e, struct engine_stats *out)
 		out->dispatches += one.dispatches;
 		out->helper_calls += one.helper_calls;
 		out->single_steps += one.single_steps;
+		out->at_once += one.at_once;
 		out->window_faults += one.window_faults;
 		out->window_shown += one.window_shown;
 		out->window_hidden += one.window_hidden;

@@ -130,6 +130,14 @@ static uint64_t retired(struct tr_vcpu *v, const struct call_insn *call, uint64_
 	return go_on(v);
 }
 
+/* The write that cpu->exit asks for has been done. */
+static bool done_at_once(struct tr_vcpu *v)
+{
+	const struct x86_exit *exit = &v->cpu.exit;
+	return v->engine->at_once && exit->write && (exit->kind == EXIT_MSR || exit->kind == EXIT_CR8) &&
+	       light_call_out(v, at_once_exit);
+}
+
 static uint64_t carry_out(struct tr_vcpu *v, const struct call_insn *call,
 			  enum verdict (*emulate)(struct x86_cpu *, const struct x86_insn *))
 {
@@ -146,9 +154,14 @@ static uint64_t carry_out(struct tr_vcpu *v, const struct call_insn *call,
 	case V_INJECT:
 		return exception(v);
 	case V_EXIT:
-		flags_from_cpu(v);
-		tlb_mode_changed(cpu);
-		return light_leave(v, TRX_EXIT);
+		if (!done_at_once(v)) {
+			flags_from_cpu(v);
+			tlb_mode_changed(cpu);
+			return light_leave(v, TRX_EXIT);
+		}
+		if (x86_resume(cpu) == V_INJECT) /* as after an exit */
+			return exception(v);
+		break;
 	default:
 		break;
 	}
@@ -286,6 +299,16 @@ static uint64_t miss_crossing(struct tr_vcpu *v, uint64_t va, uint32_t desc, uin
 	return resume;
 }
 
+/* An access to what is no RAM. */
+static uint64_t miss_device(struct tr_vcpu *v, const struct x86_mapping *m, uint32_t desc)
+{
+	bool store = (desc & (MISS_WRITE | MISS_SLOW)) == MISS_WRITE && MISS_SIZE(desc) == AT_ONCE_SIZE;
+	if (!store || !v->engine->at_once || v->cpu.shadow || guest_range_find(v->engine->mem, m->gpa, 1))
+		return light_leave(v, TRX_STEP);
+	v->device = m->gpa;
+	return light_call_out(v, at_once_store) ? go_on(v) : light_leave(v, TRX_STEP);
+}
+
 uint64_t light_miss(struct tr_vcpu *v, uint64_t va, uint32_t desc, uint64_t resume)
 {
 	struct x86_cpu *cpu = &v->cpu;
@@ -306,7 +329,7 @@ uint64_t light_miss(struct tr_vcpu *v, uint64_t va, uint32_t desc, uint64_t resu
 	}
 	const uint8_t *host = fill_pointer(v, key_mmu(v->key), va, &m, desc & MISS_WRITE);
 	if (!host)
-		return light_leave(v, TRX_STEP);
+		return miss_device(v, &m, desc);
 	v->tlb_delta = (uint64_t)(uintptr_t)host - va;
 	return resume;
 }

@@ -47,6 +47,20 @@ struct call_share {
 };
 uint64_t light_share(struct tr_vcpu *v, uint64_t call);
 
+/*
+ * light_xstate.c: calls `f`, which may be any C, from a light helper; the guest's vector state is out of the way
+ * meanwhile. at_once.c: what can be so called.
+ */
+bool light_call_out(struct tr_vcpu *v, bool (*f)(struct tr_vcpu *v));
+/* The write that cpu->exit asks for has been done; false: an exit it is. Where the engine has an at_once. */
+bool at_once_exit(struct tr_vcpu *v);
+/*
+ * The instruction at cpu->rip, which writes AT_ONCE_SIZE bytes at linear address tlb_va, at `device` in the
+ * guest-physical space, has been carried out, and cpu->rip is behind it; false: nothing has happened.
+ */
+#define AT_ONCE_SIZE 4
+bool at_once_store(struct tr_vcpu *v);
+
 /* light_xstate.c: an XSAVE-family instruction, if it is one of those that light_xstate_knows. */
 bool light_xstate_knows(const struct x86_insn *insn);
 uint64_t light_xstate(struct tr_vcpu *v, uint64_t call);

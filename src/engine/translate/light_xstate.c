@@ -126,6 +126,19 @@ static bool transfer(struct tr_vcpu *v, enum xs_op op, uint64_t linear, uint64_t
 	return true;
 }
 
+bool light_call_out(struct tr_vcpu *v, bool (*f)(struct tr_vcpu *v))
+{
+	const uint32_t mask = XCR0_X87 | XCR0_SSE | XCR0_AVX, mxcsr = 0x1f80;
+
+	__asm__ volatile("xsave64 (%0); fninit; ldmxcsr %3"
+			 :
+			 : "r"(v->cpu.xsave), "a"(mask), "d"(0), "m"(mxcsr)
+			 : "memory");
+	bool result = f(v);
+	__asm__ volatile("xrstor64 (%0)" : : "r"(v->cpu.xsave), "a"(mask), "d"(0) : "memory");
+	return result;
+}
+
 uint64_t light_xstate(struct tr_vcpu *v, uint64_t at)
 {
 	const struct call_insn *call = record(v->engine, (uint32_t)at);

@@ -31,8 +31,7 @@ void step_decode(struct tr_vcpu *v, struct x86_insn *insn, const uint8_t *p, siz
 		x86_decode_cached(&v->decoded, insn, p, len, mode, v->engine->model);
 }
 
-/* Fetches and decodes the instruction at rip. V_INJECT: it, or its fetch, faults. */
-static enum verdict fetch(struct tr_vcpu *v, struct x86_insn *insn)
+enum verdict step_fetch(struct tr_vcpu *v, struct x86_insn *insn)
 {
 	struct x86_cpu *cpu = &v->cpu;
 	uint8_t bytes[15];
@@ -167,7 +166,7 @@ enum verdict step(struct tr_vcpu *v)
 	if (debug)
 		verdict = x86_before_instruction(cpu);
 	if (verdict == V_DONE)
-		verdict = fetch(v, &insn);
+		verdict = step_fetch(v, &insn);
 	if (verdict == V_DONE)
 		verdict = carry_out_in_turn(v, &insn);
 	if (verdict == V_DONE && insn.mnemonic == ZYDIS_MNEMONIC_SYSRET && (cpu->rflags & FL_TF)) {
