@@ -63,6 +63,12 @@ struct direct {
 	volatile bool rang;
 	unsigned burst_rings;
 	uint64_t burst_returns; /* call_returns, when it was last looked at */
+	uint64_t alarm_cost;    /* what setting it, and its coming, takes, in ticks */
+	uint64_t all_faults;    /* page faults of user code that is translated, those of bursts as well */
+	struct {                /* when the burst began */
+		struct window_space *space;
+		uint64_t tsc, faults, returns;
+	} from;
 	uint64_t stops, calls, faults, exceptions, kicks, refused, bursts; /* statistics */
 };
 

@@ -86,6 +86,8 @@ static void start(struct tr_vcpu *v, struct window_space *s)
 	s->account.gain = s->account.credit = ns_to_tsc(v, CREDIT_NS + 2 * show_all_ns(v, s));
 	s->account.cost = 0;
 	s->account.stretches = 0;
+	s->account.burst_gain = s->account.burst_cost = 0;
+	s->account.burst_skip = s->account.burst_skips = 0;
 	s->account.program = direct_program(v->engine->mem, v->cpu.cr3);
 	time_taken(v, process); /* by others who had it */
 	host_space_system_ns(process);

@@ -182,6 +182,7 @@ static inline void count_fault(struct tr_vcpu *v)
 	if (v->cpu.cpl != 3 || v->cpu.exc.vector != X86_PF)
 		return;
 	uint64_t before = d->event;
+	d->all_faults++;
 	d->event = __builtin_ia32_rdtsc();
 	d->made_by_user.page_faults += d->event - before > d->quiet;
 }

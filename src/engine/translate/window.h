@@ -65,6 +65,10 @@ struct direct_account {
 	uint64_t program;            /* direct_program, when it began */
 	unsigned stretches;          /* that have not been measured */
 	uint64_t refused_until, patience;
+	/* Of its bursts: what they have gained and cost, in ticks, halved from time to time; how many are passed over
+	 * because they did not pay, and how many next time. */
+	uint64_t burst_gain, burst_cost;
+	unsigned burst_skip, burst_skips;
 };
 
 /* A page of CPL 0's that is not global. */
