@@ -151,6 +151,42 @@ TEST(syscall)
 	(void)at_syscall;
 }
 
+/*
+ * Many there and back, with flags that concern how code runs: what the kernel sees (R8, and R9 as far as LODSB moves
+ * RSI down), and what user code has afterwards.
+ */
+asm(".pushsection .text\n.globl flags_entry\nflags_entry: movq %rsp, flags_rsp(%rip); leaq flags_stack+64(%rip), %rsp;"
+    "pushfq; popq %r8; leaq flags_stack+32(%rip), %rsi; movq %rsi, %r9; lodsb; subq %rsi, %r9;"
+    "movq flags_rsp(%rip), %rsp; sysretq\n.popsection");
+u64 flags_rsp, flags_stack[8];
+SNIPPET(do_flags, 64,
+	"1: pushq %r12; popfq; syscall; pushfq; popq %r13; cmpq %r13, %r12; jne 2f; cmpq %r11, %r12; jne 2f;"
+	"cmpq %r8, %r14; jne 2f; cmpq %r9, %r15; jne 2f; decq %rbx; jnz 1b; 2: ud2");
+TEST(syscall_flags)
+{
+	static const u64 flags[] = {0,       FL_DF, FL_AC, FL_DF | FL_AC, FL_CF | FL_ZF, FL_SF | FL_PF | FL_DF,
+				    0x200000 /* ID */};
+	static const u64 masks[] = {FL_IF, FL_IF | FL_DF, FL_IF | FL_AC, FL_IF | FL_DF | FL_AC | FL_CF | FL_ZF};
+	extern u8 flags_entry[];
+	syscall_msrs();
+	wrmsr(MSR_LSTAR, (u64)flags_entry);
+	for (unsigned i = 0; i < 28; i++) {
+		u64 mask = masks[i % 4];
+		wrmsr(MSR_SFMASK, mask);
+		struct frame f = user_code(do_flags, do_flags_end, 64);
+		f.rflags = 2 | FL_IF;
+		f.rbx = 300;
+		f.r12 = flags[i / 4] | 2 | FL_IF;
+		f.r14 = (f.r12 & ~mask) | 2;
+		f.r15 = f.r14 & FL_DF ? 1 : -1ull;
+		struct trap *t = run_frame(&f);
+		CHECK_EQ(t->f.vector, UD);
+		CHECK_EQ_IN(t->f.rbx, 0, "flags %lx, mask %lx", f.r12, mask);
+		CHECK_EQ(t->f.r13, f.r12);
+		CHECK_EQ(t->f.r8, f.r14);
+	}
+}
+
 SNIPPET(do_syscall32, 32, "syscall; nop");
 TEST(syscall_compat)
 {

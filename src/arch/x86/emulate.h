@@ -55,6 +55,14 @@ static inline bool x86_can_nmi(const struct x86_cpu *cpu)
  */
 enum verdict x86_resume(struct x86_cpu *cpu);
 
+/*
+ * SYSCALL, whose next instruction is at `next`, and SYSRET with REX.W, both in 64-bit code, as kernels use them all the
+ * time: for engines that know themselves what the change of privilege means to them, for mode_changed is not told.
+ * False: it is not that case (a trap or fault may be due), and nothing has happened.
+ */
+bool x86_syscall_quickly(struct x86_cpu *cpu, uint64_t next);
+bool x86_sysret_quickly(struct x86_cpu *cpu);
+
 /* SIPI: starts the processor in real mode at vector << 12. */
 void x86_start_ap(struct x86_cpu *cpu, uint8_t vector);
 

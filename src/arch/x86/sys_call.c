@@ -50,7 +50,7 @@ enum verdict sys_into(struct x86_cpu *cpu, const struct x86_insn *insn)
 #define ATTR_DATA(dpl) (0x0093 | (dpl) << 5 | SEG_ATTR_G | SEG_ATTR_DB)
 
 /* The flat segments that fast system calls load without looking at any table. */
-static void load_flat_pair(struct x86_cpu *cpu, unsigned cs, unsigned ss, unsigned cpl, bool wide)
+static void set_flat_pair(struct x86_cpu *cpu, unsigned cs, unsigned ss, unsigned cpl, bool wide)
 {
 	uint16_t attr = (uint16_t)(ATTR_CODE(cpl) | (wide ? SEG_ATTR_L : SEG_ATTR_DB));
 
@@ -58,6 +58,11 @@ static void load_flat_pair(struct x86_cpu *cpu, unsigned cs, unsigned ss, unsign
 	cpu->seg[SEG_SS] =
 		(struct x86_segment){.limit = 0xffffffff, .sel = (uint16_t)ss, .attr = (uint16_t)ATTR_DATA(cpl)};
 	cpu->cpl = (uint8_t)cpl;
+}
+
+static void load_flat_pair(struct x86_cpu *cpu, unsigned cs, unsigned ss, unsigned cpl, bool wide)
+{
+	set_flat_pair(cpu, cs, ss, cpl, wide);
 	mode_changed(cpu);
 }
 
@@ -80,6 +85,21 @@ static enum verdict syscall_long(struct x86_cpu *cpu, const struct x86_insn *ins
 	load_flat_pair(cpu, cs, cs + 8, 0, true);
 	note_step(cpu, was);
 	return V_DONE;
+}
+
+bool x86_syscall_quickly(struct x86_cpu *cpu, uint64_t next)
+{
+	uint64_t was = cpu->rflags;
+	unsigned cs = cpu->star >> 32 & 0xfffc;
+
+	if (!(cpu->efer & EFER_SCE) || was & FL_TF || !x86_code64(cpu))
+		return false;
+	cpu->gpr[RCX] = next;
+	cpu->gpr[R11] = was & ~(uint64_t)FL_RF;
+	cpu->rip = cpu->lstar;
+	cpu->rflags = (was & ~cpu->sfmask & ~(uint64_t)FL_RF) | FL_FIXED1;
+	set_flat_pair(cpu, cs, cs + 8, 0, true);
+	return true;
 }
 
 /* AMD's, outside long mode. */
@@ -124,6 +144,19 @@ enum verdict sys_sysret(struct x86_cpu *cpu, const struct x86_insn *insn)
 	cpu->rip = wide ? cpu->gpr[RCX] : (uint32_t)cpu->gpr[RCX];
 	load_flat_pair(cpu, ((wide ? base + 16 : base) & 0xffff) | 3, ((base + 8) & 0xffff) | 3, 3, wide);
 	return V_DONE;
+}
+
+bool x86_sysret_quickly(struct x86_cpu *cpu)
+{
+	unsigned base = cpu->star >> 48;
+
+	if (!(cpu->efer & EFER_SCE) || cpu->cpl || !x86_code64(cpu) || !x86_canonical(cpu->gpr[RCX]) ||
+	    cpu->gpr[R11] & (FL_TF | FL_AC))
+		return false;
+	cpu->rflags = (cpu->gpr[R11] & SYSRET_FLAGS) | FL_FIXED1;
+	cpu->rip = cpu->gpr[RCX];
+	set_flat_pair(cpu, ((base + 16) & 0xffff) | 3, ((base + 8) & 0xffff) | 3, 3, true);
+	return true;
 }
 
 enum verdict sys_sysenter(struct x86_cpu *cpu, const struct x86_insn *insn)

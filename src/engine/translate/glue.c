@@ -132,6 +132,7 @@ static const struct {
 	[HELPER_TARGET] = {light_target, true},        [HELPER_TAIL] = {light_tail, false},
 	[HELPER_SHARE] = {light_share, false},         [HELPER_SYSTEM] = {light_system, false},
 	[HELPER_GENERAL] = {light_general, false},     [HELPER_XSTATE] = {light_xstate, false},
+	[HELPER_SYSCALL] = {light_syscall, false},     [HELPER_SYSRET] = {light_sysret, false},
 };
 
 static void emit_helpers(struct tr_engine *eng, struct emit *e, bool flags)

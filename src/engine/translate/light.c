@@ -60,8 +60,7 @@ uint64_t light_resume(struct tr_vcpu *v, uint32_t at)
 	return (uint64_t)(uintptr_t)host_at(v->engine, at);
 }
 
-/* On to the block at cpu->rip, or out if there is none yet. */
-static uint64_t go_on(struct tr_vcpu *v)
+uint64_t light_go_on(struct tr_vcpu *v)
 {
 	if (v->wrote_count || poll_wanted(v) || v->direct.due)
 		return light_leave(v, TRX_POLL);
@@ -94,7 +93,7 @@ static uint64_t resume_changed(struct tr_vcpu *v)
 	tlb_mode_changed(&v->cpu);
 	if (window_open(v))
 		poll_set(v);
-	return go_on(v);
+	return light_go_on(v);
 }
 
 static uint64_t exception(struct tr_vcpu *v)
@@ -127,7 +126,7 @@ static uint64_t retired(struct tr_vcpu *v, const struct call_insn *call, uint64_
 		poll_wanted(v) && !v->cpu.shadow; /* behind a shadow, the block polls after the next instruction */
 	if (call->resume && v->cpu.rip == next && v->key == key && !v->wrote_count && !attend)
 		return light_resume(v, call->resume);
-	return go_on(v);
+	return light_go_on(v);
 }
 
 /* The write that cpu->exit asks for has been done. */
@@ -306,7 +305,7 @@ static uint64_t miss_device(struct tr_vcpu *v, const struct x86_mapping *m, uint
 	if (!store || !v->engine->at_once || v->cpu.shadow || guest_range_find(v->engine->mem, m->gpa, 1))
 		return light_leave(v, TRX_STEP);
 	v->device = m->gpa;
-	return light_call_out(v, at_once_store) ? go_on(v) : light_leave(v, TRX_STEP);
+	return light_call_out(v, at_once_store) ? light_go_on(v) : light_leave(v, TRX_STEP);
 }
 
 uint64_t light_miss(struct tr_vcpu *v, uint64_t va, uint32_t desc, uint64_t resume)
@@ -338,7 +337,7 @@ uint64_t light_miss(struct tr_vcpu *v, uint64_t va, uint32_t desc, uint64_t resu
 static uint64_t go_unshared(struct tr_vcpu *v)
 {
 	v->noshare = true;
-	return go_on(v);
+	return light_go_on(v);
 }
 
 uint64_t light_share(struct tr_vcpu *v, uint64_t at)
@@ -394,7 +393,7 @@ uint64_t light_jump(struct tr_vcpu *v, uint64_t arg)
 	if (code64 && !x86_canonical(v->tlb_va))
 		return jump_nowhere(v, arg & (BIT(JUMP_OFF_BITS) - 1), (int32_t)arg >> JUMP_OFF_BITS);
 	cpu->rip = code64 ? v->tlb_va : (uint32_t)(v->tlb_va - cpu->seg[SEG_CS].base);
-	return go_on(v);
+	return light_go_on(v);
 }
 
 uint64_t light_far(struct tr_vcpu *v, uint64_t at)
@@ -407,7 +406,7 @@ uint64_t light_far(struct tr_vcpu *v, uint64_t at)
 	v->cpu.rip = v->tlb_va;
 	light_page_of(v, v->cpu.rip); /* so that the jump finds it next time */
 	if (link->to)
-		return go_on(v);
+		return light_go_on(v);
 	v->exit_arg = at;
 	return light_leave(v, TRX_LINK);
 }
@@ -423,7 +422,7 @@ uint64_t light_far_quick(struct tr_vcpu *v, uint64_t at)
 	struct block *b = block_find(v->engine, light_page_of(v, linear), linear & ~PAGE_MASK, v->key);
 	if (b)
 		quick_far_fill(v, key_ring0(v->key), jump, b, linear);
-	return go_on(v);
+	return light_go_on(v);
 }
 
 uint64_t light_link(struct tr_vcpu *v, uint64_t at)

@@ -20,6 +20,9 @@ struct call_insn {
 
 uint64_t light_system(struct tr_vcpu *v, uint64_t call);
 uint64_t light_general(struct tr_vcpu *v, uint64_t call);
+/* light_call.c: SYSCALL and SYSRET between 64-bit code; what is unusual of them is light_system's. */
+uint64_t light_syscall(struct tr_vcpu *v, uint64_t call);
+uint64_t light_sysret(struct tr_vcpu *v, uint64_t call);
 
 /* The page behind an instruction that crosses into it is not known to be `tail`. */
 struct call_tail {
@@ -113,6 +116,8 @@ void light_page_forget(struct tr_vcpu *v, uint64_t linear);
 /* Host address of the block at cpu->rip; translated code is entered there with flags in saved_flags. 0: needs the
  * translator or a step. */
 uint64_t light_lookup(struct tr_vcpu *v);
+/* On to the block at cpu->rip, or out of translated code if there is none yet, or somebody asks for attention. */
+uint64_t light_go_on(struct tr_vcpu *v);
 
 /* TLB maintenance; also the engine's x86_cpu_ops. */
 void tlb_init(struct tr_vcpu *v);

@@ -63,6 +63,11 @@ static enum helper helper_for(const struct x86_insn *insn)
 {
 	if (light_xstate_knows(insn))
 		return HELPER_XSTATE;
+	if (insn->mode == MODE_64 && insn->mnemonic == ZYDIS_MNEMONIC_SYSCALL && !(insn->flags & INSN_LOCK))
+		return HELPER_SYSCALL;
+	if (insn->mode == MODE_64 && insn->mnemonic == ZYDIS_MNEMONIC_SYSRET && (insn->flags & INSN_REXW) &&
+	    !(insn->flags & INSN_LOCK))
+		return HELPER_SYSRET;
 	return insn->cls == CLS_SYSTEM ? HELPER_SYSTEM : HELPER_GENERAL;
 }
 
