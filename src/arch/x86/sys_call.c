@@ -73,32 +73,34 @@ static void note_step(struct x86_cpu *cpu, uint64_t was)
 		cpu->db_pending |= X86_NO_STEP;
 }
 
+/* In long mode, but for what follows from the mode's change. */
+static void enter_long(struct x86_cpu *cpu, uint64_t next, uint64_t target)
+{
+	uint64_t was = cpu->rflags & ~(uint64_t)FL_RF;
+	unsigned cs = cpu->star >> 32 & 0xfffc;
+
+	cpu->gpr[RCX] = next;
+	cpu->gpr[R11] = was;
+	cpu->rip = target;
+	cpu->rflags = (was & ~cpu->sfmask) | FL_FIXED1;
+	set_flat_pair(cpu, cs, cs + 8, 0, true);
+}
+
 static enum verdict syscall_long(struct x86_cpu *cpu, const struct x86_insn *insn)
 {
 	uint64_t was = cpu->rflags;
-	unsigned cs = cpu->star >> 32 & 0xfffc;
 
-	cpu->gpr[RCX] = next_rip(cpu, insn);
-	cpu->gpr[R11] = was & ~(uint64_t)FL_RF;
-	cpu->rip = insn->mode == MODE_64 ? cpu->lstar : cpu->cstar;
-	cpu->rflags = (was & ~cpu->sfmask & ~(uint64_t)FL_RF) | FL_FIXED1;
-	load_flat_pair(cpu, cs, cs + 8, 0, true);
+	enter_long(cpu, next_rip(cpu, insn), insn->mode == MODE_64 ? cpu->lstar : cpu->cstar);
+	mode_changed(cpu);
 	note_step(cpu, was);
 	return V_DONE;
 }
 
 bool x86_syscall_quickly(struct x86_cpu *cpu, uint64_t next)
 {
-	uint64_t was = cpu->rflags;
-	unsigned cs = cpu->star >> 32 & 0xfffc;
-
-	if (!(cpu->efer & EFER_SCE) || was & FL_TF || !x86_code64(cpu))
+	if (!(cpu->efer & EFER_SCE) || cpu->rflags & FL_TF || !x86_code64(cpu))
 		return false;
-	cpu->gpr[RCX] = next;
-	cpu->gpr[R11] = was & ~(uint64_t)FL_RF;
-	cpu->rip = cpu->lstar;
-	cpu->rflags = (was & ~cpu->sfmask & ~(uint64_t)FL_RF) | FL_FIXED1;
-	set_flat_pair(cpu, cs, cs + 8, 0, true);
+	enter_long(cpu, next, cpu->lstar);
 	return true;
 }
 
