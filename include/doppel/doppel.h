@@ -252,7 +252,7 @@ typedef struct doppel_stats {
 		window_given_up; /* pages that the host's MMU checks for user code */
 	uint64_t time_direct, direct_stops, direct_calls, direct_faults, direct_exceptions, direct_kicks,
 		direct_refused, direct_bursts; /* user code run as it is, in processes of its own */
-	uint64_t at_once; /* writes to the local APIC that were no exits */
+	uint64_t at_once;                      /* writes to the local APIC that were no exits */
 } doppel_stats;
 /* `size` is sizeof(doppel_stats) as the caller knows it: later versions add fields at the end. */
 DOPPEL_API void doppel_vm_stats(doppel_vm *vm, doppel_stats *stats, size_t size);

@@ -50,6 +50,16 @@ static void handle_mmio(struct vcpu *v)
 	access_bus(v, BUS_MMIO);
 }
 
+static void write_apic(struct lapic *apic, struct x86_exit *exit)
+{
+	if (exit->kind == EXIT_CR8)
+		lapic_set_cr8(apic, exit->data & 15);
+	else if (exit->kind == EXIT_MMIO)
+		lapic_mmio_write(apic, exit->addr - APIC_MMIO_BASE, exit->len, exit->data);
+	else
+		exit->fault = !lapic_msr_write(apic, (uint32_t)exit->addr, exit->data);
+}
+
 static void write_msr(struct vcpu *v)
 {
 	struct x86_exit *exit = &v->cpu->exit;
@@ -64,7 +74,7 @@ static void write_msr(struct vcpu *v)
 		v->completing = exit->fault;
 		return;
 	}
-	exit->fault = !lapic_msr_write(v->lapic, (uint32_t)exit->addr, exit->data);
+	write_apic(v->lapic, exit);
 	v->completing = exit->fault;
 	v->cpu->apic_base = lapic_base(v->lapic);
 }
@@ -91,7 +101,7 @@ static void handle_cr8(struct vcpu *v)
 	struct x86_exit *exit = &v->cpu->exit;
 
 	if (exit->write) {
-		lapic_set_cr8(v->lapic, exit->data & 15);
+		write_apic(v->lapic, exit);
 		return;
 	}
 	exit->data = lapic_cr8(v->lapic);
@@ -146,16 +156,6 @@ static bool is_apic_register(const struct x86_exit *exit)
 	default:
 		return false;
 	}
-}
-
-static void write_apic(struct lapic *apic, struct x86_exit *exit)
-{
-	if (exit->kind == EXIT_CR8)
-		lapic_set_cr8(apic, exit->data & 15);
-	else if (exit->kind == EXIT_MMIO)
-		lapic_mmio_write(apic, exit->addr - APIC_MMIO_BASE, exit->len, exit->data);
-	else
-		exit->fault = !lapic_msr_write(apic, (uint32_t)exit->addr, exit->data);
 }
 
 /*

@@ -17,7 +17,7 @@ enum verdict x86_emulate_general(struct x86_cpu *cpu, const struct x86_insn *ins
 	}
 }
 
-/* #AC(0): CPL 3, CR0.AM and RFLAGS.AC (SDM Vol. 3A 6.15). It is seen before a page fault, on AMD's processors as on Intel's. */
+/* #AC(0): CPL 3, CR0.AM and RFLAGS.AC (SDM Vol. 3A 6.15). It is seen before a page fault. */
 static enum verdict check_alignment(struct x86_cpu *cpu, uint64_t linear, unsigned len)
 {
 	if (likely(!gen_alignment_checked(cpu)) || !(linear & (len - 1)))

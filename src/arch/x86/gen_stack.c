@@ -1,5 +1,4 @@
 /* PUSH, POP, PUSHA, POPA, ENTER, LEAVE (SDM Vol. 1 6.2, 6.5, Vol. 2). */
-#include "arch/x86/cpuid.h"
 #include "arch/x86/gen.h"
 
 static enum verdict push(struct x86_cpu *cpu, const struct x86_insn *insn, uint64_t value)

@@ -67,7 +67,8 @@ static uint64_t leaf_offset_mask(unsigned shift)
 /* The levels that long mode and PAE share: from the table at `table`, whose entries map BIT(shift) bytes each. */
 static int walk_levels(const struct x86_cpu *cpu, struct walk *w, uint64_t va, uint64_t table, unsigned shift)
 {
-	uint64_t pml4_g = x86_is_amd(cpu) ? PTE_G : 0; /* APM Vol. 2 figure 5-21: bit 8 must be zero; below it is ignored */
+	uint64_t pml4_g =
+		x86_is_amd(cpu) ? PTE_G : 0; /* APM Vol. 2 figure 5-21: bit 8 must be zero; below it is ignored */
 
 	for (;; shift -= 9) {
 		uint64_t reserved = 0, e;

@@ -127,10 +127,22 @@ enum verdict sys_syscall(struct x86_cpu *cpu, const struct x86_insn *insn)
 
 #define SYSRET_FLAGS 0x3c7fd7 /* all but RF and VM (SDM Vol. 2, SYSRET) */
 
+/* But for what follows from the mode's change. */
+static void return_to_user(struct x86_cpu *cpu, bool wide)
+{
+	unsigned base = cpu->star >> 48;
+
+	if (x86_long_mode(cpu))
+		cpu->rflags = (cpu->gpr[R11] & SYSRET_FLAGS) | FL_FIXED1;
+	else
+		cpu->rflags |= FL_IF;
+	cpu->rip = wide ? cpu->gpr[RCX] : (uint32_t)cpu->gpr[RCX];
+	set_flat_pair(cpu, ((wide ? base + 16 : base) & 0xffff) | 3, ((base + 8) & 0xffff) | 3, 3, wide);
+}
+
 enum verdict sys_sysret(struct x86_cpu *cpu, const struct x86_insn *insn)
 {
 	bool wide = insn->mode == MODE_64 && insn->flags & INSN_REXW;
-	unsigned base = cpu->star >> 48;
 
 	if (!(cpu->efer & EFER_SCE) || real_mode(cpu) || (insn->mode != MODE_64 && !x86_is_amd(cpu)))
 		return raise_ud(cpu);
@@ -139,25 +151,17 @@ enum verdict sys_sysret(struct x86_cpu *cpu, const struct x86_insn *insn)
 	/* Intel faults here, still at CPL 0; AMD at the target, at CPL 3. */
 	if (wide && !x86_is_amd(cpu) && !x86_canonical(cpu->gpr[RCX]))
 		return raise_gp(cpu, 0);
-	if (x86_long_mode(cpu))
-		cpu->rflags = (cpu->gpr[R11] & SYSRET_FLAGS) | FL_FIXED1;
-	else
-		cpu->rflags |= FL_IF;
-	cpu->rip = wide ? cpu->gpr[RCX] : (uint32_t)cpu->gpr[RCX];
-	load_flat_pair(cpu, ((wide ? base + 16 : base) & 0xffff) | 3, ((base + 8) & 0xffff) | 3, 3, wide);
+	return_to_user(cpu, wide);
+	mode_changed(cpu);
 	return V_DONE;
 }
 
 bool x86_sysret_quickly(struct x86_cpu *cpu)
 {
-	unsigned base = cpu->star >> 48;
-
 	if (!(cpu->efer & EFER_SCE) || cpu->cpl || !x86_code64(cpu) || !x86_canonical(cpu->gpr[RCX]) ||
 	    cpu->gpr[R11] & (FL_TF | FL_AC))
 		return false;
-	cpu->rflags = (cpu->gpr[R11] & SYSRET_FLAGS) | FL_FIXED1;
-	cpu->rip = cpu->gpr[RCX];
-	set_flat_pair(cpu, ((base + 16) & 0xffff) | 3, ((base + 8) & 0xffff) | 3, 3, true);
+	return_to_user(cpu, true);
 	return true;
 }
 

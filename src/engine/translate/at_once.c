@@ -7,16 +7,11 @@
 
 #include <Zydis/Mnemonic.h>
 
-static bool ask(struct tr_vcpu *v)
+bool at_once_exit(struct tr_vcpu *v)
 {
 	bool done = v->engine->at_once(v->engine->monitor, v->index, &v->cpu.exit);
 	v->stats.at_once += done;
 	return done;
-}
-
-bool at_once_exit(struct tr_vcpu *v)
-{
-	return ask(v);
 }
 
 /* MOV of 32 bits from a register or an immediate to memory at tlb_va, as kernels write device registers. */
@@ -39,7 +34,7 @@ bool at_once_store(struct tr_vcpu *v)
 				      .len = AT_ONCE_SIZE,
 				      .addr = v->device,
 				      .data = insn.opcode == 0x89 ? (uint32_t)cpu->gpr[insn.reg] : (uint32_t)insn.imm};
-	bool done = ask(v);
+	bool done = at_once_exit(v);
 	cpu->exit = (struct x86_exit){0};
 	if (done)
 		cpu->rip = x86_code64(cpu) ? cpu->rip + insn.len : (uint32_t)(cpu->rip + insn.len);

@@ -226,7 +226,7 @@ struct tr_engine {
 	struct window_slots slots;
 	struct host_spaces *spaces; /* where user code runs directly; NULL: nowhere */
 	struct direct_copies copies;
-	struct profile *profile; /* NULL when nobody asked */
+	struct profile *profile;                                              /* NULL when nobody asked */
 	bool (*at_once)(void *monitor, unsigned vcpu, struct x86_exit *exit); /* struct engine_config's; or NULL */
 	void *monitor;
 	struct engine_stats stats;

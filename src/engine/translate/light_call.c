@@ -6,7 +6,7 @@
 #include "engine/translate/light.h"
 
 /* Of a key, what they leave. */
-#define KEY_STAYS (KEY_MODE | KEY_GATES | KEY_SMAP | KEY_TSD)
+#define KEY_STAYS (KEY_MODE | KEY_COMMON)
 
 /* The instruction has retired. */
 static uint64_t retired(struct tr_vcpu *v)

@@ -307,22 +307,22 @@ static enum verdict operand_fault(struct thunk *t, struct x86_cpu *cpu, const st
 				  const struct thunk_slot *s, struct thunk_operand *op)
 {
 	struct x86_exception fault = cpu->exc;
-	bool page = fault.vector == X86_PF, mmx = (insn->flags & INSN_FPU) && insn->map;
-	bool traces = !x86_is_amd(cpu) && op->write && (insn->flags & (INSN_FPU | INSN_AVX)) && insn->cls == CLS_PLAIN;
+	bool page = fault.vector == X86_PF, fpu = insn->flags & INSN_FPU;
+	bool traces = !x86_is_amd(cpu) && op->write && insn->cls == CLS_PLAIN;
+	bool converts = traces && insn->mnemonic == ZYDIS_MNEMONIC_VCVTPS2PH;
+	bool x87 = traces && fpu && !insn->map && waits(insn);
 
 	t->fault = -1;
-	if (traces || (page && thunk_checks_alignment(cpu)))
+	if (converts || x87 || (page && thunk_checks_alignment(cpu)))
 		rehearse(t, cpu, insn, s, op);
 	cpu->exc = fault;
-	if (traces && mmx)
+	if (traces && fpu && insn->map) /* MMX */
 		zero_top(cpu->xsave);
 	if (page && t->fault == HOST_FAULT_BUS)
 		return raise_host_fault(cpu, t->fault);
-	if (traces && insn->mnemonic == ZYDIS_MNEMONIC_VCVTPS2PH)
+	if (converts)
 		return leave_conversion(t, cpu);
-	if (traces && (insn->flags & INSN_FPU) && !mmx && waits(insn))
-		return leave_x87(t, cpu, insn, s, op);
-	return V_INJECT;
+	return x87 ? leave_x87(t, cpu, insn, s, op) : V_INJECT;
 }
 
 static enum verdict step_host(struct thunk *t, struct x86_cpu *cpu, const struct x86_insn *insn)

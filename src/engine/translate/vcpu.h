@@ -179,7 +179,7 @@ struct tr_vcpu {
 	struct {
 		uint64_t gpa, len;
 	} wrote[8];
-	uint64_t device;      /* at_once_store: guest-physical */
+	uint64_t device;           /* at_once_store: guest-physical */
 	struct tr_link *want_link; /* to be linked when its target has been made, unless the cache is flushed first */
 	uint64_t link_flushes;
 	uint64_t tsc_translated, tsc_translator;
