@@ -26,7 +26,7 @@ PARTS = {
     'direct': Part('User code run directly, one CPU', 1, ('lua', 'perl', 'python', 'gzip', 'xz', 'sha256', 'float', 'matrix-sse', 'sort', 'gcc', 'fork-exec'), {
         'no-direct': 'programs that compute run as they are',
         'no-burst': 'bursts of page faults and system calls translated',
-        'no-copy': 'pages with CPUID or its like too, as copies in which those trap',
+        'no-copy+no-break': 'pages with CPUID or its like too, as copies or with breakpoints',
     }),
     'translator': Part('The translator, one CPU, `no-direct` in all sessions', 1, ('lua', 'perl', 'python', 'sha256', 'sort', 'gcc', 'fork-exec', 'pipe', 'find', 'boot'), {
         'no-link': 'jumps that lead from block to block',

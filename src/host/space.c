@@ -185,6 +185,32 @@ bool host_space_change(struct host_space *s, const struct host_space_change *lis
 	return made;
 }
 
+/* --- breakpoints */
+
+static bool put_debug(const struct host_space *s, unsigned number, uint64_t value)
+{
+	return !ptrace(PTRACE_POKEUSER, s->pid, offsetof(struct user, u_debugreg) + number * sizeof(uint64_t), value);
+}
+
+#define DR7 7
+#define DR7_LOCAL(i) BIT(2 * (i)) /* for execution, as the other bits are 0 */
+
+bool host_space_break(struct host_space *s, const uint64_t at[HOST_SPACE_BREAKS])
+{
+	uint64_t on = 0;
+	bool made = true;
+
+	if (!memcmp(s->breaks, at, sizeof(s->breaks)))
+		return true;
+	for (unsigned i = 0; i < HOST_SPACE_BREAKS; i++) {
+		on |= at[i] ? DR7_LOCAL(i) : 0;
+		if (at[i] && at[i] != s->breaks[i])
+			made &= put_debug(s, i, at[i]);
+		s->breaks[i] = at[i];
+	}
+	return put_debug(s, DR7, on) && made;
+}
+
 /* --- the state of who runs there */
 
 #define XSTATE_HEADER 512
@@ -386,6 +412,8 @@ static enum host_space_stop at_signal(const siginfo_t *info, struct host_space_s
 	case SIGTRAP:
 		if (info->si_code == TRAP_TRACE)
 			return HOST_SPACE_STEPPED;
+		if (info->si_code == TRAP_HWBKPT)
+			return HOST_SPACE_EXCEPTION;
 		return info->si_code == TRAP_BRKPT ? HOST_SPACE_INT1 : HOST_SPACE_INT3;
 	default:
 		return HOST_SPACE_KICKED;

@@ -31,6 +31,7 @@ struct host_space {
 	uint64_t page_faults, page_faults_seen; /* Linux's own, that nobody hears of */
 	uint64_t stops, stops_seen;
 	unsigned changes; /* that wait in the control page */
+	uint64_t breaks[HOST_SPACE_BREAKS];
 	bool seen_regs;
 	struct host_space_state seen; /* if so: its registers, where it stopped */
 	bool xstate_seen;

@@ -76,6 +76,18 @@ static bool code_faults(struct host_space *s)
 	return remote_call(s, SYS_munmap, at, PAGE_SIZE, 0, 0, 0, 0, 0) && fault;
 }
 
+/* Whether it stops before an INT3, instead of behind it. */
+static bool break_faults(struct host_space *s)
+{
+	static const uint64_t none[HOST_SPACE_BREAKS];
+	const uint64_t at = space_routine(s, host_space_stop), all[HOST_SPACE_BREAKS] = {at, at, at, at};
+	struct user_regs_struct regs = space_regs_at(s, host_space_stop);
+	bool stops = host_space_break(s, all) && space_signal_of_routine(s, &regs) == SIGTRAP &&
+		     !ptrace(PTRACE_GETREGS, s->pid, NULL, &regs) && regs.rip == at;
+
+	return host_space_break(s, none) && stops;
+}
+
 static bool stops(struct host_space *s)
 {
 	struct host_space_state state = {.rip = space_routine(s, host_space_stop),
@@ -148,7 +160,7 @@ static bool set_up(struct host_space *s, unsigned index)
 		return false;
 	s->faults = (faults(s, host_space_tsc) ? HOST_SPACE_TSC_FAULTS : 0) |
 		    (faults(s, host_space_int80) ? HOST_SPACE_INT80_FAULTS : 0) |
-		    (code_faults(s) ? HOST_SPACE_CODE_FAULTS : 0);
+		    (code_faults(s) ? HOST_SPACE_CODE_FAULTS : 0) | (break_faults(s) ? HOST_SPACE_BREAK_FAULTS : 0);
 	return remote_call(s, SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, space_filter_second(s->from->place), 0, 0, 0, 0);
 }
 

@@ -205,3 +205,61 @@ TEST(many_pages)
 		check_answer();
 	}
 }
+
+/* With a prefix, and jumped to behind that. */
+SNIPPET(prefixed, 64,
+	"movl $100, %r15d; 1: decl %r15d; jnz 1b; xorl %eax, %eax; xorl %ecx, %ecx; leaq 2f(%rip), %rdx; addq %rsi, "
+	"%rdx\n"
+	"jmp *%rdx; .skip 32, 0x90; 2: .byte 0x48; cpuid; movl %eax, (%rdi); movl %ebx, 4(%rdi); movl %ecx, 8(%rdi)\n"
+	"movl %edx, 12(%rdi); ud2");
+TEST(prefixed)
+{
+	for (unsigned i = 0; i < 4; i++) {
+		struct frame f = PROGRAM(prefixed);
+		f.rdi = USER_DATA;
+		f.rsi = i & 1;
+		memset(page_at(USER_DATA), 0, 16);
+		run_to_end(&f);
+		check_answer();
+	}
+}
+
+/* Behind a load of SS, where debug registers say nothing. */
+SNIPPET(behind_ss, 64,
+	"movl $100, %r15d; 1: decl %r15d; jnz 1b; xorl %eax, %eax; xorl %ecx, %ecx; movl %ss, %edx; movl %edx, %ss; "
+	"cpuid\n"
+	"movl %eax, (%rdi); movl %ebx, 4(%rdi); movl %ecx, 8(%rdi); movl %edx, 12(%rdi); ud2");
+TEST(behind_load_of_ss)
+{
+	struct frame f = PROGRAM(behind_ss);
+	f.rdi = USER_DATA;
+	run_to_end(&f);
+	check_answer();
+}
+
+/* Two pages with three of them each, in turns, and then an instruction that begins in one and ends in the other. */
+#define ASK_AND_ADD "xorl %eax, %eax; xorl %ecx, %ecx; cpuid; addq %rbx, %r14;"
+SNIPPET(in_two_pages, 64,
+	"movl $50, %r15d; 1: decl %r15d; jnz 1b;" ASK_AND_ADD ASK_AND_ADD ASK_AND_ADD
+	"xorq $4096, %r12; decl %r13d; jz 2f; jmp *%r12; 2: ud2");
+TEST(two_pages_in_turns)
+{
+	static const u8 mov[] = {0x41, 0xbb, 1, 2, 3, 4, 0x0f, 0x0b}; /* movl $0x04030201, %r11d; ud2 */
+	u8 *page = alloc_pages(2);
+	struct frame f = PROGRAM(in_two_pages);
+	u32 want[4];
+	cpuid(0, 0, want);
+	memset(page, 0x90, 2 * PAGE);
+	for (unsigned i = 0; i < 2; i++) {
+		memcpy(page + i * PAGE + 64, in_two_pages, in_two_pages_end - in_two_pages);
+		map(CODE_VA + i * PAGE, (u64)page + i * PAGE, PTE_USER);
+	}
+	memcpy(page + PAGE - 3, mov, sizeof(mov));
+	f.rip = f.r12 = CODE_VA + 64;
+	f.r13 = 40;
+	f.r14 = 0;
+	CHECK_EQ(run_to_end(&f)->f.r14, 120ull * want[1]);
+	f.rip = CODE_VA + PAGE - 3;
+	CHECK_EQ(run_to_end(&f)->f.r11, 0x04030201);
+	CHECK_EQ(last_trap()->f.rip, CODE_VA + PAGE + 3);
+}

@@ -183,6 +183,59 @@ TEST(traps)
 	}
 }
 
+static bool breaks(const void *code, size_t len, uint16_t at[HOST_SPACE_BREAKS])
+{
+	if (fits(code, len, ALL))
+		UNIT_FAIL("not sensitive");
+	return direct_breaks(at, page, NULL, &all);
+}
+
+TEST(where_breakpoints_are)
+{
+	static const struct {
+		const char *code;
+		uint16_t at[HOST_SPACE_BREAKS]; /* behind 2000; none: there are too many, or they would not stop */
+	} rows[] = {
+		{"\x90\x0f\xa2\x90", {1}},
+		{"\x48\x0f\xa2\x90", {1, 0xffff}},               /* with REX */
+		{"\x66\xf3\x48\x0f\xc7\xf8", {3, 2, 1, 0xffff}}, /* RDPID with REX and more */
+		{"\x89\xf0\x0f\xa2\x90", {2}},                   /* mov %esi, %eax, of which F0 is no prefix */
+		{"\x90\xf0\x0f\xa2", {2}},                       /* LOCK: undefined */
+		{"\x90\x0f\xa2\x0f\x01\xd0\x0f\xa2\x0f\x01\xe0", {1, 3, 6, 8}},
+		{"\x90\x0f\xa2\x0f\x01\xd0\x0f\xa2\x0f\x01\xe0\x0f\xa2", {}},
+		{"\x8e\xd2\x0f\xa2", {}},     /* mov %edx, %ss */
+		{"\x8e\x14\x24\x0f\xa2", {}}, /* mov (%rsp), %ss */
+		{"\x8e\xc2\x0f\xa2", {2}},    /* mov %edx, %es */
+	};
+
+	for (unsigned i = 0; i < ARRAY_LEN(rows); i++) {
+		uint16_t at[HOST_SPACE_BREAKS];
+		size_t len = strlen(rows[i].code);
+		if (breaks(rows[i].code, len, at) != (rows[i].at[0] != 0))
+			UNIT_FAIL("row %u", i);
+		for (unsigned n = 0; n < HOST_SPACE_BREAKS && rows[i].at[0]; n++) {
+			uint16_t want = rows[i].at[n] == 0xffff ? 2000 : rows[i].at[n] ? 2000 + rows[i].at[n] : 0;
+			if (at[n] != want)
+				UNIT_FAIL("row %u: %u is %u", i, n, at[n]);
+		}
+	}
+}
+
+TEST(no_breakpoint_before_the_page)
+{
+	uint16_t at[HOST_SPACE_BREAKS];
+
+	CHECK(!FITS("\x0f\xa2"));
+	memset(page, 0x90, 3000);
+	memcpy(page, "\x0f\xa2", 2);
+	CHECK(!direct_breaks(at, page, NULL, &all));
+	memcpy(page, "\x48\x0f\xa2", 3);
+	CHECK(!direct_breaks(at, page, NULL, &all));
+	memcpy(page, "\x90\x0f\xa2", 3);
+	CHECK(direct_breaks(at, page, NULL, &all));
+	CHECK_EQ(at[0], 1);
+}
+
 /* They are found again when they are given back, and there are so many and no more. */
 TEST(copies)
 {

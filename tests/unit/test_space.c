@@ -383,6 +383,40 @@ SPACE_TEST(copies_are_not_read)
 	CHECK_EQ(state.rip, CODE);
 }
 
+/* cpuid; nop; cpuid; nop; ud2, which stop where they begin, in any order, as long as that is wanted. */
+SPACE_TEST(breakpoints)
+{
+	uint64_t at[HOST_SPACE_BREAKS] = {CODE + 3, 0, 0, CODE};
+	const uint64_t none[HOST_SPACE_BREAKS] = {0};
+
+	if (!SET_UP("\x0f\xa2\x90\x0f\xa2\x90\x0f\x0b"))
+		return;
+	if (!(host_space_faults(space) & HOST_SPACE_BREAK_FAULTS)) {
+		printf("# this host has no breakpoints\n");
+		return;
+	}
+	for (unsigned i = 0; i < 2; i++) {
+		CHECK(host_space_break(space, at));
+		state.rip = CODE;
+		state.gpr[0] = 7;
+		CHECK_EQ(run(NULL), HOST_SPACE_EXCEPTION);
+		CHECK_EQ(state.rip, CODE);
+		state.rip = CODE + 2;
+		CHECK_EQ(run(NULL), HOST_SPACE_EXCEPTION);
+		CHECK_EQ(state.rip, CODE + 3);
+		CHECK_EQ(state.gpr[0], 7);
+		state.rip = CODE + 5;
+		CHECK_EQ(run(NULL), HOST_SPACE_EXCEPTION);
+		CHECK_EQ(state.rip, CODE + 6);
+		at[i + 1] = at[i]; /* another register has it */
+		at[i] = 0;
+	}
+	CHECK(host_space_break(space, none));
+	state.rip = CODE;
+	CHECK_EQ(run(NULL), HOST_SPACE_EXCEPTION);
+	CHECK_EQ(state.rip, CODE + 6);
+}
+
 /* A list that cannot be done says so, and the space lives on. */
 SPACE_TEST(impossible_change)
 {

@@ -283,7 +283,11 @@ static uint8_t judge(struct tr_engine *eng, struct code_page *page, const uint8_
 		return DIRECT_FIT;
 	if (!eng->no_copy)
 		page->copy = (uint16_t)direct_copy_make(&eng->copies, bytes, before, &eng->direct_host);
-	return page->copy ? DIRECT_FIT : DIRECT_UNFIT;
+	if (page->copy)
+		return DIRECT_FIT;
+	bool few = eng->direct_host.faults & HOST_SPACE_BREAK_FAULTS && !eng->no_break &&
+		   direct_breaks(page->breaks, bytes, before, &eng->direct_host);
+	return few ? DIRECT_FIT : DIRECT_UNFIT;
 }
 
 static bool claim(struct tr_engine *eng, uint64_t gpa, const uint8_t *before, bool exclusive)
@@ -416,6 +420,7 @@ static void direct_forget(struct tr_engine *eng, struct code_page *page)
 		apart_revoke(eng, page->gpa);
 	direct_copy_release(&eng->copies, page->copy);
 	page->copy = 0;
+	memset(page->breaks, 0, sizeof(page->breaks));
 	page->direct = page->direct_writes < DIRECT_WRITES ? DIRECT_UNKNOWN : DIRECT_UNFIT;
 	page->direct_writes += page->direct_writes < DIRECT_WRITES;
 }

@@ -136,15 +136,16 @@ struct block_tail {
 
 struct code_page {
 	uint64_t gpa;
-	uint32_t index;        /* in guest_memory.code */
-	uint32_t slot;         /* in tr_vcpu.place; below CODE_SLOTS */
-	uint32_t next, prev;   /* in tr_engine.pages */
-	uint32_t blocks;       /* that begin here, or end here */
-	uint32_t tails;        /* struct block_tail: that end here */
-	uint32_t stray_writes; /* to the page, but to no translated byte */
-	uint8_t direct;        /* DIRECT_*: whether it can run directly */
-	uint8_t direct_writes; /* how often that has been asked anew because it was written to */
-	uint16_t copy;         /* if so, in what is executed in its place (direct_copy_make), or 0 */
+	uint32_t index;                     /* in guest_memory.code */
+	uint32_t slot;                      /* in tr_vcpu.place; below CODE_SLOTS */
+	uint32_t next, prev;                /* in tr_engine.pages */
+	uint32_t blocks;                    /* that begin here, or end here */
+	uint32_t tails;                     /* struct block_tail: that end here */
+	uint32_t stray_writes;              /* to the page, but to no translated byte */
+	uint8_t direct;                     /* DIRECT_*: whether it can run directly */
+	uint8_t direct_writes;              /* how often that has been asked anew because it was written to */
+	uint16_t copy;                      /* if so, in what is executed in its place (direct_copy_make), or 0 */
+	uint16_t breaks[HOST_SPACE_BREAKS]; /* or with breakpoints there (direct_breaks) */
 	uint64_t *by_tlb; /* a bit for each offset at which an instruction goes by the TLB though its block has windows;
 			     NULL: nowhere */
 	_Atomic uint32_t bucket[PAGE_BUCKETS];
@@ -219,8 +220,8 @@ struct tr_engine {
 	const uint8_t *glue_miss;               /* R10: linear address; R11: description; R9: where to resume */
 	/* Debug switches. */
 	bool step_only, eager_window, mixed_window, no_link, no_share, no_inline, no_window, no_kernel_window, no_pdep,
-		no_lazy_flags, no_carry, no_trace, no_loop, no_return, no_copy, no_string, no_reuse, no_decode_cache,
-		no_at_once;
+		no_lazy_flags, no_carry, no_trace, no_loop, no_return, no_copy, no_break, no_string, no_reuse,
+		no_decode_cache, no_at_once;
 	bool no_direct, no_burst, eager_direct, eager_burst;
 	struct direct_host direct_host;
 	struct window_slots slots;
@@ -334,6 +335,13 @@ static inline unsigned code_copy(const struct tr_engine *eng, uint64_t gpa)
 {
 	const struct code_page *page = code_page_at(eng, gpa);
 	return page ? page->copy : 0;
+}
+/* Where it is to stop: code_page.breaks. */
+static inline const uint16_t *code_breaks(const struct tr_engine *eng, uint64_t gpa)
+{
+	static const uint16_t none[HOST_SPACE_BREAKS];
+	const struct code_page *page = code_page_at(eng, gpa);
+	return page ? page->breaks : none;
 }
 /* Makes `link` jump to `to` from now on. */
 void code_link(struct tr_engine *eng, struct tr_link *link, struct block *to);

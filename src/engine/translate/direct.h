@@ -6,10 +6,10 @@
  * a process, as long as it is seen to pay.
  *
  * Three things make it exact. What is shown is what windows show, and so what a TLB could hold. Pages are shown to be
- * executed only if no instruction in them tells this processor from the guest's (direct_scan.c), or in a copy in which
- * those that do are faults; no other virtual CPU can change such a page without the process being stopped first, for it
- * counts as translated (code_claim). And it runs there only in a state that Linux gives to programs of its own
- * (direct_fits).
+ * executed only if no instruction in them tells this processor from the guest's (direct_scan.c), or those that do are
+ * faults, in a copy or by breakpoints; no other virtual CPU can change such a page without the process being stopped
+ * first, for it counts as translated (code_claim). And it runs there only in a state that Linux gives to programs of
+ * its own (direct_fits).
  */
 #ifndef DOPPEL_ENGINE_TRANSLATE_DIRECT_H
 #define DOPPEL_ENGINE_TRANSLATE_DIRECT_H
@@ -150,6 +150,14 @@ bool direct_scan_join(const uint8_t *page, const uint8_t *next, const struct dir
  * since instructions that begin in the page before would have to fault as well.
  */
 bool direct_trap(uint8_t *copy, const uint8_t *page, const uint8_t *before, const struct direct_host *host);
+
+/*
+ * The same without a copy: where in the page such instructions begin, and with which prefixes. `at`: offsets, and 0 for
+ * none behind them. False: there are more of them, or one may begin in the page before, or none would stop (behind a
+ * load of SS).
+ */
+bool direct_breaks(uint16_t at[HOST_SPACE_BREAKS], const uint8_t *page, const uint8_t *before,
+		   const struct direct_host *host);
 
 /*
  * direct_copy.c: the copies that there are, for they are shown in place of the pages. Not all of a page may be true in

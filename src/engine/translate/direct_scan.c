@@ -1,6 +1,6 @@
 /*
  * Which pages of code can run directly: those without instructions that tell this processor, or its system, from the
- * guest's and do not fault; and copies of the others, in which these do.
+ * guest's and do not fault; and copies of the others, in which these do, or where there are few of them.
  *
  * Their bytes are everywhere: 0F 00 is in half of all pages, in front of the number 15. So they count where
  * instructions begin. The processor gets in step within a few instructions wherever it begins, and so does who decodes
@@ -202,6 +202,49 @@ bool direct_trap(uint8_t *copy, const uint8_t *page, const uint8_t *before, cons
 		lowest = at;
 	}
 	return lowest >= X86_INSN_MAX;
+}
+
+#define MOV_SS_MOST 8 /* bytes of one, with SIB and a displacement, that matter */
+
+/* MOV SS (8E /2), after which the processor ignores a breakpoint at the next instruction (SDM Vol. 3A 6.8.3). */
+static bool behind_mov_ss(const uint8_t *page, unsigned at)
+{
+	for (unsigned i = at - MIN(at, MOV_SS_MOST); i + 1 < at; i++)
+		if (page[i] == 0x8e && REG(page[i + 1]) == SEG_SS)
+			return true;
+	return false;
+}
+
+/* The byte before `at`, where an instruction may begin, is a prefix of it, and not LOCK, with which it is undefined. */
+static bool has_prefix(const uint8_t *page, const uint8_t *before, unsigned at)
+{
+	return is_prefix(page[at - 1]) && page[at - 1] != 0xf0 && begins_behind(before, page, at - 1);
+}
+
+/* With its prefixes: whoever jumps behind some of them begins there. */
+static bool add_breaks(uint16_t at[HOST_SPACE_BREAKS], unsigned *n, const uint8_t *page, const uint8_t *before,
+		       unsigned opcode)
+{
+	for (unsigned begin = opcode;; begin--) {
+		if (!begin || *n == HOST_SPACE_BREAKS || behind_mov_ss(page, begin))
+			return false;
+		at[(*n)++] = (uint16_t)begin;
+		if (!has_prefix(page, before, begin))
+			return true;
+	}
+}
+
+bool direct_breaks(uint16_t at[HOST_SPACE_BREAKS], const uint8_t *page, const uint8_t *before,
+		   const struct direct_host *host)
+{
+	unsigned n = 0;
+	memset(at, 0, HOST_SPACE_BREAKS * sizeof(*at));
+	for (unsigned i = behind_harmless(page, PAGE_SIZE, 0); i + 2 < PAGE_SIZE;
+	     i = behind_harmless(page, PAGE_SIZE, i + 1))
+		if (unlikely(is_sensitive(page, i, host)) && begins_behind(before, page, i) &&
+		    !add_breaks(at, &n, page, before, i))
+			return false;
+	return true;
 }
 
 bool direct_scan_join(const uint8_t *page, const uint8_t *next, const struct direct_host *host)

@@ -17,7 +17,8 @@ static bool settle(struct tr_vcpu *v, struct window_space *s)
 {
 	struct host_space_change list[HOST_SPACE_CHANGES];
 	unsigned n = 0;
-	if (likely(!s->changes && !s->apart_lost))
+	uint64_t breaks[HOST_SPACE_BREAKS];
+	if (likely(!s->changes && !s->apart_lost && !s->breaks_changed))
 		return true;
 	window_lock(&v->windows.lock);
 	if (s->apart_lost) {
@@ -29,8 +30,10 @@ static bool settle(struct tr_vcpu *v, struct window_space *s)
 	n += s->changes;
 	s->changes = 0;
 	s->apart_lost = false;
+	memcpy(breaks, s->breaks, sizeof(breaks));
+	s->breaks_changed = false;
 	window_unlock(&v->windows.lock);
-	return host_space_change(s->apart, list, n);
+	return host_space_break(s->apart, breaks) && host_space_change(s->apart, list, n);
 }
 
 #define AT_ONCE 2048 /* pages that a new process is shown before it needs them */
@@ -162,33 +165,39 @@ static void show_near(struct tr_vcpu *v, struct window_space *s, uint64_t va)
 	for (uint64_t at = va - NEAR * PAGE_SIZE; at != va + NEAR * PAGE_SIZE; at += PAGE_SIZE) {
 		const struct window_page *p = space_page_of(s, at);
 		if (!(p && p->va & WINDOW_APART_EXEC) && executable(v, at, &m) &&
-		    code_is_claimed(v->engine, m.gpa & PAGE_MASK))
+		    code_is_claimed(v->engine, m.gpa & PAGE_MASK) &&
+		    apart_has_breaks_for(v->engine, s, m.gpa & PAGE_MASK))
 			show_code(v, s, at, &m);
 	}
 }
 
-/* An instruction could not be fetched from `va`. */
-static enum direct_next fetch_fault(struct tr_vcpu *v, struct window_space *s, uint64_t va, bool *shown)
+/* The instruction at `rip` could not be fetched, from `va` on. */
+static enum direct_next fetch_fault(struct tr_vcpu *v, struct window_space *s, uint64_t rip, uint64_t va, bool *shown)
 {
 	struct x86_mapping m;
 	if (!executable(v, va, &m))
 		return DIRECT_STEP;
 	vcpu_code_leave(v);
 	va &= PAGE_MASK;
+	enum direct_next next = DIRECT_AGAIN;
 	bool fit = claim(v, va, &m);
 	if (fit)
 		claim_near(v, va);
 	vcpu_code_enter(v);
 	if (fit) {
 		window_lock(&v->windows.lock);
-		*shown = code_is_claimed(v->engine, m.gpa & PAGE_MASK) && show_code(v, s, va, &m);
+		/* Two pages that it begins and ends in must not drive each other out for ever. */
+		bool room = (rip & PAGE_MASK) == va || apart_has_breaks_for(v->engine, s, m.gpa & PAGE_MASK);
+		if (!room)
+			next = DIRECT_STEP;
+		*shown = room && code_is_claimed(v->engine, m.gpa & PAGE_MASK) && show_code(v, s, va, &m);
 		if (*shown)
 			show_near(v, s, va);
 		window_unlock(&v->windows.lock);
 	}
-	if (!*shown)
+	if (!*shown && next == DIRECT_AGAIN)
 		v->direct.later = __builtin_ia32_rdtsc() + ns_to_tsc(v, PAUSE_NS);
-	return DIRECT_AGAIN;
+	return next;
 }
 
 /* What a fetch faults at: the instruction, or the page that it goes on in. */
@@ -207,5 +216,5 @@ enum direct_next direct_fault(struct tr_vcpu *v, struct window_space *s, uint64_
 	if (!fetch && !(executed && code_copy(v->engine, p->gpa))) /* a copy is not to be read */
 		*shown = show_data(v, s, va);
 	window_unlock(&v->windows.lock);
-	return fetch ? fetch_fault(v, s, va, shown) : DIRECT_STEP;
+	return fetch ? fetch_fault(v, s, rip, va, shown) : DIRECT_STEP;
 }

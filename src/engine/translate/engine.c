@@ -35,6 +35,7 @@ static const struct debug_switch {
 	{"no-loop", SWITCH(no_loop)},
 	{"no-return", SWITCH(no_return)},
 	{"no-copy", SWITCH(no_copy)},
+	{"no-break", SWITCH(no_break)},
 	{"no-string", SWITCH(no_string)},
 	{"no-reuse", SWITCH(no_reuse)},
 	{"no-decode-cache", SWITCH(no_decode_cache)},

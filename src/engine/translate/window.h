@@ -103,6 +103,8 @@ struct window_space {
 	bool apart_lost;                  /* it is to be emptied before all changes */
 	unsigned changes;
 	struct host_space_change change[WINDOW_CHANGES];
+	uint64_t breaks[HOST_SPACE_BREAKS]; /* where it is to stop, 0: nowhere */
+	bool breaks_changed;                /* and does not know yet */
 	struct direct_account account;
 	uint16_t bucket[WINDOW_HASH];
 	struct window_page page[WINDOW_PAGES];

@@ -36,10 +36,63 @@ static bool change_add(struct window_space *s, const struct host_space_change *c
 	return true;
 }
 
+/* --- breakpoints, in pages of code with few instructions that must not be carried out */
+
+static void breaks_drop(struct window_space *s, uint64_t va, uint64_t size)
+{
+	for (unsigned i = 0; i < HOST_SPACE_BREAKS; i++)
+		if (s->breaks[i] && s->breaks[i] - va < size) {
+			s->breaks[i] = 0;
+			s->breaks_changed = true;
+		}
+}
+
+static void breaks_add(struct window_space *s, uint64_t va, const uint16_t *at)
+{
+	for (unsigned i = 0, n = 0; i < HOST_SPACE_BREAKS && n < HOST_SPACE_BREAKS && at[n]; i++)
+		if (!s->breaks[i]) {
+			s->breaks[i] = va + at[n++];
+			s->breaks_changed = true;
+		}
+}
+
+static unsigned count_breaks(const uint16_t *at)
+{
+	unsigned n = 0;
+	while (n < HOST_SPACE_BREAKS && at[n])
+		n++;
+	return n;
+}
+
+bool apart_has_breaks_for(const struct tr_engine *eng, const struct window_space *s, uint64_t gpa)
+{
+	unsigned left = 0;
+	for (unsigned i = 0; i < HOST_SPACE_BREAKS; i++)
+		left += !s->breaks[i];
+	return count_breaks(code_breaks(eng, gpa)) <= left;
+}
+
+/* No page with breakpoints is executed any more. */
+static void breaks_make_room(struct window_space *s)
+{
+	for (unsigned i = 0; i < HOST_SPACE_BREAKS; i++) {
+		struct window_page *p = s->breaks[i] ? space_page_of(s, s->breaks[i]) : NULL;
+		if (!p)
+			continue;
+		p->va &= ~(WINDOW_APART | WINDOW_APART_EXEC);
+		apart_hide(s, p->va & PAGE_MASK, PAGE_SIZE);
+	}
+}
+
+/* --- pages */
+
 void apart_clear(struct window_space *s)
 {
 	if (!s->apart)
 		return;
+	for (unsigned i = 0; i < HOST_SPACE_BREAKS; i++)
+		s->breaks[i] = 0;
+	s->breaks_changed = true;
 	for (unsigned i = 0; i < s->count; i++)
 		s->page[i].va &= ~(WINDOW_APART | WINDOW_APART_EXEC);
 	s->changes = 0;
@@ -49,7 +102,10 @@ void apart_clear(struct window_space *s)
 void apart_hide(struct window_space *s, uint64_t va, uint64_t size)
 {
 	const struct host_space_change c = {.at = va, .len = size};
-	if (s->apart && !change_add(s, &c))
+	if (!s->apart)
+		return;
+	breaks_drop(s, va, size);
+	if (!change_add(s, &c))
 		apart_clear(s);
 }
 
@@ -80,10 +136,15 @@ bool apart_show(struct tr_vcpu *v, struct window_space *s, struct window_page *p
 	}
 	if (!host_space_may_show(host_spaces_place(v->engine->spaces), c.at, c.len))
 		return false;
+	breaks_drop(s, c.at, c.len);
+	if (exec && !apart_has_breaks_for(v->engine, s, p->gpa))
+		breaks_make_room(s);
 	if (!change_add(s, &c)) {
 		apart_clear(s);
 		change_add(s, &c);
 	}
+	if (exec)
+		breaks_add(s, c.at, code_breaks(v->engine, p->gpa));
 	p->va = (p->va & ~WINDOW_APART_EXEC) | WINDOW_APART | (exec ? WINDOW_APART_EXEC : 0);
 	return true;
 }

@@ -97,6 +97,8 @@ bool space_protect(struct tr_vcpu *v, struct window_space *s, uint64_t gpa);
  * address.
  */
 bool apart_show(struct tr_vcpu *v, struct window_space *s, struct window_page *p, bool exec);
+/* Whether it has breakpoints left for code at `gpa`; if not, other pages that have some go when that is shown. */
+bool apart_has_breaks_for(const struct tr_engine *eng, const struct window_space *s, uint64_t gpa);
 /* [va, va + size) goes. */
 void apart_hide(struct window_space *s, uint64_t va, uint64_t size);
 /* Everything goes. */
