@@ -71,8 +71,8 @@ static const struct work table[] = {
 	{"net-ask", 15000, work_net_ask, NULL, NULL, 0},
 	{"net-answer", 15000, work_net_answer, NULL, NULL, 0},
 	{"loops", 250, work_loops, NULL, NULL, 1},
-	{"make-j2", 8, NULL,
-	 "[ $N -gt 1 ] || N=2; mkdir -p /tmp/out && " DIR "/make -s -j2 -C " DIR "/lua -f " DIR
+	{"make-j2", 12, NULL,
+	 "[ $N -ge 8 ] || N=8; mkdir -p /tmp/out && " DIR "/make -s -j2 -C " DIR "/lua -f " DIR
 	 "/tree.mk N=$N && rm -r /tmp/out",
 	 NULL, 1},
 };
