@@ -121,6 +121,20 @@ TEST(levels)
 	t_free(t);
 }
 
+/* What Linux asks for instead of a loop at each system call, on Intel's processors. */
+TEST(branch_history)
+{
+	struct x86_test *t = with_cpus(1);
+	uint32_t r[4];
+
+	ask(t, 7, 0, r);
+	CHECK_EQ(r[A], t->model.amd ? 0 : 2);
+	ask(t, 7, 2, r);
+	CHECK_EQ(r[D], t->model.amd ? 0 : BIT(4));
+	CHECK_EQ(r[A] | r[B] | r[C], 0);
+	t_free(t);
+}
+
 /* What must never be claimed: VMX, SVM, MONITOR, TSX, AVX-512, PKU, CET, SMX, MPX, LA57, AMX, performance counters,
  * SGX. */
 TEST(never_claimed)

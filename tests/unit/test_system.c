@@ -285,7 +285,8 @@ static const struct {
 	{0xc0000101, ANY, 0xffff888000000000, BIT(50)},
 	{0xc0000102, ANY, 0xffff888000000000, BIT(50)},
 	{0xc0000103, ANY, 0x1002, BIT(32)},
-	{0x48, INTEL, 1, 8},
+	{0x48, INTEL, 0x407, 8},
+	{0x48, INTEL, 0x400, 0x800},
 	{0x1a0, INTEL, 0x1801, 0},
 };
 

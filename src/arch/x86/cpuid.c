@@ -282,6 +282,13 @@ static void basic_leaves(struct x86_cpuid_model *m)
 #define LEAF7_HOST_EBX (BIT(6) | BIT(13)) /* how x87 keeps its last instruction: the host does it */
 #define LEAF7_EDX_INTEL (BIT(26) | BIT(27) | BIT(29) | BIT(31)) /* SPEC_CTRL, STIBP, ARCH_CAPABILITIES, SSBD */
 
+/*
+ * BHI_DIS_S in SPEC_CTRL keeps branches of CPL 3 from predicting those of CPL 0. Here they do not anyway, as
+ * X86_ARCH_CAPABILITIES says, but Linux takes no processor's word for that: without it, each system call runs a loop of
+ * branches.
+ */
+#define LEAF7_2_BHI_CTRL BIT(4)
+
 static void leaf_7(struct x86_cpuid_model *m)
 {
 	uint32_t host[4] = {0}, *r = add_leaf(m, 7, 0);
@@ -289,9 +296,13 @@ static void leaf_7(struct x86_cpuid_model *m)
 	if (host_max_leaf(7))
 		host_cpuid(7, 0, host);
 	r[EBX] = LEAF7_TSC_ADJUST | (host[EBX] & LEAF7_HOST_EBX);
-	if (!m->amd)
+	if (!m->amd) {
+		r[EAX] = 2; /* subleaves */
 		r[EDX] = LEAF7_EDX_INTEL;
+	}
 	set_features(m, r, 7, 0);
+	if (!m->amd)
+		add_leaf(m, 7, 2)[EDX] = LEAF7_2_BHI_CTRL;
 }
 
 /* State components: x87, SSE, AVX. EBX of subleaves 0 and 1 depends on XCR0: x86_cpuid fills it in. */

@@ -144,14 +144,15 @@ static enum verdict write_misc_enable(struct x86_cpu *cpu, uint64_t value)
 #define HWCR BIT(24)   /* the TSC counts at the P0 frequency: it is invariant */
 #define DE_CFG BIT(1)  /* LFENCE is serializing */
 #define FEATURE_CONTROL_LOCKED 1
+#define SPEC_CTRL_BITS (BIT(0) | BIT(1) | BIT(2) | BIT(10)) /* IBRS, STIBP, SSBD, BHI_DIS_S */
 
 static const struct msr msrs[] = {
 	{ONE(0x10), MSR_FN, .read = guest_tsc, .write = write_tsc},
 	{ONE(0x17), MSR_CONST, MSR_INTEL},
 	{ONE(0x3a), MSR_CONST, MSR_INTEL, .mask = FEATURE_CONTROL_LOCKED},
 	{ONE(0x3b), MSR_FN, .read = read_tsc_adjust, .write = write_tsc_adjust},
-	{ONE(0x48), MSR_FIELD, MSR_INTEL, FIELD(spec_ctrl), 7}, /* SPEC_CTRL: IBRS, STIBP, SSBD */
-	{ONE(0x49), MSR_QUIET, MSR_INTEL},                      /* PRED_CMD */
+	{ONE(0x48), MSR_FIELD, MSR_INTEL, FIELD(spec_ctrl), SPEC_CTRL_BITS},
+	{ONE(0x49), MSR_QUIET, MSR_INTEL}, /* PRED_CMD */
 	{ONE(0x8b), MSR_QUIET, MSR_INTEL, .mask = UCODE_REV_INTEL},
 	{ONE(0x8b), MSR_CONST, MSR_AMD, .mask = UCODE_REV_AMD},
 	{ONE(0xfe), MSR_CONST, .mask = MTRR_CAP},
