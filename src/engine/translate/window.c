@@ -148,15 +148,18 @@ bool window_enter(struct tr_vcpu *v)
 }
 
 static bool kernel_promote(struct tr_vcpu *v, unsigned mmu);
+static void kernel_drop(struct tr_vcpu *v);
 
 bool window_enter_kernel(struct tr_vcpu *v, unsigned mmu)
 {
 	struct windows *w = &v->windows;
 	struct window_space *s = w->kernel;
 	if (!s)
-		return v->engine->eager_window && kernel_promote(v, mmu);
-	if (s->mmu != mmu)
-		return false;
+		return __builtin_ia32_rdtsc() >= w->kernel_refused && kernel_promote(v, mmu);
+	if (s->mmu != mmu) {
+		kernel_drop(v);
+		return kernel_promote(v, mmu);
+	}
 	if (unlikely(s->stale || s->stale_local || s->pendings)) {
 		window_lock(&w->lock);
 		revalidate(v, s);
@@ -274,6 +277,7 @@ static bool fault(struct tr_vcpu *v, struct window_space *s, uint64_t address, b
 	}
 	window_lock(&w->lock);
 	bool again = space_show(v, s, va, &m, write, false);
+	w->to_code = write && !again;
 	window_unlock(&w->lock);
 	return again;
 }
@@ -349,13 +353,20 @@ static void refuse(struct tr_vcpu *v, struct window_space *s, uint64_t tsc)
 	window_unlock(&w->lock);
 }
 
+static void kernel_refuse(struct tr_vcpu *v)
+{
+	v->windows.kernel_refused = __builtin_ia32_rdtsc() + ns_to_tsc(v, REFUSE_NS);
+}
+
 /* Code that was translated for the kernel without windows, or with them, is not looked for any more. */
 static bool kernel_promote(struct tr_vcpu *v, unsigned mmu)
 {
 	struct windows *w = &v->windows;
 	struct window_space *s = host_memory_alloc(sizeof(*s));
-	if (!s)
+	if (!s) {
+		kernel_refuse(v);
 		return false;
+	}
 	s->cr3 = WINDOW_KERNEL;
 	s->mmu = (uint8_t)mmu;
 	s->access = mmu == MMU_KERNEL ? ACC_IMPLICIT : 0; /* SMAP whatever AC is now */
@@ -368,18 +379,17 @@ static bool kernel_promote(struct tr_vcpu *v, unsigned mmu)
 	} else {
 		space_drop(v, s);
 		host_memory_free(s, sizeof(*s));
-		w->kernel_refused = UINT64_MAX;
+		kernel_refuse(v);
 	}
 	window_unlock(&w->lock);
 	jc_flush(v);
 	return on;
 }
 
-static void kernel_refuse(struct tr_vcpu *v, uint64_t tsc)
+static void kernel_drop(struct tr_vcpu *v)
 {
 	struct windows *w = &v->windows;
 	struct window_space *s = w->kernel;
-	w->kernel_refused = tsc + ns_to_tsc(v, REFUSE_NS);
 	window_lock(&w->lock);
 	w->kernel = NULL;
 	deltas_set(v, true, NULL);
@@ -389,17 +399,6 @@ static void kernel_refuse(struct tr_vcpu *v, uint64_t tsc)
 	window_unlock(&w->lock);
 }
 
-/* A kernel that takes interrupts has its tables in place. */
-static void sample_kernel(struct tr_vcpu *v, uint64_t tsc)
-{
-	struct windows *w = &v->windows;
-	unsigned mmu = v->cpu.cr4 & CR4_SMAP ? MMU_KERNEL : MMU_KERNEL_AC;
-	if (w->kernel && (w->kernel->mmu != mmu || too_dear(v, w->kernel, tsc)))
-		kernel_refuse(v, tsc);
-	else if (!w->kernel && tsc > w->kernel_refused && (v->cpu.cr4 & CR4_PGE))
-		kernel_promote(v, mmu);
-}
-
 void window_sample(struct tr_vcpu *v)
 {
 	struct windows *w = &v->windows;
@@ -407,8 +406,10 @@ void window_sample(struct tr_vcpu *v)
 	window_give_chances(v, tsc);
 	if (v->engine->no_window || !x86_code64(&v->cpu))
 		return;
-	if (v->cpu.cpl == 0 && !v->engine->no_kernel_window)
-		sample_kernel(v, tsc);
+	if (w->kernel && too_dear(v, w->kernel, tsc)) {
+		kernel_drop(v);
+		kernel_refuse(v);
+	}
 	if (v->cpu.cpl != 3)
 		return;
 	bool busy = w->flushes - w->sampled_flushes > FLUSHES_MAX;
@@ -445,6 +446,7 @@ void window_destroy(struct tr_engine *eng)
 void window_vcpu_init(struct tr_vcpu *v)
 {
 	v->windows.sampled_cr3 = v->windows.refused_cr3 = v->windows.absent_cr3 = WINDOW_FREE;
+	v->windows.kernel_refused = v->engine->no_window || v->engine->no_kernel_window ? UINT64_MAX : 0;
 	for (unsigned i = 0; i < WINDOW_SPACES && !v->engine->no_window; i++) {
 		v->windows.space[i] = host_memory_alloc(sizeof(struct window_space));
 		if (v->windows.space[i])

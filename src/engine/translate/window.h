@@ -145,6 +145,7 @@ struct windows {
 	uint64_t entries;
 	struct window_site site[WINDOW_SITES]; /* by hash */
 	bool device;                           /* the last fault was an access to something that is not RAM */
+	bool to_code;                          /* or a store to a page with translated code */
 	bool hopeless;       /* or to what CPL 0 has too much of to be shown: pages that are not global */
 	unsigned impatience; /* how much those noted fault, see window_gives_up */
 	uint64_t faults, shown, hidden, given_up; /* statistics */

@@ -2,7 +2,7 @@
 #include "engine/translate/window_space.h"
 
 #define DEBT_NS 25000000u /* what faults may cost beside their share of the time (charge) before anybody gives up */
-#define SITE_FAULTS 6     /* of an instruction meanwhile, and it does */
+#define SITE_FAULTS 6     /* of an instruction meanwhile, or by stores to translated code, and it does */
 #define IMPATIENT 16      /* so often that many of those that are to but do not yet */
 #define CHANCE_NS 10000000000u /* all forget it again: programs change */
 
@@ -27,7 +27,8 @@ static void give_up(struct tr_vcpu *v, uint64_t gpa)
 
 /*
  * Where faults cost much, the instructions that meet most of them go by the TLB, which learns of a page at a tenth of
- * the price. Each change costs everything that jump caches know, so several go at once, unless the faults go on.
+ * the price; and so do those that store into translated code time and again, as kernels do that patch themselves. Each
+ * change costs everything that jump caches know, so several go at once, unless the faults go on.
  */
 bool window_gives_up(struct tr_vcpu *v, bool kernel, uint64_t gpa)
 {
@@ -40,9 +41,9 @@ bool window_gives_up(struct tr_vcpu *v, bool kernel, uint64_t gpa)
 		v->give_up = true;
 		return true;
 	}
-	bool hopeless = w->hopeless;
-	w->hopeless = false;
-	if (!hopeless && (!s || s->debt < ns_to_tsc(v, DEBT_NS)))
+	bool hopeless = w->hopeless, to_code = w->to_code;
+	w->hopeless = w->to_code = false;
+	if (!hopeless && !to_code && (!s || s->debt < ns_to_tsc(v, DEBT_NS)))
 		return false;
 	if (site->gpa != gpa)
 		*site = (struct window_site){.gpa = gpa};
@@ -50,7 +51,7 @@ bool window_gives_up(struct tr_vcpu *v, bool kernel, uint64_t gpa)
 		return false;
 	site->faults = 0;
 	give_up(v, gpa);
-	v->give_up = w->impatience > IMPATIENT || v->gave_up_count == ARRAY_LEN(v->gave_up);
+	v->give_up = to_code || w->impatience > IMPATIENT || v->gave_up_count == ARRAY_LEN(v->gave_up);
 	return v->give_up;
 }
 
