@@ -16,8 +16,9 @@ struct clock_timer {
 	void (*fire)(void *opaque);
 	void *opaque;
 	uint64_t deadline;
-	uint32_t at; /* place in the heap, or NOT_QUEUED */
-	bool dying;  /* being destroyed: cannot be armed any more */
+	uint64_t fired, interval; /* the last deadline at which it fired, and from the one before it to that */
+	uint32_t at;              /* place in the heap, or NOT_QUEUED */
+	bool dying;               /* being destroyed: cannot be armed any more */
 };
 
 struct vm_clock {
@@ -29,6 +30,7 @@ struct vm_clock {
 	uint32_t queued, timers, room; /* room for every timer there is: arming cannot fail */
 	struct clock_timer *firing;    /* by whoever: one at a time */
 	uint64_t sleeping_until;       /* VM time up to which the thread sleeps by itself; 0 when it does not sleep */
+	uint64_t expected;             /* VM time for which a timer is likely to be armed; in the past: none is */
 	bool paused, quit;
 	_Atomic uint64_t
 		ns_per_tick; /* of the TSC, as a fraction of SCALE_BITS bits; 0 until it matters, then constant */
@@ -206,8 +208,31 @@ static void heap_remove(struct vm_clock *clock, struct clock_timer *t)
 		sift_down(clock, at, last);
 }
 
+#define INTERVAL_MOST 20000000u
+#define LATE_MOST 20000u /* so much later than it should be a timer may fire, rather than that the thread is woken */
+
+static bool alike(uint64_t a, uint64_t b)
+{
+	return MAX(a, b) - MIN(a, b) <= MIN(a, b) / 16;
+}
+
+/*
+ * A kernel's tick arms its timer anew each time that it fires. The thread sleeps until about then of its own accord: to
+ * be woken for that, on another processor, would be a good part of what a tick costs.
+ */
+static void expect(struct vm_clock *clock, struct clock_timer *t)
+{
+	uint64_t interval = t->deadline - t->fired;
+
+	if (alike(interval, t->interval) && interval <= INTERVAL_MOST)
+		clock->expected = t->deadline + interval + LATE_MOST / 2;
+	t->interval = interval;
+	t->fired = t->deadline;
+}
+
 static void fire(struct vm_clock *clock, struct clock_timer *t)
 {
+	expect(clock, t);
 	heap_remove(clock, t);
 	publish(clock);
 	clock->firing = t;
@@ -244,6 +269,16 @@ static void sleep_until(struct vm_clock *clock, uint64_t deadline)
 	clock->sleeping_until = 0;
 }
 
+/* Until when the thread sleeps if nobody wakes it, `next` being the first timer that is armed, or NULL. */
+static uint64_t next_look(const struct vm_clock *clock, const struct clock_timer *next)
+{
+	uint64_t deadline = next ? next->deadline : CLOCK_NEVER;
+
+	if (clock->paused || clock->expected <= clock_now(clock))
+		return deadline;
+	return MIN(deadline, clock->expected);
+}
+
 static void *timer_thread(void *opaque)
 {
 	struct vm_clock *clock = opaque;
@@ -257,7 +292,7 @@ static void *timer_thread(void *opaque)
 		else if (next && next->deadline <= clock_now(clock))
 			fire(clock, next);
 		else
-			sleep_until(clock, next ? next->deadline : CLOCK_NEVER);
+			sleep_until(clock, next_look(clock, next));
 	}
 	host_unlock(&clock->lock);
 	return NULL;
@@ -433,7 +468,7 @@ void clock_timer_set(struct clock_timer *timer, uint64_t deadline)
 		heap_add(clock, timer);
 	publish(clock);
 	/* A deadline that moved away costs no wake-up here: the thread wakes in vain at the old one, and sleeps on. */
-	if (deadline < clock->sleeping_until && !clock->paused)
+	if (deadline < clock->sleeping_until - MIN(clock->sleeping_until, LATE_MOST) && !clock->paused)
 		host_cond_signal(&clock->wake);
 	host_unlock(&clock->lock);
 }

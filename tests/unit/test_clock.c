@@ -111,6 +111,51 @@ TEST(rearm_and_disarm)
 	clock_destroy(clk);
 }
 
+static struct {
+	struct clock_timer *timer;
+	uint64_t next;
+	_Atomic unsigned fired;
+	_Atomic bool early;
+} ticks;
+
+static void tick(void *opaque)
+{
+	(void)opaque;
+	ticks.early |= clock_now(clk) < ticks.next;
+	if (++ticks.fired < 20)
+		clock_timer_set(ticks.timer, ticks.next += 4 * MS);
+}
+
+/* A tick, for which the thread wakes by itself; then one that comes sooner, and none. */
+TEST(in_step)
+{
+	struct hits h = {0};
+	uint64_t due;
+
+	setup();
+	ticks.timer = clock_timer_create(clk, tick, NULL);
+	struct clock_timer *t = clock_timer_create(clk, hit, &h);
+	ticks.next = clock_now(clk) + 4 * MS;
+	clock_timer_set(ticks.timer, ticks.next);
+	for (unsigned i = 0; i < 5000 && ticks.fired < 10; i++)
+		host_sleep_ns(MS);
+	clock_timer_set(t, due = clock_now(clk) + MS / 2);
+	wait_count(&h, 1);
+	CHECK(h.when >= due);
+	for (unsigned i = 0; i < 5000 && ticks.fired < 20; i++)
+		host_sleep_ns(MS);
+	host_sleep_ns(10 * MS);
+	CHECK_EQ(ticks.fired, 20);
+	CHECK(!ticks.early);
+	clock_timer_set(t, due = clock_now(clk) + 100000 * MS);
+	clock_timer_set(t, due = clock_now(clk) + MS);
+	wait_count(&h, 2);
+	CHECK(h.when >= due);
+	clock_timer_destroy(t);
+	clock_timer_destroy(ticks.timer);
+	clock_destroy(clk);
+}
+
 #define MANY 200
 
 static struct {
