@@ -30,8 +30,8 @@ struct host_space {
 	struct host_spaces *from;
 	uint64_t page_faults, page_faults_seen; /* Linux's own, that nobody hears of */
 	uint64_t stops, stops_seen;
-	unsigned changes; /* that wait in the control page */
-	uint64_t breaks[HOST_SPACE_BREAKS];
+	unsigned changes;                   /* that wait in the control page */
+	uint64_t breaks[HOST_SPACE_BREAKS]; /* what its debug registers have */
 	bool seen_regs;
 	struct host_space_state seen; /* if so: its registers, where it stopped */
 	bool xstate_seen;

@@ -1,6 +1,6 @@
 /*
  * Which pages of code can run directly: those without instructions that tell this processor, or its system, from the
- * guest's and do not fault; and copies of the others, in which these do, or where there are few of them.
+ * guest's and do not fault; of the others, copies in which these do, and where these begin, for breakpoints.
  *
  * Their bytes are everywhere: 0F 00 is in half of all pages, in front of the number 15. So they count where
  * instructions begin. The processor gets in step within a few instructions wherever it begins, and so does who decodes

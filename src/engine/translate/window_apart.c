@@ -72,7 +72,7 @@ bool apart_has_breaks_for(const struct tr_engine *eng, const struct window_space
 	return count_breaks(code_breaks(eng, gpa)) <= left;
 }
 
-/* No page with breakpoints is executed any more. */
+/* No page with breakpoints is executed any more: they are free. */
 static void breaks_make_room(struct window_space *s)
 {
 	for (unsigned i = 0; i < HOST_SPACE_BREAKS; i++) {
