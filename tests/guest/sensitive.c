@@ -8,9 +8,8 @@
 const char payload[] = "sensitive";
 
 /* CPUID, then what it has answered to leaf 0 stays in memory. */
-#define ASK                                                                                                         \
-	"xorl %eax, %eax; xorl %ecx, %ecx; cpuid; movl %eax, (%rdi); movl %ebx, 4(%rdi); movl %ecx, 8(%rdi); movl " \
-	"%edx, 12(%rdi); "
+#define KEEP "movl %eax, (%rdi); movl %ebx, 4(%rdi); movl %ecx, 8(%rdi); movl %edx, 12(%rdi); "
+#define ASK "xorl %eax, %eax; xorl %ecx, %ecx; cpuid; " KEEP
 
 static void check_answer(void)
 {
@@ -210,8 +209,7 @@ TEST(many_pages)
 SNIPPET(prefixed, 64,
 	"movl $100, %r15d; 1: decl %r15d; jnz 1b; xorl %eax, %eax; xorl %ecx, %ecx; leaq 2f(%rip), %rdx; addq %rsi, "
 	"%rdx\n"
-	"jmp *%rdx; .skip 32, 0x90; 2: .byte 0x48; cpuid; movl %eax, (%rdi); movl %ebx, 4(%rdi); movl %ecx, 8(%rdi)\n"
-	"movl %edx, 12(%rdi); ud2");
+	"jmp *%rdx; .skip 32, 0x90; 2: .byte 0x48; cpuid; " KEEP "ud2");
 TEST(prefixed)
 {
 	for (unsigned i = 0; i < 4; i++) {
@@ -227,8 +225,7 @@ TEST(prefixed)
 /* Behind a load of SS, where debug registers say nothing. */
 SNIPPET(behind_ss, 64,
 	"movl $100, %r15d; 1: decl %r15d; jnz 1b; xorl %eax, %eax; xorl %ecx, %ecx; movl %ss, %edx; movl %edx, %ss; "
-	"cpuid\n"
-	"movl %eax, (%rdi); movl %ebx, 4(%rdi); movl %ecx, 8(%rdi); movl %edx, 12(%rdi); ud2");
+	"cpuid; " KEEP "ud2");
 TEST(behind_load_of_ss)
 {
 	struct frame f = PROGRAM(behind_ss);

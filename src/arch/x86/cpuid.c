@@ -299,10 +299,9 @@ static void leaf_7(struct x86_cpuid_model *m)
 	if (!m->amd) {
 		r[EAX] = 2; /* subleaves */
 		r[EDX] = LEAF7_EDX_INTEL;
+		add_leaf(m, 7, 2)[EDX] = LEAF7_2_BHI_CTRL;
 	}
 	set_features(m, r, 7, 0);
-	if (!m->amd)
-		add_leaf(m, 7, 2)[EDX] = LEAF7_2_BHI_CTRL;
 }
 
 /* State components: x87, SSE, AVX. EBX of subleaves 0 and 1 depends on XCR0: x86_cpuid fills it in. */

@@ -178,13 +178,19 @@ static unsigned behind_harmless(const uint8_t *code, unsigned size, unsigned at)
 	return at;
 }
 
-bool direct_scan(const uint8_t *page, const uint8_t *before, const struct direct_host *host)
+/* Where the next sensitive one has its opcode, from `at` on; PAGE_SIZE: nowhere. */
+static unsigned next_sensitive(const uint8_t *page, const uint8_t *before, const struct direct_host *host, unsigned at)
 {
-	for (unsigned at = behind_harmless(page, PAGE_SIZE, 0); at + 2 < PAGE_SIZE;
+	for (at = behind_harmless(page, PAGE_SIZE, at); at + 2 < PAGE_SIZE;
 	     at = behind_harmless(page, PAGE_SIZE, at + 1))
 		if (unlikely(is_sensitive(page, at, host)) && begins_behind(before, page, at))
-			return false;
-	return true;
+			return at;
+	return PAGE_SIZE;
+}
+
+bool direct_scan(const uint8_t *page, const uint8_t *before, const struct direct_host *host)
+{
+	return next_sensitive(page, before, host, 0) == PAGE_SIZE;
 }
 
 #define TRAP 0xf4 /* HLT: a fault where it is, in user code */
@@ -239,10 +245,8 @@ bool direct_breaks(uint16_t at[HOST_SPACE_BREAKS], const uint8_t *page, const ui
 {
 	unsigned n = 0;
 	memset(at, 0, HOST_SPACE_BREAKS * sizeof(*at));
-	for (unsigned i = behind_harmless(page, PAGE_SIZE, 0); i + 2 < PAGE_SIZE;
-	     i = behind_harmless(page, PAGE_SIZE, i + 1))
-		if (unlikely(is_sensitive(page, i, host)) && begins_behind(before, page, i) &&
-		    !add_breaks(at, &n, page, before, i))
+	for (unsigned i = 0; (i = next_sensitive(page, before, host, i)) < PAGE_SIZE; i++)
+		if (!add_breaks(at, &n, page, before, i))
 			return false;
 	return true;
 }

@@ -72,15 +72,19 @@ bool apart_has_breaks_for(const struct tr_engine *eng, const struct window_space
 	return count_breaks(code_breaks(eng, gpa)) <= left;
 }
 
+static void hide_page(struct window_space *s, struct window_page *p)
+{
+	p->va &= ~(WINDOW_APART | WINDOW_APART_EXEC);
+	apart_hide(s, p->va & PAGE_MASK, PAGE_SIZE);
+}
+
 /* No page with breakpoints is executed any more: they are free. */
 static void breaks_make_room(struct window_space *s)
 {
 	for (unsigned i = 0; i < HOST_SPACE_BREAKS; i++) {
 		struct window_page *p = s->breaks[i] ? space_page_of(s, s->breaks[i]) : NULL;
-		if (!p)
-			continue;
-		p->va &= ~(WINDOW_APART | WINDOW_APART_EXEC);
-		apart_hide(s, p->va & PAGE_MASK, PAGE_SIZE);
+		if (p)
+			hide_page(s, p);
 	}
 }
 
@@ -153,10 +157,8 @@ static void revoke(struct window_space *s, uint64_t gpa)
 {
 	for (unsigned i = 0; i < s->count; i++) {
 		struct window_page *p = &s->page[i];
-		if (p->gpa != gpa || !(p->va & WINDOW_APART_EXEC))
-			continue;
-		p->va &= ~(WINDOW_APART | WINDOW_APART_EXEC);
-		apart_hide(s, p->va & PAGE_MASK, PAGE_SIZE);
+		if (p->gpa == gpa && p->va & WINDOW_APART_EXEC)
+			hide_page(s, p);
 	}
 }
 
