@@ -133,14 +133,21 @@ int space_signal_of_routine(struct host_space *s, struct user_regs_struct *regs)
 }
 
 /* Linux's clock of a process: its number, negated, and 2 for the time that it has been scheduled (CPUCLOCK_SCHED). */
-uint64_t host_space_time_ns(struct host_space *s)
+uint64_t space_time_ns(pid_t process, uint64_t otherwise)
 {
 	struct timespec ts;
-	clockid_t clock = (clockid_t)(~(unsigned)s->pid << 3 | 2);
+	clockid_t clock = (clockid_t)(~(unsigned)process << 3 | 2);
+
+	if (clock_gettime(clock, &ts))
+		return otherwise;
+	return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
+}
+
+uint64_t host_space_time_ns(struct host_space *s)
+{
 	uint64_t before = s->time_seen;
 
-	if (!clock_gettime(clock, &ts))
-		s->time_seen = (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
+	s->time_seen = space_time_ns(s->pid, before);
 	return s->time_seen - before;
 }
 

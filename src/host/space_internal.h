@@ -83,6 +83,8 @@ static inline struct user_regs_struct space_regs_at(const struct host_space *s, 
 int space_signal_of_routine(struct host_space *s, struct user_regs_struct *regs);
 /* Waits until it stops, for wait4's status. False: the process is no more. */
 bool space_wait_stop(struct host_space *s, int *status);
+/* Time that a processor has spent on a process, in ns; `otherwise`: it is no more. */
+uint64_t space_time_ns(pid_t process, uint64_t otherwise);
 /* Makes the changes that wait. False: the host would not. */
 bool space_make_changes(struct host_space *s);
 
