@@ -48,15 +48,9 @@ static inline bool host_space_may_show(uint64_t place, uint64_t at, uint64_t len
 struct host_space *host_space_create(struct host_spaces *from);
 /*
  * What raises an exception there, and on other hosts does not: RDTSC and RDTSCP; INT 0x80; reading what is shown to be
- * executed, and no more (by protection keys, SDM Vol. 3A 4.6.2, of which Linux keeps one for this); instructions that
- * begin at an address that a debug register has (SDM Vol. 3B 18.2).
+ * executed, and no more (by protection keys, SDM Vol. 3A 4.6.2, of which Linux keeps one for this).
  */
-enum {
-	HOST_SPACE_TSC_FAULTS = 1,
-	HOST_SPACE_INT80_FAULTS = 2,
-	HOST_SPACE_CODE_FAULTS = 4,
-	HOST_SPACE_BREAK_FAULTS = 8
-};
+enum { HOST_SPACE_TSC_FAULTS = 1, HOST_SPACE_INT80_FAULTS = 2, HOST_SPACE_CODE_FAULTS = 4 };
 unsigned host_space_faults(const struct host_space *s);
 /* What it takes here, in ns, as has been tried out. */
 struct host_space_costs {
@@ -85,6 +79,11 @@ struct host_space_change {
 bool host_space_change(struct host_space *s, const struct host_space_change *list, unsigned n);
 
 #define HOST_SPACE_BREAKS 4
+/*
+ * Whether there are breakpoints here (SDM Vol. 3B 18.2). That is tried out when it is asked first: Linux may take 10 ms
+ * to prepare for the first on the whole host. Not while it has some.
+ */
+bool host_space_can_break(struct host_space *s);
 /*
  * From when it runs next on, what begins at one of these addresses is not carried out, but HOST_SPACE_EXCEPTION, unless
  * it is behind a load of SS; 0: none. False: the host would not.

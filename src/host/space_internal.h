@@ -43,6 +43,7 @@ struct host_spaces {
 	struct host_spaces *next; /* of all that there are */
 	const struct host_shared *mem, *copies;
 	uint64_t place;
+	_Atomic enum { BREAKS_UNKNOWN, BREAKS_WORK, BREAKS_FAIL } breaks;
 	struct host_mutex lock; /* what follows; one thread asks at a time */
 	unsigned most, made;
 	struct host_space_costs costs; /* as the first space has found out */

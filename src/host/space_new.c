@@ -7,6 +7,7 @@
 #include <elf.h>
 #include <linux/seccomp.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -88,6 +89,15 @@ static bool break_faults(struct host_space *s)
 	return host_space_break(s, none) && stops;
 }
 
+bool host_space_can_break(struct host_space *s)
+{
+	struct host_spaces *from = s->from;
+
+	if (atomic_load(&from->breaks) == BREAKS_UNKNOWN)
+		atomic_store(&from->breaks, break_faults(s) ? BREAKS_WORK : BREAKS_FAIL);
+	return atomic_load(&from->breaks) == BREAKS_WORK;
+}
+
 static bool stops(struct host_space *s)
 {
 	struct host_space_state state = {.rip = space_routine(s, host_space_stop),
@@ -160,7 +170,7 @@ static bool set_up(struct host_space *s, unsigned index)
 		return false;
 	s->faults = (faults(s, host_space_tsc) ? HOST_SPACE_TSC_FAULTS : 0) |
 		    (faults(s, host_space_int80) ? HOST_SPACE_INT80_FAULTS : 0) |
-		    (code_faults(s) ? HOST_SPACE_CODE_FAULTS : 0) | (break_faults(s) ? HOST_SPACE_BREAK_FAULTS : 0);
+		    (code_faults(s) ? HOST_SPACE_CODE_FAULTS : 0);
 	return remote_call(s, SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, space_filter_second(s->from->place), 0, 0, 0, 0);
 }
 

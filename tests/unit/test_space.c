@@ -391,7 +391,7 @@ SPACE_TEST(breakpoints)
 
 	if (!SET_UP("\x0f\xa2\x90\x0f\xa2\x90\x0f\x0b"))
 		return;
-	if (!(host_space_faults(space) & HOST_SPACE_BREAK_FAULTS)) {
+	if (!host_space_can_break(space)) {
 		printf("# this host has no breakpoints\n");
 		return;
 	}

@@ -285,8 +285,7 @@ static uint8_t judge(struct tr_engine *eng, struct code_page *page, const uint8_
 		page->copy = (uint16_t)direct_copy_make(&eng->copies, bytes, before, &eng->direct_host);
 	if (page->copy)
 		return DIRECT_FIT;
-	bool few = eng->direct_host.faults & HOST_SPACE_BREAK_FAULTS && !eng->no_break &&
-		   direct_breaks(page->breaks, bytes, before, &eng->direct_host);
+	bool few = !eng->no_break && direct_breaks(page->breaks, bytes, before, &eng->direct_host);
 	return few ? DIRECT_FIT : DIRECT_UNFIT;
 }
 

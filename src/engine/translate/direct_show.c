@@ -150,6 +150,17 @@ static bool claim(struct tr_vcpu *v, uint64_t va, const struct x86_mapping *m)
 	return code_claim(v, m->gpa & PAGE_MASK, before);
 }
 
+static bool needs_breaks(const struct tr_vcpu *v, uint64_t gpa)
+{
+	return code_breaks(v->engine, gpa & PAGE_MASK)[0];
+}
+
+/* The same, with what this host has to stop it where it must not go on. */
+static bool can_run(struct tr_vcpu *v, struct window_space *s, uint64_t va, const struct x86_mapping *m)
+{
+	return claim(v, va, m) && (!needs_breaks(v, m->gpa) || host_space_can_break(s->apart));
+}
+
 static void claim_near(struct tr_vcpu *v, uint64_t va)
 {
 	struct x86_mapping m;
@@ -158,15 +169,14 @@ static void claim_near(struct tr_vcpu *v, uint64_t va)
 			claim(v, at, &m);
 }
 
-/* With the lock. */
+/* With the lock. Those that need breakpoints, which are few, come when they are executed. */
 static void show_near(struct tr_vcpu *v, struct window_space *s, uint64_t va)
 {
 	struct x86_mapping m;
 	for (uint64_t at = va - NEAR * PAGE_SIZE; at != va + NEAR * PAGE_SIZE; at += PAGE_SIZE) {
 		const struct window_page *p = space_page_of(s, at);
 		if (!(p && p->va & WINDOW_APART_EXEC) && executable(v, at, &m) &&
-		    code_is_claimed(v->engine, m.gpa & PAGE_MASK) &&
-		    apart_has_breaks_for(v->engine, s, m.gpa & PAGE_MASK))
+		    code_is_claimed(v->engine, m.gpa & PAGE_MASK) && !needs_breaks(v, m.gpa))
 			show_code(v, s, at, &m);
 	}
 }
@@ -180,7 +190,7 @@ static enum direct_next fetch_fault(struct tr_vcpu *v, struct window_space *s, u
 	vcpu_code_leave(v);
 	va &= PAGE_MASK;
 	enum direct_next next = DIRECT_AGAIN;
-	bool fit = claim(v, va, &m);
+	bool fit = can_run(v, s, va, &m);
 	if (fit)
 		claim_near(v, va);
 	vcpu_code_enter(v);
