@@ -75,6 +75,26 @@ TEST(learns)
 	CHECK_EQ(direct_program_failures(&programs, 0x7000), 0);
 }
 
+/* Expected as often as short ones may come in between; and not of a program that takes its place. */
+TEST(lasts)
+{
+	memset(&programs, 0, sizeof(programs));
+	CHECK(!direct_program_will_last(&programs, 0x7000));
+	for (unsigned again = 0; again < 2; again++) {
+		direct_program_lasts(&programs, 0x7000);
+		for (unsigned i = 0; i < DIRECT_TRUST; i++)
+			CHECK(direct_program_will_last(&programs, 0x7000));
+		CHECK(!direct_program_will_last(&programs, 0x7000));
+	}
+	direct_program_lasts(&programs, 0x7000);
+	judge(0x7000, 0, 60); /* it has nothing to do with what it costs to run directly */
+	CHECK(direct_program_will_last(&programs, 0x7000));
+	judge(0x7000 + DIRECT_PROGRAMS * PAGE_SIZE, 0, 60);
+	CHECK(!direct_program_will_last(&programs, 0x7000));
+	direct_program_lasts(&programs, 0); /* nobody's */
+	CHECK(!direct_program_will_last(&programs, 0));
+}
+
 TEST(one_place)
 {
 	uint64_t other = 0x7000 + DIRECT_PROGRAMS * PAGE_SIZE;

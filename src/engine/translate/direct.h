@@ -29,12 +29,13 @@ struct direct_stops {
 	uint64_t page_faults, call_returns; /* SYSRET */
 };
 
-/* Programs for which it did not pay, by direct_program: two for which there is one place take turns. */
+/* What is known of programs, by direct_program: two for which there is one place take turns. */
 #define DIRECT_PROGRAMS 64
 struct direct_programs {
-	struct {
+	struct direct_known {
 		uint64_t page;
-		unsigned failures; /* in a row */
+		unsigned failures; /* it did not pay, so many times in a row */
+		unsigned trust;    /* so many times it is taken for one that runs long, before it has */
 	} known[DIRECT_PROGRAMS];
 };
 
@@ -125,6 +126,13 @@ uint64_t direct_program(const struct guest_memory *mem, uint64_t cr3);
 /* How many times in a row it did not pay, at most DIRECT_FAILURES. */
 #define DIRECT_FAILURES 4
 unsigned direct_program_failures(const struct direct_programs *p, uint64_t page);
+/*
+ * A process of it has run for long. And whether the next is to be expected to: that is asked once of each, and so many
+ * may be short, one after the other, before the answer is no.
+ */
+#define DIRECT_TRUST 3
+void direct_program_lasts(struct direct_programs *p, uint64_t page);
+bool direct_program_will_last(struct direct_programs *p, uint64_t page);
 /* Learns by the account of one that runs directly, or did until now. */
 void direct_program_judge(struct direct_programs *p, const struct direct_account *a);
 

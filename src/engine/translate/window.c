@@ -1,7 +1,9 @@
 /* Who gets windows and when they go: see window.h. Compiled for general registers only. */
+#include "engine/translate/direct.h"
 #include "engine/translate/window_space.h"
 
 #define PROMOTE_NS 6000000u /* of running user code, interrupt after interrupt */
+#define LASTS 4             /* interrupts with windows, and it is a program that runs long */
 #define FLUSHES_MAX 3       /* from one interrupt to the next: other address spaces run in between */
 #define SIGNAL_NS 20000u    /* what a fault costs beside what is measured */
 #define CREDIT_NS 40000000u /* what windows may cost to begin with */
@@ -103,6 +105,7 @@ static bool lives_on(struct tr_vcpu *v, struct window_space *s)
 		return true;
 	w->absent_cr3 = w->sampled_cr3 = s->cr3;
 	w->sampled_since = __builtin_ia32_rdtsc();
+	w->sampled_asked = false;
 	now_set(v, NULL);
 	space_drop(v, s);
 	jc_flush_local(v);
@@ -325,6 +328,7 @@ static bool promote(struct tr_vcpu *v, uint64_t cr3, uint64_t tsc)
 		s->access = ACC_USER;
 		s->mmu = MMU_USER;
 		s->cost = s->debt = 0;
+		s->samples = 0;
 		s->since = s->debt_at = tsc;
 		s->stale = false;
 		s->account = (struct direct_account){0};
@@ -399,6 +403,45 @@ static void kernel_drop(struct tr_vcpu *v)
 	window_unlock(&w->lock);
 }
 
+/* The program that runs in it. */
+static uint64_t program_here(const struct tr_vcpu *v)
+{
+	return direct_program(v->engine->mem, v->cpu.cr3);
+}
+
+/* One of those that have windows. */
+static void sample_known(struct tr_vcpu *v, struct window_space *s, uint64_t tsc)
+{
+	if (too_dear(v, s, tsc))
+		refuse(v, s, tsc);
+	else if (++s->samples == LASTS)
+		direct_program_lasts(&v->direct.programs, program_here(v));
+}
+
+/* The program will run for long, as it did before. It is asked once. */
+static bool will_last(struct tr_vcpu *v)
+{
+	struct windows *w = &v->windows;
+	bool asked = w->sampled_asked;
+	w->sampled_asked = true;
+	return !asked && direct_program_will_last(&v->direct.programs, program_here(v));
+}
+
+/* One of those that have none. `alone`: no other has run since the last interrupt. */
+static void sample_other(struct tr_vcpu *v, uint64_t cr3, bool alone, uint64_t tsc)
+{
+	struct windows *w = &v->windows;
+	if (w->sampled_cr3 != cr3 || !alone) {
+		w->sampled_cr3 = cr3;
+		w->sampled_since = tsc;
+		w->sampled_asked = false;
+	}
+	if (!alone || (w->refused_cr3 == cr3 && tsc < w->refused_until))
+		return;
+	if (tsc - w->sampled_since > ns_to_tsc(v, PROMOTE_NS) || will_last(v))
+		promote(v, cr3, tsc);
+}
+
 void window_sample(struct tr_vcpu *v)
 {
 	struct windows *w = &v->windows;
@@ -412,18 +455,12 @@ void window_sample(struct tr_vcpu *v)
 	}
 	if (v->cpu.cpl != 3)
 		return;
-	bool busy = w->flushes - w->sampled_flushes > FLUSHES_MAX;
+	bool alone = w->flushes - w->sampled_flushes <= FLUSHES_MAX;
 	w->sampled_flushes = w->flushes;
-	if (w->now && w->now->cr3 == cr3) {
-		if (too_dear(v, w->now, tsc))
-			refuse(v, w->now, tsc);
-	} else if (w->sampled_cr3 != cr3 || busy) {
-		w->sampled_cr3 = cr3;
-		w->sampled_since = tsc;
-	} else if (tsc - w->sampled_since > ns_to_tsc(v, PROMOTE_NS) &&
-		   !(w->refused_cr3 == cr3 && tsc < w->refused_until)) {
-		promote(v, cr3, tsc);
-	}
+	if (w->now && w->now->cr3 == cr3)
+		sample_known(v, w->now, tsc);
+	else
+		sample_other(v, cr3, alone, tsc);
 }
 
 /* --- life */

@@ -96,6 +96,7 @@ struct window_space {
 	uint8_t guest[WINDOW_REGIONS];    /* region's number */
 	uint64_t host[WINDOW_REGIONS];    /* where it is seen */
 	uint64_t used;                    /* when it was entered last, for who must go; counts entries */
+	unsigned samples;                 /* interrupts at which its user code has run since it began */
 	uint64_t cost, since;             /* TSC ticks spent on it, from which time-stamp on */
 	uint64_t debt, debt_at;           /* the same, less a share of the time since; reckoned at a time-stamp */
 	struct host_space *apart;         /* user code may run in it, or NULL: direct.h */
@@ -138,6 +139,7 @@ struct windows {
 	struct window_deltas deltas[2];            /* user code's, CPL 0's */
 	uint64_t kernel_refused;                   /* until then */
 	uint64_t sampled_cr3, sampled_since;       /* seen running user code at each interrupt since then */
+	bool sampled_asked;                        /* whether it is a program that runs long */
 	unsigned sampled_flushes, flushes;         /* of the TLB, at the last sample and now */
 	uint64_t refused_cr3, refused_until;       /* was more trouble than it was worth */
 	uint64_t faulted;                          /* page of the last page fault of user code | 1: about to be used */
