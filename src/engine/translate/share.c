@@ -3,8 +3,6 @@
 #include <Zydis/Mnemonic.h>
 
 struct group {
-	uint8_t base;
-	bool open;
 	bool write;
 	unsigned members;
 	int32_t lo, hi; /* from the base's value at the leader */
@@ -14,16 +12,16 @@ struct group {
 };
 
 struct plan {
-	struct group group[X86_GPRS]; /* at most one open for each base register */
+	struct group group[X86_GPRS]; /* one for each base register */
+	uint32_t open;                /* BIT(base), of those that go on */
 	unsigned slots;
 	bool window;
 };
 
-static void close_group(struct plan *p, struct group *g)
+static void close_group(struct plan *p, unsigned base)
 {
-	if (!g->open)
-		return;
-	g->open = false;
+	struct group *g = &p->group[base];
+	p->open &= ~BIT(base);
 	if (g->members < 2 || p->slots == SHARE_SLOTS)
 		return;
 	for (unsigned i = 0; i < g->members; i++)
@@ -38,22 +36,36 @@ static void close_group(struct plan *p, struct group *g)
 
 static void close_all(struct plan *p)
 {
-	for (unsigned r = 0; r < X86_GPRS; r++)
-		close_group(p, &p->group[r]);
+	while (p->open)
+		close_group(p, (unsigned)__builtin_ctz(p->open));
+}
+
+/* Its members are left as they are: they are many, and next to none will be in use. */
+static void open_group(struct plan *p, unsigned base, struct share *leader, int32_t lo, int32_t hi)
+{
+	struct group *g = &p->group[base];
+	p->open |= BIT(base);
+	g->leader = leader;
+	g->lo = lo;
+	g->hi = hi;
+	g->moved = 0;
+	g->members = 0;
+	g->write = false;
 }
 
 static void add_access(struct plan *p, struct share *s, unsigned base, int64_t disp, unsigned size, bool write)
 {
 	struct group *g = &p->group[base];
-	int64_t lo = disp + (g->open ? g->moved : 0), hi = lo + size;
-	if (g->open && !p->window && (MAX(hi, g->hi) - MIN(lo, g->lo) > SHARE_SPAN)) {
-		close_group(p, g);
+	bool open = p->open & BIT(base);
+	int64_t lo = disp + (open ? g->moved : 0), hi = lo + size;
+	if (open && !p->window && (MAX(hi, g->hi) - MIN(lo, g->lo) > SHARE_SPAN)) {
+		close_group(p, base);
+		open = false;
 		lo = disp;
 		hi = lo + size;
 	}
-	if (!g->open) {
-		*g = (struct group){
-			.base = (uint8_t)base, .open = true, .leader = s, .lo = (int32_t)lo, .hi = (int32_t)hi};
+	if (!open) {
+		open_group(p, base, s, (int32_t)lo, (int32_t)hi);
 		s->own_write = write;
 		s->own = (int32_t)disp;
 	}
@@ -75,7 +87,7 @@ bool share_possible(const struct x86_insn *insn)
 
 static void move_stack(struct plan *p, int32_t by)
 {
-	if (p->group[RSP].open)
+	if (p->open & BIT(RSP))
 		p->group[RSP].moved += by;
 }
 
@@ -139,9 +151,8 @@ static void close_written(struct plan *p, const struct x86_insn *insn)
 {
 	bool stack = insn->cls == CLS_STACK || insn->cls == CLS_BRANCH;
 	int32_t by;
-	for (unsigned r = 0; r < X86_GPRS; r++) {
-		if (!(insn->gpr_write & 1u << r))
-			continue;
+	for (uint32_t left = insn->gpr_write & p->open; left; left &= left - 1) {
+		unsigned r = (unsigned)__builtin_ctz(left);
 		if (r == RSP && stack && !pops_rsp(insn))
 			continue;
 		if (r == RSP && share_known_move(insn, r, &by))
@@ -149,7 +160,7 @@ static void close_written(struct plan *p, const struct x86_insn *insn)
 		else if (p->window && share_known_move(insn, r, &by) && by == (int16_t)by)
 			continue;
 		else
-			close_group(p, &p->group[r]);
+			close_group(p, r);
 	}
 }
 
@@ -157,9 +168,8 @@ void share_plan(const struct x86_insn *insn, unsigned n, bool window, const bool
 {
 	struct plan plan, *p = &plan;
 	p->slots = 0;
+	p->open = 0;
 	p->window = window;
-	for (unsigned r = 0; r < X86_GPRS; r++)
-		p->group[r].open = false;
 	for (unsigned i = 0; i < n; i++, insn++) {
 		out[i] = (struct share_insn){.mem.slot = -1, .stack.slot = -1};
 		if (insn->cls != CLS_PLAIN && insn->cls != CLS_STACK && insn->cls != CLS_BRANCH) {

@@ -250,17 +250,36 @@ void window_regions_add(struct tr_vcpu *v, struct window_space *s)
 	deltas_set(v, space_is_kernel(s), s);
 }
 
+#define REGIONS_SKIP_MOST 64
+
+/*
+ * An access to a region that has no window: it may have come into use. To look for such takes three times as long as
+ * the fault, and kernels have addresses that never get windows (Linux patches itself at one), so it is not done at
+ * each.
+ */
+static void region_missing(struct tr_vcpu *v, struct window_space *s)
+{
+	unsigned before = s->regions;
+	if (s->skip) {
+		s->skip--;
+		return;
+	}
+	window_regions_add(v, s);
+	s->skips = s->regions == before ? MIN(2 * s->skips + 1, REGIONS_SKIP_MOST) : 0;
+	s->skip = s->skips;
+}
+
 /* A host fault at `address`: true if the access can be tried again. */
 static bool fault(struct tr_vcpu *v, struct window_space *s, uint64_t address, bool write)
 {
 	struct windows *w = &v->windows;
 	struct x86_mapping m;
 	uint64_t va;
-	if (address - v->engine->slots.limbo < REGION_SIZE) { /* a region that came into use: next time */
+	if (address - v->engine->slots.limbo < REGION_SIZE) {
 		window_lock(&w->lock);
-		window_regions_add(v, s);
+		region_missing(v, s);
 		window_unlock(&w->lock);
-		return false;
+		return false; /* next time */
 	}
 	if (!space_guest_address(s, address, &va))
 		return false;
@@ -328,7 +347,7 @@ static bool promote(struct tr_vcpu *v, uint64_t cr3, uint64_t tsc)
 		s->access = ACC_USER;
 		s->mmu = MMU_USER;
 		s->cost = s->debt = 0;
-		s->samples = 0;
+		s->samples = s->skip = s->skips = 0;
 		s->since = s->debt_at = tsc;
 		s->stale = false;
 		s->account = (struct direct_account){0};

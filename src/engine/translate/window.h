@@ -94,6 +94,7 @@ struct window_space {
 	uint64_t pending[WINDOW_PENDING]; /* shown, and dropped from the TLB since user code ran: to be compared as well
 					   */
 	uint8_t guest[WINDOW_REGIONS];    /* region's number */
+	unsigned skip, skips;             /* faults at which no regions are looked for; and next time */
 	uint64_t host[WINDOW_REGIONS];    /* where it is seen */
 	uint64_t used;                    /* when it was entered last, for who must go; counts entries */
 	unsigned samples;                 /* interrupts at which its user code has run since it began */
