@@ -123,8 +123,10 @@ static void put_cpu(struct text *t, const struct vm_stats *s)
 		  LIST(e->direct_stops, e->direct_calls, e->direct_faults, e->direct_exceptions, e->direct_kicks,
 		       e->direct_refused, e->direct_bursts));
 	PUT_GROUP(t, "events", "",
-		  LIST("interrupts", "tlb_flushes", "dispatches", "helper_calls", "single_steps", "at_once"),
-		  LIST(s->interrupts, e->tlb_flushes, e->dispatches, e->helper_calls, e->single_steps, e->at_once));
+		  LIST("interrupts", "tlb_flushes", "tlb_restored", "dispatches", "helper_calls", "single_steps",
+		       "at_once"),
+		  LIST(s->interrupts, e->tlb_flushes, e->tlb_restored, e->dispatches, e->helper_calls, e->single_steps,
+		       e->at_once));
 }
 
 static void put_cpus(struct text *t, struct vm *vm)

@@ -318,6 +318,7 @@ static void stats(struct engine *e, struct engine_stats *out)
 			out->tlb_miss[k] += one.tlb_miss[k];
 		out->tlb_misses += one.tlb_misses;
 		out->tlb_flushes += one.tlb_flushes;
+		out->tlb_restored += one.tlb_restored;
 		out->dispatches += one.dispatches;
 		out->helper_calls += one.helper_calls;
 		out->single_steps += one.single_steps;

@@ -191,31 +191,10 @@ static bool tlb_fill(struct tr_vcpu *v, unsigned mmu, uint64_t va, const struct 
 {
 	uint64_t page = va & PAGE_MASK, gpa = m->gpa & PAGE_MASK;
 	struct tlb_entry *e = &v->tlb[mmu][(page >> PAGE_SHIFT) % TLB_ENTRIES];
-	uint64_t ram_page = guest_memory_page_index(v->engine->mem, gpa);
-	_Atomic uint8_t *code = &v->engine->mem->code[ram_page];
-	bool write = m->writable && !readonly;
+	uint64_t meta = gpa | (m->page_shift > PAGE_SHIFT ? TLB_META_LARGE : 0) | (m->global ? TLB_META_GLOBAL : 0);
 
 	guest_memory_touch(v->engine->mem, host);
-	/* A translator on another thread marks the page first and then looks for write tags: one of us sees the other.
-	 */
-	atomic_store_explicit(&e->tag_write, TLB_NONE, memory_order_relaxed);
-	e->tag_read = TLB_NONE;
-	e->delta = (uint64_t)(uintptr_t)host - va;
-	v->tlb_filled = true;
-	if (!m->global)
-		flush_note(v->tlb_log, &v->tlb_logged, ARRAY_LEN(v->tlb_log), e - v->tlb[0]);
-	e->meta = gpa | (m->page_shift > PAGE_SHIFT ? TLB_META_LARGE : 0) | (m->global ? TLB_META_GLOBAL : 0);
-	if (write)
-		tlb_writes_add(v, e, ram_page, m->global);
-	atomic_store(&e->tag_write, write ? page : TLB_NONE);
-	if (write && atomic_load(code)) {
-		atomic_store(&e->tag_write, TLB_NONE);
-		write = false;
-	}
-	e->tag_read = page;
-	if (m->page_shift > PAGE_SHIFT)
-		v->large[va >> 63] |= tlb_large_bit(va);
-	return write;
+	return tlb_entry_fill(v, e, page, (uint64_t)(uintptr_t)host - va, meta, m->writable && !readonly);
 }
 
 /* Fills by `m`; gives the host address of `va`, or NULL when that is not RAM, or not to be written to through the TLB.

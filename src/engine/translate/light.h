@@ -125,6 +125,21 @@ void tlb_flush_page(struct x86_cpu *cpu, uint64_t va, int pcid);
 void tlb_flush_all(struct x86_cpu *cpu, bool global, int pcid);
 void tlb_space_changed(struct x86_cpu *cpu);
 void tlb_mode_changed(struct x86_cpu *cpu);
+/*
+ * Entry `e` becomes that of linear page `page`, at page + delta on the host, with a write tag as well if it may be
+ * written to and holds no translated code: true then. `meta`: TLB_META_*, and the guest-physical page.
+ */
+bool tlb_entry_fill(struct tr_vcpu *v, struct tlb_entry *e, uint64_t page, uint64_t delta, uint64_t meta, bool write);
+void tlb_entry_drop(struct tlb_entry *e);
+/*
+ * tlb_saved.c. All entries that are not global are about to be dropped, for CR3 names another PCID: the last of them
+ * are put by; those of PCID `pcid`, which is to be run now, are there again. What is put by and goes: of one PCID, or
+ * of all with -1; of one page.
+ */
+void tlb_save(struct tr_vcpu *v, int pcid);
+void tlb_restore(struct tr_vcpu *v, int pcid);
+void tlb_saved_forget(struct tr_vcpu *v, int pcid);
+void tlb_saved_forget_page(struct tr_vcpu *v, int pcid, uint64_t page);
 void jc_flush(struct tr_vcpu *v);        /* empties itlb too */
 void jc_flush_local(struct tr_vcpu *v);  /* what is not through global mappings, and all of user code */
 void itlb_flush_user(struct tr_vcpu *v); /* where the quick tables know nothing of user code's pages any more */

@@ -89,11 +89,38 @@ void itlb_flush_user(struct tr_vcpu *v)
 	itlb_clear(v, MMU_USER);
 }
 
-static void entry_drop(struct tlb_entry *e)
+void tlb_entry_drop(struct tlb_entry *e)
 {
 	atomic_store_explicit(&e->tag_read, TLB_NONE, memory_order_relaxed);
 	atomic_store_explicit(&e->tag_write, TLB_NONE, memory_order_relaxed);
 	e->meta = 0;
+}
+
+bool tlb_entry_fill(struct tr_vcpu *v, struct tlb_entry *e, uint64_t page, uint64_t delta, uint64_t meta, bool write)
+{
+	uint64_t ram_page = guest_memory_page_index(v->engine->mem, meta & PAGE_MASK);
+	bool global = meta & TLB_META_GLOBAL;
+
+	/* A translator on another thread marks the page first and then looks for write tags: one of us sees the other.
+	 */
+	atomic_store_explicit(&e->tag_write, TLB_NONE, memory_order_relaxed);
+	e->tag_read = TLB_NONE;
+	e->delta = delta;
+	v->tlb_filled = true;
+	if (!global)
+		flush_note(v->tlb_log, &v->tlb_logged, ARRAY_LEN(v->tlb_log), e - v->tlb[0]);
+	e->meta = meta;
+	if (write)
+		tlb_writes_add(v, e, ram_page, global);
+	atomic_store(&e->tag_write, write ? page : TLB_NONE);
+	if (write && atomic_load(&v->engine->mem->code[ram_page])) {
+		atomic_store(&e->tag_write, TLB_NONE);
+		write = false;
+	}
+	e->tag_read = page;
+	if (meta & TLB_META_LARGE)
+		v->large[page >> 63] |= tlb_large_bit(page);
+	return write;
 }
 
 static void flush_local(struct tr_vcpu *v)
@@ -101,20 +128,40 @@ static void flush_local(struct tr_vcpu *v)
 	tlb_writes_forget_local(v);
 	if (v->tlb_logged <= ARRAY_LEN(v->tlb_log)) {
 		for (unsigned i = 0; i < v->tlb_logged; i++)
-			entry_drop(&v->tlb[v->tlb_log[i] / TLB_ENTRIES][v->tlb_log[i] % TLB_ENTRIES]);
+			tlb_entry_drop(&v->tlb[v->tlb_log[i] / TLB_ENTRIES][v->tlb_log[i] % TLB_ENTRIES]);
 		return;
 	}
 	for (unsigned m = 0; m < MMU_MODES; m++)
 		for (unsigned i = 0; i < TLB_ENTRIES; i++)
 			if (!(v->tlb[m][i].meta & TLB_META_GLOBAL))
-				entry_drop(&v->tlb[m][i]);
+				tlb_entry_drop(&v->tlb[m][i]);
 }
 
+/* All that is not global. */
 static void flush_space(struct tr_vcpu *v)
 {
 	flush_local(v);
 	jc_flush_local(v);
 	v->tlb_logged = 0;
+}
+
+/* CR3 may name another PCID than what is in the TLB was filled under. */
+static void space_leave(struct tr_vcpu *v)
+{
+	tlb_save(v, v->tlb_pcid);
+	flush_space(v);
+	v->tlb_pcid = x86_pcid(&v->cpu);
+}
+
+/* MOV CR3, to the PCID that is in use now, or INVPCID and the like. */
+static void flush_pcid(struct tr_vcpu *v, int pcid)
+{
+	int now = x86_pcid(&v->cpu);
+	if (v->tlb_pcid != now)
+		space_leave(v);
+	else if (pcid < 0 || pcid == now)
+		flush_space(v);
+	tlb_saved_forget(v, pcid);
 }
 
 void tlb_flush_all(struct x86_cpu *cpu, bool global, int pcid)
@@ -123,16 +170,18 @@ void tlb_flush_all(struct x86_cpu *cpu, bool global, int pcid)
 	v->stats.tlb_flushes++;
 	window_flush(v, global, pcid);
 	if (!global) {
-		flush_space(v);
+		flush_pcid(v, pcid);
 		return;
 	}
 	for (unsigned m = 0; v->tlb_filled && m < MMU_MODES; m++)
 		for (unsigned i = 0; i < TLB_ENTRIES; i++)
-			entry_drop(&v->tlb[m][i]);
+			tlb_entry_drop(&v->tlb[m][i]);
 	if (v->tlb_filled)
 		tlb_writes_forget(v);
 	v->tlb_filled = false;
 	v->tlb_logged = 0;
+	v->tlb_pcid = x86_pcid(cpu);
+	tlb_saved_forget(v, -1);
 	v->large[0] = v->large[1] = 0;
 	jc_flush(v);
 	quick_saved_forget(v);
@@ -145,8 +194,8 @@ void tlb_flush_all(struct x86_cpu *cpu, bool global, int pcid)
 void tlb_init(struct tr_vcpu *v)
 {
 	for (unsigned m = 0; m < MMU_MODES; m++) {
-		entry_drop(&v->tlb[m][0]);
-		entry_drop(&v->tlb[m][TLB_ENTRIES - 1]);
+		tlb_entry_drop(&v->tlb[m][0]);
+		tlb_entry_drop(&v->tlb[m][TLB_ENTRIES - 1]);
 		v->itlb[m][0].page = TLB_NONE;
 	}
 	for (unsigned m = 0; m < JC_MODES; m++)
@@ -154,11 +203,13 @@ void tlb_init(struct tr_vcpu *v)
 	tlb_flush_all(&v->cpu, true, -1);
 }
 
-/* The TLB has no tags: entries of one address space at a time. Windows there are for several. */
+/* The TLB has no tags, so it has entries of one address space at a time, beside those that have been put by. */
 void tlb_space_changed(struct x86_cpu *cpu)
 {
-	window_pcid_changed(vcpu_of(cpu));
-	flush_space(vcpu_of(cpu));
+	struct tr_vcpu *v = vcpu_of(cpu);
+	window_pcid_changed(v);
+	space_leave(v);
+	tlb_restore(v, v->tlb_pcid);
 }
 
 static void flush_one(struct tr_vcpu *v, uint64_t page)
@@ -166,7 +217,7 @@ static void flush_one(struct tr_vcpu *v, uint64_t page)
 	for (unsigned m = 0; m < MMU_MODES; m++) {
 		struct tlb_entry *e = &v->tlb[m][(page >> PAGE_SHIFT) % TLB_ENTRIES];
 		if (e->tag_read == page || e->tag_write == page)
-			entry_drop(e);
+			tlb_entry_drop(e);
 	}
 }
 
@@ -179,7 +230,7 @@ static void flush_large(struct tr_vcpu *v, uint64_t va)
 			uint64_t tag = e->tag_read != TLB_NONE ? e->tag_read : e->tag_write;
 			if ((e->meta & TLB_META_LARGE) && tag >> 63 == va >> 63 &&
 			    tlb_large_bit(tag) == tlb_large_bit(va))
-				entry_drop(e);
+				tlb_entry_drop(e);
 		}
 	}
 	v->large[va >> 63] &= ~tlb_large_bit(va);
@@ -204,6 +255,7 @@ void tlb_flush_page(struct x86_cpu *cpu, uint64_t va, int pcid)
 	uint64_t page = va & PAGE_MASK;
 	bool kernel = va >> 63;
 	flush_one(v, page);
+	tlb_saved_forget_page(v, pcid, page);
 	window_flush_page(v, page);
 	if (v->large[kernel] & tlb_large_bit(page))
 		flush_large(v, page);

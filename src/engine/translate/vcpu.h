@@ -37,6 +37,22 @@ struct tlb_entry {
 #define TLB_META_LARGE 1 /* part of a larger guest page */
 #define TLB_META_GLOBAL 2
 
+/* An entry that has been put by: see tlb_saved.c. */
+struct tlb_saved {
+	uint64_t page, delta, meta;
+	uint16_t place; /* in all of tlb */
+	bool write;
+};
+#define TLB_SAVED 32
+#define TLB_SPACES 6
+struct tlb_space {
+	int pcid;
+	unsigned count; /* 0: it is nobody's */
+	unsigned turns; /* that it has been put by, since the first of its entries was made */
+	uint64_t saved; /* when, for who must go; counts */
+	struct tlb_saved entry[TLB_SAVED];
+};
+
 /* The largest page that there is, hashed. */
 static inline uint64_t tlb_large_bit(uint64_t va)
 {
@@ -155,6 +171,10 @@ struct tr_vcpu {
 	 */
 	bool tlb_filled; /* since all of tlb was emptied */
 	unsigned tlb_logged, jc_logged, itlb_logged[MMU_MODES], write_logged;
+	int tlb_pcid;                           /* what is not global in tlb was filled under it; -1: without PCIDs */
+	struct tlb_space tlb_space[TLB_SPACES]; /* of others */
+	uint64_t tlb_saves;
+	unsigned tlb_turns; /* tlb_space.turns of what is in tlb */
 	struct quick_log quick_log[2];
 	bool quick_lost;    /* something has been flushed: that of code which is to be resumed may be missing */
 	bool quick_stale;   /* quick[0] is to be compared with the page tables before user code runs */
