@@ -140,13 +140,12 @@ static bool sample_stops(struct tr_vcpu *v, uint64_t tsc)
 	return true;
 }
 
-/* It has run for so long that it may go on for as long as it takes to pay. */
+/* It has run for so long that it may go on for as long as it takes to pay; or its program did before. */
 static bool runs_long(const struct tr_vcpu *v, const struct window_space *s, uint64_t tsc)
 {
-	uint64_t program = direct_program(v->engine->mem, v->cpu.cr3);
-	uint64_t after = ns_to_tsc(v, AFTER_NS + 2 * show_all_ns(v, s));
-	after <<= direct_program_failures(&v->direct.programs, program);
-	return tsc - s->since > after && tsc > s->account.refused_until;
+	unsigned failures = direct_program_failures(&v->direct.programs, direct_program(v->engine->mem, v->cpu.cr3));
+	uint64_t after = ns_to_tsc(v, AFTER_NS + 2 * show_all_ns(v, s)) << failures;
+	return tsc > s->account.refused_until && (tsc - s->since > after || (s->trusted && !failures));
 }
 
 static void consider(struct tr_vcpu *v, struct window_space *s)

@@ -63,7 +63,7 @@ static void now_set(struct tr_vcpu *v, struct window_space *s)
 	deltas_set(v, false, s);
 }
 
-static bool promote(struct tr_vcpu *v, uint64_t cr3, uint64_t tsc);
+static bool promote(struct tr_vcpu *v, uint64_t cr3, uint64_t tsc, bool trusted);
 
 /* Back from a page fault, the page will be used at once. */
 static void show_faulted(struct tr_vcpu *v, struct window_space *s)
@@ -143,7 +143,7 @@ bool window_enter(struct tr_vcpu *v)
 	uint64_t cr3 = space_of(&v->cpu);
 	if (likely(w->now ? w->now->cr3 == cr3 && is_true(w->now, x86_pcid(&v->cpu)) && !w->faulted
 			  : w->absent_cr3 == cr3 || !w->entries))
-		return w->now || (v->engine->eager_window && promote(v, cr3, 0));
+		return w->now || (v->engine->eager_window && promote(v, cr3, 0, false));
 	window_lock(&w->lock);
 	bool on = enter_space(v, cr3);
 	window_unlock(&w->lock);
@@ -335,7 +335,7 @@ static struct window_space *space_free(struct tr_vcpu *v)
 }
 
 /* From now on there is other code for the addresses that the jump cache knows. */
-static bool promote(struct tr_vcpu *v, uint64_t cr3, uint64_t tsc)
+static bool promote(struct tr_vcpu *v, uint64_t cr3, uint64_t tsc, bool trusted)
 {
 	struct windows *w = &v->windows;
 	window_lock(&w->lock);
@@ -348,6 +348,7 @@ static bool promote(struct tr_vcpu *v, uint64_t cr3, uint64_t tsc)
 		s->mmu = MMU_USER;
 		s->cost = s->debt = 0;
 		s->samples = s->skip = s->skips = 0;
+		s->trusted = trusted;
 		s->since = s->debt_at = tsc;
 		s->stale = false;
 		s->account = (struct direct_account){0};
@@ -457,8 +458,9 @@ static void sample_other(struct tr_vcpu *v, uint64_t cr3, bool alone, uint64_t t
 	}
 	if (!alone || (w->refused_cr3 == cr3 && tsc < w->refused_until))
 		return;
-	if (tsc - w->sampled_since > ns_to_tsc(v, PROMOTE_NS) || will_last(v))
-		promote(v, cr3, tsc);
+	bool long_since = tsc - w->sampled_since > ns_to_tsc(v, PROMOTE_NS), trusted = !long_since && will_last(v);
+	if (long_since || trusted)
+		promote(v, cr3, tsc, trusted);
 }
 
 void window_sample(struct tr_vcpu *v)

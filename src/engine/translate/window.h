@@ -98,6 +98,7 @@ struct window_space {
 	uint64_t host[WINDOW_REGIONS];    /* where it is seen */
 	uint64_t used;                    /* when it was entered last, for who must go; counts entries */
 	unsigned samples;                 /* interrupts at which its user code has run since it began */
+	bool trusted;                     /* to run for long, as its program did before */
 	uint64_t cost, since;             /* TSC ticks spent on it, from which time-stamp on */
 	uint64_t debt, debt_at;           /* the same, less a share of the time since; reckoned at a time-stamp */
 	struct host_space *apart;         /* user code may run in it, or NULL: direct.h */
