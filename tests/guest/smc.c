@@ -364,6 +364,34 @@ TEST(data_beside_code)
 }
 
 /* A generator and an interpreter of many small functions, as a just-in-time compiler does it. */
+/* Pages of code, of data, and of what was the one and becomes the other, side by side in a large page of the kernel's.
+ */
+TEST(code_among_data)
+{
+	enum { PAGES = 40 };
+	u8 *base = alloc_aligned(PAGES * PAGE, 0x10000);
+	u32 code[PAGES] = {0}, data[PAGES] = {0};
+	for (u32 i = 1; i < 3000; i++) {
+		unsigned n = random64() % PAGES;
+		u8 *page = base + n * PAGE;
+		switch (random64() % (i < 100 ? 2 : 5)) {
+		case 0:
+			put_return(page + 64, code[n] = i);
+			break;
+		case 1:
+			if (code[n])
+				CHECK_EQ(call((u64)page + 64), code[n]);
+			break;
+		default:
+			CHECK_EQ(*(volatile u32 *)(page + 2048), data[n]);
+			*(volatile u32 *)(page + 2048) = data[n] = i;
+			break;
+		}
+	}
+	for (unsigned n = 0; n < PAGES; n++)
+		CHECK_EQ(*(volatile u32 *)(base + n * PAGE + 2048), data[n]);
+}
+
 TEST(many_functions)
 {
 	enum { N = 4000 };

@@ -47,8 +47,11 @@ struct window_page {
 	uint64_t va;    /* page address | WINDOW_* */
 	uint64_t gpa;   /* page address */
 	uint16_t next;  /* in its hash chain, index + 1 */
-	uint16_t holes; /* of a large one: pages of it that have been shown anew, because they had translated code */
+	uint16_t holes; /* of a large one: how often a part of it has been shown anew, because it had translated code */
+	/* By piece of a large one: it cannot be written; but in those, some pages can again that have no code. */
+	uint32_t barred, opened;
 };
+#define WINDOW_PIECE KiB(64)
 #define WINDOW_WRITABLE 1ull
 #define WINDOW_LARGE 2ull
 #define WINDOW_LOCAL 4ull       /* not global */

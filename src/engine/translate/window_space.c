@@ -387,13 +387,55 @@ static struct window_page *add_shown(struct tr_vcpu *v, struct window_space *s, 
 
 #define HOLES_MAX 1024 /* then it is shown anew: many may not be any more */
 
-/* Translated code in a large page that is shown writable is seen through a small one that is not. */
+/* Which piece of a large page `offset` is in. */
+static uint32_t piece_bit(uint64_t offset)
+{
+	return (uint32_t)BIT(offset / WINDOW_PIECE);
+}
+_Static_assert(BIT(LARGE_SHIFT) / WINDOW_PIECE == 32, "window_page has a bit for each");
+
+/* Whether the piece that `offset` of `p` is in has translated code elsewhere. */
+static bool code_beside(const struct guest_memory *mem, const struct window_page *p, uint64_t offset)
+{
+	uint64_t piece = offset / WINDOW_PIECE * WINDOW_PIECE;
+	for (uint64_t at = piece; at < piece + WINDOW_PIECE; at += PAGE_SIZE)
+		if (at != offset && !free_of_code(mem, p->gpa + at, PAGE_SIZE))
+			return true;
+	return false;
+}
+
+/*
+ * Translated code in a large page that is shown writable is seen through a small one that is not. Where there is code,
+ * there will be more: with the second page of it, all of a piece is barred, which is one system call for many.
+ */
 static bool hole(struct tr_vcpu *v, struct window_space *s, struct window_page *p, uint64_t offset)
 {
+	uint64_t size = PAGE_SIZE;
+	uint32_t piece = piece_bit(offset);
+	if (p->barred & ~p->opened & piece)
+		return true;
+	if (!(p->barred & piece) && code_beside(v->engine->mem, p, offset)) {
+		p->barred |= piece;
+		size = WINDOW_PIECE;
+		offset = offset / size * size;
+	}
 	p->holes++;
 	s->holes++;
 	atomic_fetch_add(&pages_shown, 1);
-	return show_page(v, s, (p->va & PAGE_MASK) + offset, PAGE_SIZE, p->gpa + offset, false);
+	return show_page(v, s, (p->va & PAGE_MASK) + offset, size, p->gpa + offset, false);
+}
+
+/* A store to the page at `offset`, which has no code (any more): it can be written again, and so can its neighbours. */
+static bool open_hole(struct tr_vcpu *v, struct window_space *s, struct window_page *p, uint64_t offset)
+{
+	const struct guest_memory *mem = v->engine->mem;
+	uint64_t piece = offset / WINDOW_PIECE * WINDOW_PIECE, from = offset, to = offset + PAGE_SIZE;
+	while (from > piece && free_of_code(mem, p->gpa + from - PAGE_SIZE, PAGE_SIZE))
+		from -= PAGE_SIZE;
+	while (to < piece + WINDOW_PIECE && free_of_code(mem, p->gpa + to, PAGE_SIZE))
+		to += PAGE_SIZE;
+	p->opened |= piece_bit(offset);
+	return show_page(v, s, (p->va & PAGE_MASK) + from, to - from, p->gpa + from, true);
 }
 
 static bool holes(struct tr_vcpu *v, struct window_space *s, struct window_page *p)
@@ -508,7 +550,7 @@ bool space_show(struct tr_vcpu *v, struct window_space *s, uint64_t va, const st
 	bool same = p && m->gpa - p->gpa == va - (p->va & PAGE_MASK), writable = p && p->va & WINDOW_WRITABLE;
 	bool code = !free_of_code(v->engine->mem, m->gpa & PAGE_MASK, PAGE_SIZE);
 	if (same && writable && write && p->holes)
-		return !code && show_page(v, s, va & PAGE_MASK, PAGE_SIZE, m->gpa & PAGE_MASK, true);
+		return !code && open_hole(v, s, p, (m->gpa & PAGE_MASK) - p->gpa);
 	if (same && (writable || !m->writable || code))
 		/* Another access of the same instruction, or a store into translated code. */
 		return (apart || see(v, s, p)) && (writable || !write);
