@@ -50,8 +50,8 @@ hundred: build cloud
 	@tools/setup run test
 	DOPPEL=$(BUILD)/doppel DOPPEL_BUILD=$(BUILD) python3 tests/system/hundred_boots
 
-# The same work natively, in doppel, in QEMU and in User-mode Linux: build/bench/table.md and plot.svg; takes half an hour, or (quick)
-# two minutes. ARGS: see bench/run --help.
+# The same work natively, in doppel, in QEMU and in User-mode Linux: build/bench/table.md and plot.svg; takes 45 minutes, or (quick)
+# two. ARGS: see bench/run --help.
 bench: build
 	@tools/setup run test
 	@bench/setup
