@@ -45,7 +45,7 @@ struct engine_stats {
 	uint64_t blocks, guest_bytes, host_bytes, flushes, invalidations;
 	uint64_t tlb_misses, tlb_flushes, dispatches, helper_calls, single_steps;
 	uint64_t tlb_restored; /* entries that came back with their address space */
-	uint64_t at_once; /* writes that were no exits, for the monitor did them at once */
+	uint64_t at_once;      /* writes that were no exits, for the monitor did them at once */
 	uint64_t tlb_miss[TLB_MISS_KINDS];
 	uint64_t window_faults, window_shown, window_hidden,
 		window_given_up;         /* pages of windows (translate/window.h) */

@@ -13,7 +13,6 @@ const char payload[] = "changes";
 #define CALL 1   /* what a run does, in this order */
 #define LOAD 2
 #define STORE 4
-#define CR3_KEEP (1ull << 63)
 #define GLOBAL_PLACES (TEST_VA + 0x40000000) /* every other place, by a page directory of its own */
 
 SNIPPET(run_once, 64,

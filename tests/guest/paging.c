@@ -453,12 +453,6 @@ TEST(pcid)
 	write_cr3(base);
 }
 
-static void invpcid(u64 type, u64 pcid, u64 address)
-{
-	u64 d[2] = {pcid, address};
-	asm volatile("invpcid %0, %1" : : "m"(d), "r"(type) : "memory");
-}
-
 TEST(invpcid)
 {
 	if (!HAS_INVPCID || !HAS_PCID)

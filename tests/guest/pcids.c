@@ -13,7 +13,6 @@ const char payload[] = "pcids";
 #define PAGES 40 /* small ones, of each */
 #define POOL 64  /* and what can be there */
 #define LARGES 3
-#define CR3_KEEP (1ull << 63)
 
 /* RDX: a page of the large one; RCX small ones from RDI on are loaded from, and RSI is stored beside. */
 SNIPPET(look, 64,
@@ -65,12 +64,6 @@ static void make(struct program *p, u64 pcid)
 	p->pde = walk(LARGE, 2, true);
 	*p->pde = any_large();
 	write_cr3(before);
-}
-
-static void invpcid(u64 type, u64 pcid, u64 address)
-{
-	u64 d[2] = {pcid, address};
-	asm volatile("invpcid %0, %1" : : "m"(d), "r"(type) : "memory");
 }
 
 /* `current` runs, and has changed what is at `va` in `p`. */

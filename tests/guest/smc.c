@@ -363,7 +363,6 @@ TEST(data_beside_code)
 	CHECK_EQ(call(at), 20000);
 }
 
-/* A generator and an interpreter of many small functions, as a just-in-time compiler does it. */
 /* Pages of code, of data, and of what was the one and becomes the other, side by side in a large page of the kernel's.
  */
 TEST(code_among_data)
@@ -392,6 +391,7 @@ TEST(code_among_data)
 		CHECK_EQ(*(volatile u32 *)(base + n * PAGE + 2048), data[n]);
 }
 
+/* A generator and an interpreter of many small functions, as a just-in-time compiler does it. */
 TEST(many_functions)
 {
 	enum { N = 4000 };

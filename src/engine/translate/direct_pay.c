@@ -88,7 +88,7 @@ static void start(struct tr_vcpu *v, struct window_space *s)
 	s->account.stretches = 0;
 	s->account.burst_gain = s->account.burst_cost = 0;
 	s->account.burst_skip = s->account.burst_skips = 0;
-	s->account.program = direct_program(v->engine->mem, v->cpu.cr3);
+	s->account.program = program_here(v);
 	time_taken(v, process); /* by others who had it */
 	host_space_system_ns(process);
 }
@@ -143,7 +143,7 @@ static bool sample_stops(struct tr_vcpu *v, uint64_t tsc)
 /* It has run for so long that it may go on for as long as it takes to pay; or its program did before. */
 static bool runs_long(const struct tr_vcpu *v, const struct window_space *s, uint64_t tsc)
 {
-	unsigned failures = direct_program_failures(&v->direct.programs, direct_program(v->engine->mem, v->cpu.cr3));
+	unsigned failures = direct_program_failures(&v->direct.programs, program_here(v));
 	uint64_t after = ns_to_tsc(v, AFTER_NS + 2 * show_all_ns(v, s)) << failures;
 	return tsc > s->account.refused_until && (tsc - s->since > after || (s->trusted && !failures));
 }

@@ -423,12 +423,6 @@ static void kernel_drop(struct tr_vcpu *v)
 	window_unlock(&w->lock);
 }
 
-/* The program that runs in it. */
-static uint64_t program_here(const struct tr_vcpu *v)
-{
-	return direct_program(v->engine->mem, v->cpu.cr3);
-}
-
 /* One of those that have windows. */
 static void sample_known(struct tr_vcpu *v, struct window_space *s, uint64_t tsc)
 {

@@ -394,10 +394,15 @@ static uint32_t piece_bit(uint64_t offset)
 }
 _Static_assert(BIT(LARGE_SHIFT) / WINDOW_PIECE == 32, "window_page has a bit for each");
 
+static uint64_t piece_start(uint64_t offset)
+{
+	return offset & ~(WINDOW_PIECE - 1);
+}
+
 /* Whether the piece that `offset` of `p` is in has translated code elsewhere. */
 static bool code_beside(const struct guest_memory *mem, const struct window_page *p, uint64_t offset)
 {
-	uint64_t piece = offset / WINDOW_PIECE * WINDOW_PIECE;
+	uint64_t piece = piece_start(offset);
 	for (uint64_t at = piece; at < piece + WINDOW_PIECE; at += PAGE_SIZE)
 		if (at != offset && !free_of_code(mem, p->gpa + at, PAGE_SIZE))
 			return true;
@@ -417,7 +422,7 @@ static bool hole(struct tr_vcpu *v, struct window_space *s, struct window_page *
 	if (!(p->barred & piece) && code_beside(v->engine->mem, p, offset)) {
 		p->barred |= piece;
 		size = WINDOW_PIECE;
-		offset = offset / size * size;
+		offset = piece_start(offset);
 	}
 	p->holes++;
 	s->holes++;
@@ -429,7 +434,7 @@ static bool hole(struct tr_vcpu *v, struct window_space *s, struct window_page *
 static bool open_hole(struct tr_vcpu *v, struct window_space *s, struct window_page *p, uint64_t offset)
 {
 	const struct guest_memory *mem = v->engine->mem;
-	uint64_t piece = offset / WINDOW_PIECE * WINDOW_PIECE, from = offset, to = offset + PAGE_SIZE;
+	uint64_t piece = piece_start(offset), from = offset, to = offset + PAGE_SIZE;
 	while (from > piece && free_of_code(mem, p->gpa + from - PAGE_SIZE, PAGE_SIZE))
 		from -= PAGE_SIZE;
 	while (to < piece + WINDOW_PIECE && free_of_code(mem, p->gpa + to, PAGE_SIZE))

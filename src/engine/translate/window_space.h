@@ -34,6 +34,12 @@ static inline uint64_t space_of(const struct x86_cpu *cpu)
 	return cpu->cr3 & 0x000ffffffffff000ull;
 }
 
+/* The program in that. */
+static inline uint64_t program_here(const struct tr_vcpu *v)
+{
+	return direct_program(v->engine->mem, v->cpu.cr3);
+}
+
 static inline bool is_ram(const struct tr_vcpu *v, uint64_t gpa)
 {
 	return guest_range_find(v->engine->mem, gpa, 1);

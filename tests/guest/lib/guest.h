@@ -203,6 +203,12 @@ CR_FUNCS(2)
 CR_FUNCS(3)
 CR_FUNCS(4)
 CR_FUNCS(8)
+#define CR3_KEEP (1ull << 63) /* with PCIDs: nothing is flushed */
+static inline void invpcid(u64 type, u64 pcid, u64 address)
+{
+	u64 d[2] = {pcid, address};
+	asm volatile("invpcid %0, %1" : : "m"(d), "r"(type) : "memory");
+}
 static inline u64 rdtsc(void)
 {
 	u32 lo, hi;
